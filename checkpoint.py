@@ -1,0 +1,137 @@
+"""Saving and loading models.
+
+    python checkpoint.py show FILE      # what is inside a model file
+
+A model file holds all that using the model needs: sizes, tokenizer, weights of body and head, and what the task noted
+(such as SQuAD's threshold). It is torch.save's zip format with tensors and plain values only, and it is read with
+``weights_only=True``: no pickle of anybody's is ever executed. Sizes come from the file, never from flags.
+"""
+
+import dataclasses
+import sys
+import zipfile
+from pathlib import Path
+
+import torch
+
+from files import UserError, atomic_write, run_main
+from model import BertConfig
+from tokenizer import Tokenizer
+
+FORMAT = 1
+
+
+def save_model(path, model, tokenizer, notes=None):
+    """Write ``model`` (one of model.py's task heads) with its tokenizer to ``path``, atomically."""
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    content = {
+        "format": FORMAT,
+        "task": type(model).__name__,
+        "config": dataclasses.asdict(model.bert.config),
+        "tokenizer": tokenizer.state(),
+        "body": {n.removeprefix("bert."): w for n, w in weights.items() if n.startswith("bert.")},
+        "head": {n: w for n, w in weights.items() if not n.startswith("bert.")},
+        "notes": notes or {},
+    }
+    with atomic_write(path) as stream:
+        torch.save(content, stream)
+
+
+def read_torch(path, remedy):
+    """What torch.save wrote to ``path``. Raises UserError where the file is absent, damaged, or not in the zip format.
+
+    The older format is refused: torch 2.3's weights-only reader can be made to run code by it (CVE-2025-32434).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {remedy}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: not a file that torch.save wrote (damaged, or in its format before 1.6); {remedy}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged or hostile files
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}); {remedy}") from None
+
+
+def read_model(path, remedy="name a file that one of the tasks saved"):
+    """The checked content of a model file (see save_model)."""
+    content = read_torch(path, remedy)
+    keys = {"format", "task", "config", "tokenizer", "body", "head", "notes"}
+    if not isinstance(content, dict) or not keys <= set(content):
+        raise UserError(f"{path}: not a model file of this project; {remedy}")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: format {content['format']}, this version reads {FORMAT}; use the version that wrote it")
+    try:
+        content["config"] = BertConfig(**content["config"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error}; {remedy}") from None
+    return content
+
+
+def load_model(cls, path, dropout=None):
+    """The model of class ``cls`` (a head of model.py) in ``path``, body and head, and its tokenizer.
+
+    ``dropout`` overrides the file's. Raises UserError where ``path`` holds another task's head.
+    """
+    content = read_model(path)
+    if content["task"] != cls.__name__:
+        raise UserError(f"{path}: holds a {content['task']}, not a {cls.__name__}; use --bert-model to take its body")
+    model, tokenizer = load_body(cls, path, dropout)
+    insert(model, content["head"], path)
+    model.notes = content["notes"]
+    return model, tokenizer
+
+
+def load_body(cls, path, dropout=None):
+    """A model of class ``cls`` with the body in ``path`` and a new head, and the file's tokenizer."""
+    content = read_model(path, "run mlm_task.py or ns_task.py first, or name a file that they saved")
+    config = content["config"]
+    if dropout is not None:
+        config = dataclasses.replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    model = cls(config)
+    body = content["body"]
+    if model.bert.pooler is None:
+        body = {name: weight for name, weight in body.items() if not name.startswith("pooler.")}
+    elif "pooler.weight" not in body:
+        body = {**body, **{f"pooler.{name}": weight for name, weight in model.bert.pooler.state_dict().items()}}
+    insert(model.bert, body, path)
+    return model, Tokenizer.from_state(content["tokenizer"])
+
+
+def insert(module, weights, path):
+    """Put ``weights`` into ``module``: those of the module that ``weights`` can hold, all of ``weights``, same shapes."""
+    own = {name: tensor for name, tensor in module.state_dict().items() if module_owns(module, name, weights)}
+    missing, left = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    wrong = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    for names, what in ((missing, "lacks"), (left, "has a left-over"), (wrong, "has the wrong shape for")):
+        if names:
+            raise UserError(f"{path}: {what} weight {names[0]} ({len(names)} in all); fetch or train the file again")
+    module.load_state_dict(weights, strict=False)
+
+
+def module_owns(module, name, weights):
+    return not (name.startswith("bert.") and not any(key.startswith("bert.") for key in weights))
+
+
+def describe(path):
+    content = read_model(path)
+    config, count = content["config"], sum(w.numel() for part in ("body", "head") for w in content[part].values())
+    print(f"{path}: {content['task']}, {count:,} weights")
+    print("config:", ", ".join(f"{k}={v}" for k, v in dataclasses.asdict(config).items()))
+    tokenizer = Tokenizer.from_state(content["tokenizer"])
+    print(f"tokenizer: {tokenizer.kind}, {len(tokenizer):,} tokens")
+    print("notes:", content["notes"] or "none")
+    for part in ("body", "head"):
+        for name, weight in content[part].items():
+            print(f"{part:5} {name:45} {str(weight.dtype).removeprefix('torch.'):9} {list(weight.shape)}")
+
+
+def main():
+    if len(sys.argv) != 3 or sys.argv[1] != "show":
+        raise UserError("usage: python checkpoint.py show FILE")
+    describe(sys.argv[2])
+
+
+if __name__ == "__main__":
+    run_main(main)

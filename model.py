@@ -1,0 +1,268 @@
+"""The network: BERT (Devlin et al. 2019, arXiv 1810.04805) from torch alone, and one head for each task.
+
+    config = BertConfig(vocab_size=8000, hidden_size=128, num_hidden_layers=2, num_attention_heads=2)
+    logits = MLMTask(config)(input_ids)         # (N, S) -> (N, S, V)
+
+Design choices:
+- Batch first. N sequences, S tokens, D = hidden_size, H heads of D / H, V words.
+- ``attention_mask`` (N, S) is 1 on tokens and 0 on padding; None means no padding. What stands on padding never reaches
+  a real token: padded keys get no attention, and no head reads a padded position.
+- Post-norm as published; ``norm_first=True`` is the pre-norm variant (Xiong et al. 2020, arXiv 2002.04745; the
+  layout is Megatron-BERT's: no norm after the embedding, one after the last layer), which stands higher learning
+  rates and therefore wins short pretraining runs.
+- The pooler belongs to the body, as in everybody's checkpoints, but exists only under the heads that read it: a weight
+  that never gets a gradient stalls distributed training and hides mistakes.
+- The vocabulary-wide product, the most expensive one of pretraining, is done at the masked positions only.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+@dataclass
+class BertConfig:
+    """Sizes, under the names that config.json files use. Raises ValueError for sizes that cannot work."""
+
+    vocab_size: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None  # default: 4 * hidden_size
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    norm_first: bool = False
+
+    def __post_init__(self):
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                     "max_position_embeddings", "type_vocab_size"):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
+
+
+class PositionalEncoding(nn.Module):
+    """A learned vector for each position: (S,) -> (S, D)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.embed = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, length):
+        if length > self.embed.num_embeddings:
+            raise ValueError(f"a sequence of {length} tokens is longer than the {self.embed.num_embeddings} positions")
+        return self.embed.weight[:length]
+
+
+class TokenTypeEncoding(nn.Module):
+    """A learned vector for the first and the second part of a pair: (N, S) -> (N, S, D)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.embed = nn.Embedding(config.type_vocab_size, config.hidden_size)
+
+    def forward(self, token_type_ids):
+        if token_type_ids is None:
+            return self.embed.weight[0]
+        # As a sum over types, not a lookup: the backward pass of a lookup in two rows collides on every token.
+        one_hot = F.one_hot(token_type_ids, self.embed.num_embeddings)
+        return one_hot.to(self.embed.weight.dtype) @ self.embed.weight
+
+
+class BertEmbedding(nn.Module):
+    """Word, position and part, summed, normalised, dropped out: (N, S) -> (N, S, D)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = PositionalEncoding(config)
+        self.token_type = TokenTypeEncoding(config)
+        self.norm = nn.Identity() if config.norm_first else nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids, token_type_ids=None):
+        x = self.embed(input_ids) + self.position(input_ids.size(1)) + self.token_type(token_type_ids)
+        return self.dropout(self.norm(x))
+
+
+def attention(query, key, value, mask=None, dropout=0.0):
+    """softmax(Q Kᵀ / sqrt(d)) V (Vaswani et al. 2017, section 3.2.1); Q, K, V are (N, H, S, d).
+
+    ``mask`` (broadcast to (N, H, S, S)) is True where a query may look at a key. GPUs run torch's fused kernel. CPUs
+    run the formula as it stands: there the fused kernel's backward pass is the slower one at BERT's lengths.
+    """
+    if query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    scores = (query * query.size(-1) ** -0.5) @ key.transpose(-2, -1)  # (N, H, S, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return F.dropout(scores.softmax(-1), dropout) @ value
+
+
+class MultiheadAttention(nn.Module):
+    """Self-attention of H heads over (N, S, D)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.in_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x, mask=None):
+        n, s, d = x.shape
+        query, key, value = self.in_proj(x).view(n, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        x = attention(query, key, value, mask, self.dropout if self.training else 0.0)  # (N, H, S, d)
+        return self.out_proj(x.transpose(1, 2).reshape(n, s, d))
+
+
+class TransformerEncoderLayer(nn.Module):
+    """Attention, then two linear layers over each token, each with a residual connection and a LayerNorm."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.attention = MultiheadAttention(config)
+        self.norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def feed_forward(self, x):
+        return self.linear2(self.activation(self.linear1(x)))
+
+    def forward(self, x, mask=None):
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.norm1(x), mask))
+            return x + self.dropout(self.feed_forward(self.norm2(x)))
+        x = self.norm1(x + self.dropout(self.attention(x, mask)))
+        return self.norm2(x + self.dropout(self.feed_forward(x)))
+
+
+class BertModel(nn.Module):
+    """The body: ids (N, S) -> hidden states (N, S, D).
+
+    Raises ValueError when S exceeds ``max_position_embeddings``.
+    """
+
+    def __init__(self, config, pooler=False):
+        super().__init__()
+        self.config = config
+        self.embedding = BertEmbedding(config)
+        self.layers = nn.ModuleList(TransformerEncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.norm_first else nn.Identity()
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if pooler else None
+        self.apply(self.initialise)
+
+    def initialise(self, module):
+        """Weights normal(0, initializer_range), biases 0 (Devlin et al. 2019, section A.2 and their code)."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+        x = self.embedding(input_ids, token_type_ids)
+        mask = None if attention_mask is None else attention_mask.bool()[:, None, None]  # (N, 1, 1, S)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x)
+
+    def pool(self, hidden):
+        """tanh of a linear layer over the first token's state: (N, S, D) -> (N, D)."""
+        return torch.tanh(self.pooler(hidden[:, 0]))
+
+
+class MLMTask(nn.Module):
+    """The masked-language-model head: the words that stand behind the masks.
+
+    Gives logits (N, S, V), or with a boolean ``positions`` (N, S) those of its M true places only, (M, V). The output
+    matrix is the word embedding (Press & Wolf 2017, arXiv 1608.05859), with a bias of its own.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.bert = BertModel(config)
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.bert.initialise(self.transform)
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None, positions=None):
+        x = self.bert(input_ids, token_type_ids, attention_mask)
+        if positions is not None:
+            x = x[positions]
+        x = self.norm(self.activation(self.transform(x)))
+        return F.linear(x, self.bert.embedding.embed.weight, self.bias)
+
+
+class NextSentenceTask(nn.Module):
+    """Logits (N, 2) from the pooled first token; class 1: the second part follows the first."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.bert = BertModel(config, pooler=True)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, 2)
+        self.bert.initialise(self.classifier)
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+        hidden = self.bert(input_ids, token_type_ids, attention_mask)
+        return self.classifier(self.dropout(self.bert.pool(hidden)))
+
+
+class QuestionAnswerTask(nn.Module):
+    """Start and end logits, each (N, S): one linear layer of two outputs over every token."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.bert = BertModel(config)
+        self.classifier = nn.Linear(config.hidden_size, 2)
+        self.bert.initialise(self.classifier)
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+        start, end = self.classifier(self.bert(input_ids, token_type_ids, attention_mask)).unbind(-1)
+        return start, end
+
+
+class RaceTask(nn.Module):
+    """Logits (N, options): each option's row (S tokens) gets one score from its pooled first token."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.bert = BertModel(config, pooler=True)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.bert.initialise(self.classifier)
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+        rows = [None if x is None else x.flatten(0, 1) for x in (input_ids, token_type_ids, attention_mask)]
+        hidden = self.bert(*rows)  # (N * options, S, D)
+        return self.classifier(self.dropout(self.bert.pool(hidden))).view(input_ids.shape[:2])

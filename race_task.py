@@ -1,0 +1,105 @@
+"""Fine-tune a BERT to choose among four options: RACE (Lai et al. 2017, arXiv 1704.04683).
+
+    python race_task.py                                             # from ns_bert.pt, on the embedded data set
+    python race_task.py --bert-model ns_bert.pt --dataset RACE --level middle --epochs 2
+    python race_task.py --bert-model race_model.pt --predict RACE/test --output answers.json
+
+Writes the model to race_model.pt. Scores are the accuracy on the test split, for middle, high and all.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import utils
+from batches import OptionRows
+from data import Places, load_race, load_race_splits, load_tokenizer
+from files import run_main, write_json
+from metrics import race_scores
+from model import RaceTask
+
+
+def arguments():
+    p = utils.parser(
+        "race", "Fine-tune a BERT to choose among four options.",
+        bert_model="ns_bert.pt", save="race_model.pt", epochs=3, batch_size=16, bptt=512, dropout=0.1,
+    )  # fmt: skip
+    p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
+    p.flag("passage", "an article that is too long: read its beginning, or window by window",
+           choices=["truncate", "window"], default="window")  # fmt: skip
+    p.flag("predict", "no training: choose for the articles of this folder")
+    p.flag("output", "where the answers of --predict go", default="answers.json")
+    args = p.parse_args()
+    if args.predict:  # the model is the trained one
+        args.bert_model = args.bert_model if args.bert_model != "ns_bert.pt" else "race_model.pt"
+    return args
+
+
+def loss(model, batch):
+    logits = model(**utils.inputs(batch))
+    return F.cross_entropy(logits.float(), batch["labels"], reduction="sum")
+
+
+def rows(model, batch, data, indices):
+    """For each question the logits of its four options, over its windows each option's best."""
+    logits = model(**utils.inputs(batch)).float().cpu()  # (windows, 4)
+    owner = batch["question"].cpu()[:, None].expand_as(logits)
+    best = torch.full((len(indices), 4), -math.inf).scatter_reduce(0, owner, logits, "amax")
+    return best.tolist()
+
+
+def choices(data, rows):
+    """Article's id -> the letters chosen, in the order of its questions."""
+    chosen = {}
+    for index, logits in rows:
+        chosen.setdefault(data.questions[index][0].id, []).append("ABCD"[logits.index(max(logits))])
+    return chosen
+
+
+def figures(data, rows):
+    articles = [data.questions[index][:2] for index, _ in rows]
+    gold = {}
+    for article, number in articles:
+        gold.setdefault(article.id, []).append("ABCD"[article.answers[number]])
+    labels = torch.tensor([article.answers[number] for article, number in articles])
+    losses = F.cross_entropy(torch.tensor([logits for _, logits in rows]), labels, reduction="none")
+    return {"loss": math.fsum(losses.tolist()) / len(losses), **race_scores(gold, choices(data, rows))}
+
+
+def summary(part, figures):
+    text = f"{part} loss {figures['loss']:8.5f}"
+    for level in ("middle_", "high_", ""):
+        if f"{level}accuracy" in figures:
+            text += f" | {part} {level.replace('_', ' ')}accuracy {figures[f'{level}accuracy']:.2f}"
+    return text.strip()
+
+
+def predict(args, ranks, model, tokenizer, places):
+    articles = load_race(args.predict, args.level, answers_needed=False)
+    data = OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, Path(args.predict).name)
+    task = utils.Task("race", model.to(ranks.device), tokenizer, {"predict": data}, loss, rows, choices, None)
+    chosen = utils.Computer(args, ranks).score(task, "predict", utils.evaluation_size(args))
+    if ranks.first:
+        write_json(args.output, chosen)
+        print(f"answers on {len(chosen)} articles written to {args.output}")
+
+
+def run(args, ranks):
+    places = Places(args.data_dir, args.cache_dir)
+    model, tokenizer = utils.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    if args.predict:
+        return predict(args, ranks, model, tokenizer, places)
+    splits = load_race_splits(args.dataset, places, args.level)
+    examples = {
+        split: OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage,
+                          f"{Path(args.dataset).name}-{split}")
+        for split, articles in splits.items() if split == "test" or not args.evaluate
+    }  # fmt: skip
+    task = utils.Task("race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy")
+    return utils.run(task, args, ranks)
+
+
+if __name__ == "__main__":
+    run_main(lambda: utils.launch(run, arguments()))

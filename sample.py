@@ -1,0 +1,239 @@
+"""The embedded data set: short stories of a small made-up world, written from a seed.
+
+    python sample.py FOLDER      # writes it out, laid out as the real data sets are, to look at
+
+Nothing to download, and nobody else's text. Each story follows four people; each of them goes somewhere, gets
+something, eats something and so on, told in varied words, by names and pronouns, statements and dialogue. From the
+stories come documents for pretraining, questions with answers in the text (some without), and questions with four
+options. Design choices:
+
+- It must need reading. Who does what is drawn anew for every story. The options of a question are all taken from its
+  story, in random order, so that options alone, or the question alone, say nothing about the answer.
+- What is tested was never shown. One in five pairs of a person and a word is set aside: no training story ever tells
+  of it, and the held-out stories tell of nothing else, so no answer can be known from what somebody did elsewhere.
+- Facts are told more than once, in other words, so that a masked word can often be found elsewhere in the story. That
+  is what pretraining learns and what the questions then need.
+"""
+
+import json
+import random
+import re
+import sys
+import zlib
+from pathlib import Path
+
+# 128 names each, so that two stories seldom share anybody.
+WOMEN = [a + b for a in "Mi Le Til Oo Pe Sal Na Ine Fre Do El Mar Ya Li Gre Ha".split()
+         for b in "ra na da lia sa mina ve lla".split()]  # fmt: skip
+MEN = [a + b for a in "Os To An Bru Cas Di Ed Fe Gor Hu I Jas Kon Lor Mag Nes".split()
+       for b in "kar bin ton no per mir gus lix".split()]  # fmt: skip
+PLACES = """harbour mill market castle library bakery forest chapel lighthouse station garden quarry orchard theatre
+school bridge tower farm museum lake hospital stable vineyard meadow smithy island cave temple workshop tavern
+windmill cellar palace prison courthouse beach valley monastery fortress ferry""".split()
+THINGS = """kite lantern drum violin basket ladder hammer mirror blanket compass kettle umbrella clock candle saddle
+hat bell map rope knife lamp chair book ring boat coat wheel broom flute telescope bucket pillow sword shield puzzle
+scarf crown trumpet carpet necklace""".split()
+FOODS = """bread soup honey cheese apples plums porridge cake fish rice pears beans mushrooms noodles cherries
+pancakes carrots eggs grapes walnuts dumplings olives pudding sausages onions melons raspberries cabbage trout
+biscuits""".split()
+ANIMALS = """goat horse parrot rabbit donkey goose hedgehog raven turtle fox owl pony sheep duck hen falcon squirrel
+badger swan frog beaver otter lizard camel peacock pigeon""".split()
+COLOURS = "red blue green yellow black white brown purple silver golden orange grey".split()
+TIMES = ["in the morning", "before breakfast", "after lunch", "at noon", "in the evening", "at sunset", "that day",
+         "last week", "on Monday", "on Friday", "as planned", "as usual", "without a word", "with a smile"]  # fmt: skip
+
+# For each kind of fact: the words it draws from, ways to state it ({p} a person, {v} the word), short ways to say it
+# in passing, questions for the word, questions for the person, and the cloze.
+FACTS = {
+    "place": dict(
+        words=PLACES, answer="the {v}",
+        tell=["{p} went to the {v}", "{p} walked to the {v}", "{p} travelled to the {v}", "{p} set out for the {v}",
+              "{p} spent the day at the {v}", "the {v} was where {p} stayed"],
+        again=["{p} came back from the {v}", "{p} had been at the {v}", "nobody but {p} was seen at the {v}"],
+        what=["Where did {p} go?", "Which place did {p} visit?", "Where was {p}?"],
+        who=["Who went to the {v}?", "Who visited the {v}?", "Who was at the {v}?"],
+        cloze="{p} was at the _ .",
+    ),
+    "thing": dict(
+        words=THINGS, answer="a {v}",
+        tell=["{p} bought a {c} {v}", "{p} found a {c} {v}", "{p} was given a {c} {v}", "{p} built a {c} {v}",
+              "{p} borrowed a {c} {v}", "a {c} {v} was what {p} chose"],
+        again=["{p} was proud of the {v}", "{p} carried the {v} home", "the {v} now belonged to {p}"],
+        what=["What did {p} get?", "What did {p} carry home?", "Which object belonged to {p}?"],
+        who=["Who got the {v}?", "Who carried the {v} home?", "To whom did the {v} belong?"],
+        cloze="The thing that {p} got was a _ .",
+    ),
+    "food": dict(
+        words=FOODS, answer="{v}",
+        tell=["{p} ate {v}", "{p} cooked {v}", "{p} asked for {v}", "{p} had {v} for dinner", "{v} was all that {p} ate"],
+        again=["{p} was full of {v}", "{p} dreamed of {v} that night", "the {v} tasted good to {p}"],
+        what=["What did {p} eat?", "What food did {p} have?", "What was the dinner of {p}?"],
+        who=["Who ate {v}?", "Who had the {v}?", "Whose dinner was {v}?"],
+        cloze="{p} ate _ .",
+    ),
+    "animal": dict(
+        words=ANIMALS, answer="the {v}",
+        tell=["{p} met a {v}", "{p} fed a {v}", "{p} followed a {v}", "a {v} ran after {p}", "{p} took care of a {v}"],
+        again=["the {v} would not leave {p}", "{p} and the {v} became friends", "{p} sang to the {v}"],
+        what=["Which animal did {p} meet?", "What animal was with {p}?", "Which animal did {p} see?"],
+        who=["Who met the {v}?", "Who was with the {v}?", "Who saw the {v}?"],
+        cloze="The animal with {p} was the _ .",
+    ),
+}  # fmt: skip
+KINDS = list(FACTS)
+FILLERS = ["The weather was mild.", "It rained a little.", "The wind was cold.", "Everybody was in good spirits.",
+           "The road was long.", "The bells rang twice.", "It was a quiet day.", "Snow lay on the roofs.",
+           "The sun came out.", "Nobody was in a hurry."]  # fmt: skip
+# split, its name in RACE, stories to read, stories to ask about (three questions of each kind per story)
+SIZES = [("train", "train", (20000, 3000)), ("valid", "dev", (300, 150)), ("test", "test", (1000, 300))]
+
+
+def set_aside(person, word):
+    """Whether this pair belongs to the held-out stories: one in five, as good as at random, on every machine."""
+    return zlib.crc32(f"{person} {word}".encode()) % 5 == 0
+
+
+def capital(text):
+    return text[0].upper() + text[1:]
+
+
+class Story:
+    """Four people and two kinds of facts: ``facts[kind][person]`` is a word. One of the eight facts is left untold."""
+
+    def __init__(self, rng, held_out):
+        self.rng = rng
+        self.people, self.kinds, self.facts = [], rng.sample(KINDS, 2), {}
+        while not all(self.facts.get(kind) for kind in self.kinds):
+            self.people = rng.sample(WOMEN + MEN, 4)
+            self.facts = {kind: self.draw(kind, held_out) for kind in self.kinds}
+        self.colour = {person: rng.choice(COLOURS) for person in self.people}
+        self.pairs = [(kind, person) for kind in self.kinds for person in self.people]
+        rng.shuffle(self.pairs)
+        self.untold = self.pairs.pop()
+        self.sentences = self.tell()
+
+    def draw(self, kind, held_out):
+        """A word of this kind for each person, all different; None where the pairs allowed do not suffice."""
+        words = {}
+        for person in self.people:
+            free = [w for w in FACTS[kind]["words"] if w not in words.values() and set_aside(person, w) == held_out]
+            if not free:
+                return None
+            words[person] = self.rng.choice(free)
+        return words
+
+    def fill(self, template, kind, person, name=None):
+        return template.format(p=name or person, v=self.facts[kind][person], c=self.colour[person])
+
+    def tell(self):
+        """The sentences: every fact once, most of them again in other words, some in a dialogue."""
+        rng, opening, ending = self.rng, [], []
+        if rng.random() < 0.5:  # person by person, the second fact with a pronoun
+            self.pairs.sort(key=lambda pair: self.people.index(pair[1]))
+        previous = None
+        for kind, person in self.pairs:
+            pronoun = "she" if person in WOMEN else "he"
+            opening.append(self.statement(kind, person, pronoun if person == previous and rng.random() < 0.5 else person))
+            previous = person
+        for kind, person in rng.sample(self.pairs, 4):
+            if rng.random() < 0.5:
+                ending.append(capital(self.fill(rng.choice(FACTS[kind]["again"]), kind, person)) + ".")
+            else:
+                ending.append(self.dialogue(kind, person))
+        if rng.random() < 0.3:
+            opening.insert(0, rng.choice(FILLERS))
+        return opening + ending
+
+    def statement(self, kind, person, name=None):
+        text = self.fill(self.rng.choice(FACTS[kind]["tell"]), kind, person, name)
+        if self.rng.random() < 0.4:
+            time = self.rng.choice(TIMES)
+            text = f"{time} {text}" if self.rng.random() < 0.3 else f"{text} {time}"
+        return capital(text) + "."
+
+    def dialogue(self, kind, person):
+        ask_who = self.rng.random() < 0.5
+        question = self.fill(self.rng.choice(FACTS[kind]["who" if ask_who else "what"]), kind, person)
+        answer = person if ask_who else self.fill(FACTS[kind]["answer"], kind, person)
+        asker, teller = self.rng.sample([p for p in self.people if p != person], 2)
+        return f'"{question}" asked {asker}. "{capital(answer)}," said {teller}.'
+
+    @property
+    def text(self):
+        return " ".join(self.sentences)
+
+    def question(self, kind, person, ask_who):
+        return self.fill(self.rng.choice(FACTS[kind]["who" if ask_who else "what"]), kind, person)
+
+
+def stories(split, count, purpose):
+    """``count`` stories; each (split, purpose) has a random generator of its own, the same on every machine."""
+    rng = random.Random(f"sample 1 {split} {purpose}")
+    return (Story(rng, held_out=split != "train") for _ in range(count))
+
+
+def nearest(text, word, place):
+    """Where ``word`` stands in the text, however written: the occurrence nearest to ``place``."""
+    return min((m.start() for m in re.finditer(rf"(?i)\b{word}\b", text)), key=lambda start: abs(start - place))
+
+
+def squad(split, count):
+    """Questions in SQuAD 2.0's layout: three a story, about one in five without an answer."""
+    paragraphs = []
+    for number, story in enumerate(stories(split, count, "squad")):
+        questions = []
+        for q in range(3):
+            told = story.rng.random() > 0.2
+            kind, person = story.rng.choice(story.pairs) if told else story.untold
+            ask_who = story.rng.random() < 0.5
+            word = story.facts[kind][person]
+            answers = []
+            if told:  # every fact is told before it is told again, so the first mention of the word is the place
+                place = nearest(story.text, word, 0)
+                start = nearest(story.text, person, place) if ask_who else place
+                end = start + len(person if ask_who else word)
+                answers = [{"text": story.text[start:end], "answer_start": start}]
+            questions.append({"id": f"{split}-{number}-{q}", "question": story.question(kind, person, ask_who),
+                              "answers": answers, "is_impossible": not told})  # fmt: skip
+        paragraphs.append({"context": story.text, "qas": questions})
+    return {"version": "v2.0", "data": [{"title": "stories", "paragraphs": paragraphs}]}
+
+
+def race(split, count):
+    """Articles in RACE's layout, three questions each; the options of a question are all from its story."""
+    for number, story in enumerate(stories(split, count, "race")):
+        article = {"article": story.text, "questions": [], "options": [], "answers": []}
+        for _ in range(3):
+            kind, person = story.rng.choice(story.pairs)
+            people = story.rng.sample(story.people, 4)
+            form = story.rng.choice(["who", "what", "cloze"])
+            if form == "who":
+                question, options = story.question(kind, person, True), people
+            else:
+                question = story.question(kind, person, False) if form == "what" else FACTS[kind]["cloze"].format(p=person)
+                options = [story.facts[kind][p] for p in people]
+            article["questions"].append(question)
+            article["options"].append(options)
+            article["answers"].append("ABCD"[people.index(person)])
+        level = ("middle", "high")[number % 2]
+        yield level, {**article, "id": f"{level}{number}.txt"}
+
+
+def write(folder):
+    """Write it all out: TRAIN, VALID and TEST as text files, SQuAD files and a RACE folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, part, (texts, questions) in SIZES:
+        lines = (" ".join(story.sentences) for story in stories(split, texts, "text"))
+        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
+        (folder / f"squad-{split}.json").write_text(json.dumps(squad(split, questions)))
+        for level, article in race(split, questions):
+            place = folder / "RACE" / part / level
+            place.mkdir(parents=True, exist_ok=True)
+            (place / article["id"].removeprefix(level)).write_text(json.dumps(article))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python sample.py FOLDER")
+    write(sys.argv[1])

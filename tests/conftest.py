@@ -1,0 +1,36 @@
+"""What several tests share. Run all with `make test`; one file with `.venv/bin/python -m pytest tests/test_model.py`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data sets (SQuAD, RACE, books, WikiText); tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("BERT_DATA") or ROOT.parent / "shared" / "data").resolve()
+    if not (folder / "squad").is_dir():
+        pytest.skip(f"no real data in {folder}; point BERT_DATA at a folder with squad/, RACE.tar.gz, books.tar.gz")
+    return folder
+
+
+@pytest.fixture
+def run_script(tmp_path):
+    """Run a top-level script as a user would, in an empty folder; gives the finished process, output as text."""
+
+    def run(*arguments, code=0, cwd=tmp_path, timeout=300, **environment):
+        script, *rest = map(str, arguments)
+        process = subprocess.run(
+            [sys.executable, str(ROOT / script), *rest],
+            cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment},
+        )  # fmt: skip
+        assert process.returncode == code, process.stdout + process.stderr
+        return process
+
+    return run

@@ -1,0 +1,709 @@
+"""One training run: the arguments that the tasks share, devices and ranks, the loop, the logs.
+
+A task script fills in a ``Task`` (its model, examples, loss and score) and hands it to ``run``. Design choices:
+
+- There is one loop. It reads: until the budget is spent, take a global batch, this rank's share of it, micro-batch by
+  micro-batch, sum the gradients, clip, step; now and then log, validate, save.
+- The budget is epochs, steps or minutes; progress through it, from 0 to 1, decides the learning rate (warm-up, then
+  linear decay) and when to validate. Under ``--minutes`` rank 0's clock decides for all ranks.
+- A loss is a sum over examples and their number. Both are summed over micro-batches and ranks before the division, so
+  neither ``--accumulate`` nor the number of ranks changes the gradient.
+- Every random choice is a function of seed, step and rank, never of what happened before, so that saved state needs no
+  generators and a resumed run repeats the interrupted one bit for bit.
+- Scores are computed from rows, one per example, gathered in order: the same on any number of ranks.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import resource
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+import batches
+import cache
+import checkpoint
+from files import UserError, atomic_write, write_json
+from model import BertConfig
+
+SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
+    "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
+}  # fmt: skip
+
+# --------------------------------------------------------------------------------------------------------------------
+# Arguments
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """Accepts every flag with - and with _, no abbreviations, and shows defaults."""
+
+    def __init__(self, description, **defaults):
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        self.task_defaults = defaults
+
+    def flag(self, name, help, **options):
+        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"])
+        destination = name.replace("-", "_")
+        options.setdefault("default", self.task_defaults.get(destination))
+        self.add_argument(*spellings, dest=destination, help=help, **options)
+
+
+def positive(kind):
+    def convert(text):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
+def fraction(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
+
+
+def parser(task, description, **defaults):
+    """The arguments that all tasks share; ``defaults`` are the task's own, a script adds what is special to it."""
+    p = Parser(description, **{"log_dir": f"runs/{task}", **defaults})
+    p.flag("dataset", "name of a data set, or a path", default="Sample")
+    p.flag("data-dir", "where data sets lie", default=os.environ.get("BERT_DATA") or "data")
+    p.flag("cache-dir", "where tokens and unpacked archives are kept", default=cache.default_cache_dir())
+    p.flag("log-dir", "logs, result.json, resume state")
+    p.flag("save", "where the trained model goes")
+    p.flag("checkpoint", "start from this model file, body and head")
+    p.flag("bert-model", "start from the body of this model file; none: random weights")
+    p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
+    p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
+
+    p.flag("size", "layers and width of a new model (default: tiny for Sample, else base)", choices=list(SIZES))
+    p.flag("emsize", "width of a new model", type=positive(int))
+    p.flag("nhid", "width of its feed-forward layers (default: 4 * emsize)", type=positive(int))
+    p.flag("nlayers", "its layers", type=positive(int))
+    p.flag("nhead", "its attention heads (default: one for each 64 of width)", type=positive(int))
+    p.flag("norm", "LayerNorm before (pre) or after (post) each residual of a new model", choices=["pre", "post"],
+           default="pre")  # fmt: skip
+    p.flag("dropout", "dropout", type=fraction)
+    p.flag("tokenizer", "vocabulary of a new model", choices=["sentencepiece", "wordpiece", "basic_english"])
+    p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
+    p.flag("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", type=positive(int))
+
+    p.flag("epochs", "budget: passes over the training data", type=positive(int))
+    p.flag("steps", "budget instead: optimizer steps", type=positive(int))
+    p.flag("minutes", "budget instead: minutes of training", type=positive(float))
+    p.flag("batch_size", "examples a step, over all ranks", type=positive(int))
+    p.flag("accumulate", "micro-batches a step", type=positive(int), default=1)
+    p.flag("bptt", "tokens of an example at most", type=positive(int))
+    p.flag("lr", "peak learning rate (default: by the model's width)", type=positive(float))
+    p.flag("warmup", "share of the budget in which the rate rises", type=fraction, default=0.06)
+    p.flag("weight-decay", "of the weight matrices", type=float, default=0.01)
+    p.flag("clip", "largest norm of the gradient", type=positive(float), default=1.0)
+    p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],
+           default="auto")  # fmt: skip
+    p.flag("seed", "of all random choices", type=int, default=5431916812)
+    p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
+    p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int), default=1000)
+    p.flag("parallel", "DDP: one process for each GPU, or --world_size of them", choices=["None", "DDP"], default="None")
+    p.flag("world_size", "processes of --parallel DDP on this machine (default: its GPUs)", type=positive(int))
+    return p
+
+
+def sizes(args, vocab_size):
+    """The sizes of a new model, from --size and the flags that override it."""
+    layers, width = SIZES[args.size or ("tiny" if args.dataset == "Sample" else "base")]
+    width = args.emsize or width
+    try:
+        return BertConfig(
+            vocab_size=vocab_size, hidden_size=width, num_hidden_layers=args.nlayers or layers,
+            num_attention_heads=args.nhead or max(1, width // 64), intermediate_size=args.nhid or 4 * width,
+            hidden_dropout_prob=args.dropout, attention_probs_dropout_prob=args.dropout,
+            max_position_embeddings=max(512, args.bptt), norm_first=args.norm == "pre",
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"{error}; see --emsize, --nhead, --nhid and --nlayers") from None
+
+
+def new_or_loaded(cls, args, make_tokenizer):
+    """The model to start from, and its tokenizer: --checkpoint, --bert-model, or a new one of --size.
+
+    Raises UserError where a file is missing, or examples would be longer than its position table.
+    """
+    torch.manual_seed(args.seed)
+    if args.checkpoint or args.evaluate or getattr(args, "predict", None):
+        path = args.checkpoint or args.bert_model
+        if path in (None, "none"):
+            raise UserError("no model named; add --bert-model FILE (or --checkpoint FILE) with a trained model")
+        model, tokenizer = checkpoint.load_model(cls, path, args.dropout)
+    elif args.bert_model not in (None, "none"):
+        model, tokenizer = checkpoint.load_body(cls, args.bert_model, args.dropout)
+    else:
+        tokenizer = make_tokenizer()
+        torch.manual_seed(args.seed)  # training a vocabulary may have drawn numbers, reading one has not
+        model = cls(sizes(args, len(tokenizer)))
+    longest = model.bert.config.max_position_embeddings
+    if args.bptt > longest:
+        raise UserError(f"--bptt {args.bptt}: the model has {longest} positions; choose at most that")
+    return model, tokenizer
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Devices and ranks
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Ranks:
+    """This process among those that train together; alone, every call gives back what it got."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def first(self):
+        return self.rank == 0
+
+    def sum(self, *values):
+        """Each value (a number), summed over the ranks."""
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def of_first(self, value):
+        """Rank 0's number, on every rank."""
+        return self.sum(value if self.first else 0.0)[0]
+
+    def gather(self, value):
+        """The values (any plain object) of all ranks, in their order, on every rank."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+
+def launch(function, args):
+    """Call ``function(args, ranks)`` in this process, or with ``--parallel DDP`` in one process for each rank."""
+    if args.parallel == "None":
+        return function(args, Ranks(device=local_device(0)))
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # started by torchrun
+        return run_rank(None, function, args, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
+    world = args.world_size or torch.cuda.device_count() or 1
+    if torch.cuda.device_count() not in (0, world) and torch.cuda.device_count() < world:
+        raise UserError(f"--world_size {world}: only {torch.cuda.device_count()} GPUs here; choose at most that")
+    os.environ.update(WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
+    processes = torch.multiprocessing.start_processes
+    try:
+        processes(run_rank, (function, args, "127.0.0.1", free_port()), nprocs=world, start_method="spawn")
+    except torch.multiprocessing.ProcessExitedException as error:  # the rank has printed its message
+        return error.exit_code
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def local_device(local_rank):
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def run_rank(local_rank, function, args, address, port):
+    """One rank of several: join the others, run, leave. A user's mistake is told once, by rank 0."""
+    local_rank = int(os.environ["LOCAL_RANK"]) if local_rank is None else local_rank
+    rank, world = int(os.environ.get("RANK", local_rank)), int(os.environ["WORLD_SIZE"])
+    device = local_device(local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(max(1, cache.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", world))))
+    store = f"tcp://{address}:{port}"
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store, rank=rank, world_size=world)
+    try:
+        code = function(args, Ranks(rank, world, device)) or 0
+    except UserError as error:
+        if rank == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        code = 2
+    dist.destroy_process_group()
+    if code:
+        sys.exit(code)
+
+
+def has_fast_bf16(device):
+    """GPUs from Ampere on, and CPUs whose matrix units take bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    with contextlib.suppress(OSError):
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    return False
+
+
+def precision_of(args, device):
+    """The dtype of the matrix products. Raises UserError where the device cannot."""
+    name = args.precision
+    if name == "auto":
+        name = "bf16" if has_fast_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16: needs a GPU; use bf16 or fp32 on a CPU")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def peak_memory(device):
+    """Bytes: the most that the GPU, or else this process, has held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A task, its examples and its score
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Task:
+    """What makes one task differ from another.
+
+    ``loss(model, batch)`` gives the loss summed over the batch's labels; ``rows(model, batch, data, indices)`` gives one
+    plain value for each example in ``indices``; ``figures(data, rows)`` makes scores of them,
+    "loss" among them; ``summary(figures)`` is how they read in a log line. ``best`` names the score to choose a model
+    by, smallest where it is "loss". ``notes(figures)`` are what the model file keeps of a validation.
+    """
+
+    name: str
+    model: torch.nn.Module
+    tokenizer: Any
+    examples: dict  # split -> one of the classes in batches.py
+    loss: Any
+    rows: Any
+    figures: Any
+    summary: Any
+    best: str = "loss"
+    notes: Any = lambda figures: {}
+
+
+def to_device(batch, device):
+    if device.type == "cuda":
+        return {k: v if v is None else v.pin_memory().to(device, non_blocking=True) for k, v in batch.items()}
+    return batch
+
+
+def inputs(batch):
+    """The arguments that every model of model.py takes."""
+    return {name: batch.get(name) for name in ("input_ids", "token_type_ids", "attention_mask")}
+
+
+class Computer:
+    """Forward passes in the right precision on the right device."""
+
+    def __init__(self, args, ranks):
+        self.ranks, self.dtype = ranks, precision_of(args, ranks.device)
+
+    def autocast(self):
+        return torch.autocast(self.ranks.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @torch.no_grad()
+    def score(self, task, split, batch_size, limit=None):
+        """The task's figures on a split, or on ``limit`` examples spread over it; the same on any number of ranks."""
+        data, model = task.examples[split], task.model.eval()
+        chosen = np.arange(len(data))
+        if limit and limit < len(data):
+            chosen = np.linspace(0, len(data) - 1, limit).round().astype(int)
+        lengths = None if data.lengths is None else data.lengths[chosen]
+        work = batches.evaluation_batches(len(chosen), batch_size, lengths)
+        mine = range(self.ranks.rank, len(work), self.ranks.world)
+        rows = {}
+        for number in tqdm(mine, f"scoring {split}", disable=None if self.ranks.first else True, leave=False):
+            indices = chosen[work[number]]
+            batch = to_device(data.collate(indices, batches.EVALUATION), self.ranks.device)
+            with self.autocast():
+                values = task.rows(model, batch, data, indices)
+            rows.update(zip(indices.tolist(), values, strict=True))
+        everything = {index: row for part in self.ranks.gather(rows) for index, row in part.items()}
+        model.train()
+        return task.figures(data, [(index, everything[index]) for index in sorted(everything)])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The loop
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class State:
+    """Where a run is; together with weights and optimizer, all that is saved and resumed."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # global batches of this epoch that are done
+    seconds: float = 0.0
+    tokens: int = 0
+    validations: int = 0
+    best: float | None = None
+    history: list = field(default_factory=list)  # (step, "train" or "valid", {figure: value})
+
+
+def parameter_groups(model, weight_decay):
+    """Weight decay for matrices, none for biases and norms (Devlin et al. 2019 and their code)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def prefetch(iterable, depth=2):
+    """The items of ``iterable``, made by a thread ahead of their use."""
+    items, end, stop = queue.Queue(depth), object(), threading.Event()
+
+    def offer(item):
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                items.put(item, timeout=0.1)
+                return
+
+    def work():
+        try:
+            for item in iterable:
+                offer((item, None))
+                if stop.is_set():
+                    return
+            offer((end, None))
+        except BaseException as error:
+            offer((end, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            item, error = items.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stop.set()
+
+
+class Trainer:
+    """A run in progress: task, optimizer, state and logs."""
+
+    def __init__(self, task, args, ranks):
+        self.task, self.args, self.ranks = task, args, ranks
+        self.compute = Computer(args, ranks)
+        self.model = task.model.to(ranks.device).train()
+        self.parallel = self.model
+        if ranks.world > 1:
+            devices = [ranks.device] if ranks.device.type == "cuda" else None
+            self.parallel = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
+        fused = ranks.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, args.weight_decay), lr=args.lr, betas=(0.9, 0.98), eps=1e-6, fused=fused
+        )
+        self.scaler = torch.cuda.amp.GradScaler(enabled=self.compute.dtype == torch.float16)
+        self.state = State()
+        self.folder = Path(args.log_dir)
+        self.data = task.examples["train"]
+        self.batches_per_epoch = -(-len(self.data) // args.batch_size)
+        self.recent = []  # (summed loss, count, tokens) of each step since the last log line
+        self.started = time.monotonic()
+        self.bar = self.board = None
+
+    # The budget
+
+    def seconds(self):
+        return self.state.seconds + time.monotonic() - self.started
+
+    def progress(self):
+        """The share of the budget that is spent, the same on every rank."""
+        if self.args.minutes:
+            return min(1.0, self.ranks.of_first(self.seconds()) / (60 * self.args.minutes))
+        return min(1.0, self.state.step / (self.args.steps or self.args.epochs * self.batches_per_epoch))
+
+    def rate(self, progress):
+        """Linear warm-up, then linear decay to zero at the end of the budget."""
+        if not self.args.minutes:  # the first step should do something
+            progress += 0.5 / (self.args.steps or self.args.epochs * self.batches_per_epoch)
+        rise = progress / self.args.warmup if self.args.warmup else 1.0
+        return self.args.lr * min(rise, (1.0 - progress) / (1.0 - self.args.warmup))
+
+    def validation_due(self, progress):
+        """At the end of each epoch; under --steps and --minutes five times in the whole budget."""
+        if self.args.steps or self.args.minutes:
+            return int(5 * progress) > self.state.validations
+        return self.state.batch == 0
+
+    # Batches
+
+    def work(self):
+        """This rank's micro-batches of every step to come, and the state that holds after it."""
+        epoch, done = self.state.epoch, self.state.batch
+        while True:
+            order = batches.epoch_batches(len(self.data), self.args.batch_size, self.args.seed, epoch, self.data.lengths)
+            for number in range(done, len(order)):
+                mine = order[number][self.ranks.rank :: self.ranks.world]
+                idle = len(mine) == 0  # more ranks than examples: take part in the step without weight
+                mine = order[number][:1] if idle else mine
+                parts = [part for part in np.array_split(mine, self.args.accumulate) if len(part)]
+                after = (epoch, number + 1) if number + 1 < len(order) else (epoch + 1, 0)
+                yield [self.data.collate(part, epoch) for part in parts], idle, after
+            epoch, done = epoch + 1, 0
+
+    # One step
+
+    def step(self, micro_batches, idle, progress):
+        args, rate = self.args, self.rate(progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed((args.seed + 1_000_003 * self.state.step + self.ranks.rank) % (1 << 63))  # for dropout
+        counts = [0 if idle else count_terms(batch) for batch in micro_batches]
+        tokens = 0 if idle else sum(count_tokens(batch) for batch in micro_batches)
+        count, tokens = self.ranks.sum(sum(counts), tokens)
+        summed = 0.0
+        for number, batch in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            with contextlib.nullcontext() if last or self.ranks.world == 1 else self.parallel.no_sync():
+                with self.compute.autocast():
+                    loss = self.task.loss(self.parallel, to_device(batch, self.ranks.device))
+                loss = loss * 0.0 if idle else loss
+                self.scaler.scale(loss * (self.ranks.world / count)).backward()
+                summed += float(loss.detach())
+        summed, = self.ranks.sum(summed)
+        if not np.isfinite(summed):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.save_state()
+            raise UserError(
+                f"the loss is {summed} at step {self.state.step}; the state before it is in {self.folder}: "
+                f"go on with --resume and a lower --lr (now {args.lr:g}) or --precision fp32"
+            )
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.recent.append((summed, count, tokens))
+        return rate, norm
+
+    def run(self):
+        """Train until the budget is spent. The best model so far is always in ``--save``."""
+        self.started = time.monotonic()
+        progress = self.progress()
+        if self.ranks.first:
+            self.open_logs(progress)
+        for micro_batches, idle, after in prefetch(self.work()):
+            if progress >= 1.0:
+                break
+            rate, norm = self.step(micro_batches, idle, progress)
+            self.state.step += 1
+            self.state.epoch, self.state.batch = after
+            progress = self.progress()
+            self.log_step(progress, rate, norm)
+            if self.validation_due(progress):
+                self.validate()
+        if self.bar is not None:
+            self.bar.close()
+
+    # Validation and state
+
+    def validate(self):
+        begun = time.monotonic()
+        figures = self.compute.score(self.task, "valid", evaluation_size(self.args), self.args.valid_examples)
+        self.state.validations += 1
+        value = figures[self.task.best]
+        better = self.state.best is None or (
+            value < self.state.best if self.task.best == "loss" else value > self.state.best
+        )
+        if better:
+            self.state.best = value
+        if self.ranks.first:
+            self.say("-" * 89)
+            self.say(f"| end of epoch {self.epoch():3d} | step {self.state.step:6d} | time: "
+                     f"{time.monotonic() - begun:5.2f}s | {self.task.summary('valid', figures)}")  # fmt: skip
+            self.say("-" * 89)
+            self.record("valid", figures)
+            if better:
+                checkpoint.save_model(self.args.save, self.model, self.task.tokenizer, self.task.notes(figures))
+        self.save_state()
+
+    def epoch(self):
+        """The epoch, from 1, of the step just done."""
+        return self.state.epoch + (self.state.batch > 0)
+
+    def save_state(self):
+        """All that the run needs to go on, written by rank 0; the budget's clock counts up to here."""
+        self.state.seconds, self.started = self.seconds(), time.monotonic()
+        if self.ranks.first:
+            with atomic_write(self.folder / "state.pt") as stream:
+                torch.save({
+                    "state": dataclasses.asdict(self.state), "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                    "sizes": dataclasses.asdict(self.model.bert.config),
+                }, stream)  # fmt: skip
+
+    def load_state(self):
+        """Go on from the state in --log-dir; nothing there: start."""
+        path = self.folder / "state.pt"
+        if not path.exists():
+            self.say(f"nothing to resume in {self.folder}: starting")
+            return
+        saved = checkpoint.read_torch(path, "remove it to start anew")
+        if saved["sizes"] != dataclasses.asdict(self.model.bert.config):
+            raise UserError(f"{path}: belongs to a model of other sizes; resume with the flags of that run")
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.state = State(**saved["state"])
+        self.say(f"resuming from {path} at step {self.state.step}")
+
+    # Logs
+
+    def open_logs(self, progress):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        total = None if self.args.minutes else self.args.steps or self.args.epochs * self.batches_per_epoch
+        self.bar = tqdm(total=total, initial=self.state.step, desc=self.task.name, unit="step", disable=None)
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(self.folder), purge_step=self.state.step or None)
+
+    def say(self, text):
+        if self.ranks.first:
+            tqdm.write(text)
+            sys.stdout.flush()
+
+    def log_step(self, progress, rate, norm):
+        if not self.ranks.first:
+            self.recent = self.recent[-self.args.log_interval :]
+            return
+        self.bar.update()
+        self.state.tokens += int(self.recent[-1][2])
+        if self.state.step % self.args.log_interval:
+            return
+        losses, counts, tokens = (sum(column) for column in zip(*self.recent, strict=True))
+        now = time.monotonic()
+        since = now - getattr(self, "logged", self.started)
+        self.logged, steps, self.recent = now, len(self.recent), []
+        figures = {"loss": losses / counts, "lr": rate, "gradient_norm": float(norm), "tokens_per_second": tokens / since}
+        self.record("train", figures)
+        if self.bar.disable:
+            of = f"{self.state.batch or self.batches_per_epoch:5d}/{self.batches_per_epoch:5d} batches"
+            print(f"| epoch {self.epoch():3d} | {of} | lr {rate:.2e} | ms/batch {1000 * since / steps:5.2f} | "
+                  f"{self.task.summary('', {'loss': losses / counts})} | {progress:4.0%}", flush=True)  # fmt: skip
+        else:
+            left = (1 - progress) / max(progress, 1e-9) * self.seconds()
+            self.bar.set_postfix_str(f"loss {losses / counts:.3f}, lr {rate:.1e}, {left:.0f} s left")
+
+    def record(self, kind, figures):
+        figures = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        self.state.history.append((self.state.step, kind, figures))
+        for name, value in figures.items() if self.board else ():
+            self.board.add_scalar(f"{kind}/{name}", value, self.state.step)
+
+    def close_logs(self):
+        if self.board:
+            self.board.close()
+        with contextlib.suppress(ImportError):
+            draw_losses(self.state.history, self.folder / "loss.png")
+
+
+def count_terms(batch):
+    """How many terms a batch's summed loss has: masked tokens, pairs, windows or questions."""
+    return batch["labels" if "labels" in batch else "start"].size(0)
+
+
+def count_tokens(batch):
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())
+
+
+def evaluation_size(args):
+    return max(1, 2 * args.batch_size // args.accumulate)
+
+
+def draw_losses(history, path):
+    """A picture of the training and validation loss over the steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for kind in ("train", "valid"):
+        points = [(step, figures["loss"]) for step, name, figures in history if name == kind and "loss" in figures]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=kind, marker="o" if kind == "valid" else None)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def default_rate(config, pretraining):
+    """Learning rates that trained well at the published sizes: they fall with the square root of the width."""
+    return (1.5e-3 if pretraining else 3e-4) * (128 / config.hidden_size) ** 0.5
+
+
+def run(task, args, ranks):
+    """Train (unless --evaluate), score the best model on the test split, write result.json. Gives the figures."""
+    if args.lr is None:
+        args.lr = default_rate(task.model.bert.config, task.name in ("mlm", "ns"))
+    if args.evaluate:
+        task.model.to(ranks.device)
+        return finish(task, args, ranks, State())
+    trainer = Trainer(task, args, ranks)
+    if args.resume:
+        trainer.load_state()
+    try:
+        trainer.run()
+    except KeyboardInterrupt:
+        trainer.save_state()
+        trainer.say(f"stopped at step {trainer.state.step}; go on with the same command and --resume")
+        sys.exit(130)
+    trainer.save_state()
+    if ranks.first:
+        trainer.close_logs()
+    ranks.gather(None)  # until rank 0 has written the best model
+    best = checkpoint.read_model(args.save)
+    task.model.load_state_dict({**{f"bert.{n}": w for n, w in best["body"].items()}, **best["head"]})
+    task.model.notes = best["notes"]
+    return finish(task, args, ranks, trainer.state)
+
+
+def finish(task, args, ranks, state):
+    """Score the test split; print the closing lines and write result.json."""
+    figures = Computer(args, ranks).score(task, "test", evaluation_size(args))
+    if ranks.first:
+        print("=" * 89)
+        print(f"| End of training | {task.summary('test', figures)}")
+        print("=" * 89, flush=True)
+        result = {
+            "task": task.name, "dataset": args.dataset, "seconds": round(state.seconds, 3), "steps": state.step,
+            "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+            "peak_memory_bytes": peak_memory(ranks.device),
+            **{name if name != "loss" else "test_loss": value for name, value in figures.items()},
+        }  # fmt: skip
+        write_json(Path(args.log_dir) / "result.json", result)
+    return 0
