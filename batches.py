@@ -211,7 +211,7 @@ class SentencePairs:
 
     def elsewhere(self, boundary, rng):
         """Any sentence of another document; in a corpus of one document, one that is not near."""
-        number, first, end = self.document_of(boundary)
+        _, first, end = self.document_of(boundary)
         count = len(self.corpus.sentences)
         if end - first < count:
             sentence = int(rng.integers(count - (end - first)))
@@ -259,7 +259,7 @@ class QuestionWindows:
 
     def __init__(self, squad, tokenizer, places, max_length, stride, description="questions"):
         self.squad, self.tokenizer, self.max_length = squad, tokenizer, max_length
-        if not 0 < stride:
+        if not stride > 0:
             raise UserError(f"--stride {stride}: must be at least 1")
         self.texts = encode_texts(
             [*squad.contexts, *(question.text for question in squad.questions)], tokenizer, places, description

@@ -10,7 +10,6 @@ What goes where: `CORPORA` are plain text for pretraining; `load_squad` and `loa
 not as it should be is a UserError that names file, place and remedy.
 """
 
-import argparse
 import hashlib
 import html
 import os

@@ -18,13 +18,14 @@ from batches import MaskedBlocks
 from data import Places, load_corpus, load_tokenizer
 from files import run_main
 from model import MLMTask
+from ranks import launch
 from tokenizer import save_vocab
 
 
 def arguments():
     p = utils.parser(
         "mlm", "Pretrain a BERT by masked language modelling.",
-        save="mlm_bert.pt", epochs=8, batch_size=64, bptt=128, dropout=0.0,
+        save="mlm_bert.pt", epochs=8, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("save-vocab", "where the vocabulary goes", default="bert_vocab.pt")
     p.flag("mask_frac", "share of the tokens to mask in training; scores always mask 0.15", type=float, default=0.15)
@@ -71,4 +72,4 @@ def run(args, ranks):
 
 
 if __name__ == "__main__":
-    run_main(lambda: utils.launch(run, arguments()))
+    run_main(lambda: launch(run, arguments()))

@@ -16,12 +16,13 @@ from batches import SentencePairs
 from data import Places, load_corpus, load_tokenizer
 from files import run_main
 from model import NextSentenceTask
+from ranks import launch
 
 
 def arguments():
     p = utils.parser(
         "ns", "Pretrain a BERT by next-sentence prediction.",
-        bert_model="mlm_bert.pt", save="ns_bert.pt", epochs=2, batch_size=64, bptt=128, dropout=0.0,
+        bert_model="mlm_bert.pt", save="ns_bert.pt", epochs=2, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("frac_ns", "share of the pairs in which the second part follows", type=float, default=0.5)
     p.flag("min_sentence_len", "tokens of a part at least, where its document has them", type=int, default=1)
@@ -69,4 +70,4 @@ def run(args, ranks):
 
 
 if __name__ == "__main__":
-    run_main(lambda: utils.launch(run, arguments()))
+    run_main(lambda: launch(run, arguments()))

@@ -20,12 +20,13 @@ from data import Places, load_squad, load_squad_splits, load_tokenizer
 from files import UserError, run_main, write_json
 from metrics import squad_scores
 from model import QuestionAnswerTask
+from ranks import launch
 
 
 def arguments():
     p = utils.parser(
         "qa", "Fine-tune a BERT to answer questions with a span of a text.",
-        bert_model="ns_bert.pt", save="qa_model.pt", epochs=2, batch_size=32, bptt=384, dropout=0.1,
+        bert_model="ns_bert.pt", save="qa_model.pt", epochs=2, batch_size=32, bptt=384, dropout=0.1, optimizer="adamw",
     )  # fmt: skip
     p.flag("stride", "tokens from one window of a long text to the next", type=int, default=128)
     p.flag("max-answer-length", "tokens of an answer at most", type=utils.positive(int), default=30)
@@ -174,4 +175,4 @@ def run(args, ranks):
 
 
 if __name__ == "__main__":
-    run_main(lambda: utils.launch(run, arguments()))
+    run_main(lambda: launch(run, arguments()))

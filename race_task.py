@@ -19,12 +19,13 @@ from data import Places, load_race, load_race_splits, load_tokenizer
 from files import run_main, write_json
 from metrics import race_scores
 from model import RaceTask
+from ranks import launch
 
 
 def arguments():
     p = utils.parser(
         "race", "Fine-tune a BERT to choose among four options.",
-        bert_model="ns_bert.pt", save="race_model.pt", epochs=3, batch_size=16, bptt=512, dropout=0.1,
+        bert_model="ns_bert.pt", save="race_model.pt", epochs=3, batch_size=16, bptt=512, dropout=0.1, optimizer="adamw",
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, or window by window",
@@ -102,4 +103,4 @@ def run(args, ranks):
 
 
 if __name__ == "__main__":
-    run_main(lambda: utils.launch(run, arguments()))
+    run_main(lambda: launch(run, arguments()))

@@ -1,4 +1,4 @@
-"""One training run: the arguments that the tasks share, devices and ranks, the loop, the logs.
+"""One training run: the arguments that the tasks share, the task, the loop, the logs.
 
 A task script fills in a ``Task`` (its model, examples, loss and score) and hands it to ``run``. Design choices:
 
@@ -16,10 +16,8 @@ A task script fills in a ``Task`` (its model, examples, loss and score) and hand
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import queue
-import resource
 import sys
 import threading
 import time
@@ -29,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
 import batches
@@ -37,6 +34,8 @@ import cache
 import checkpoint
 from files import UserError, atomic_write, write_json
 from model import BertConfig
+from optimizer import make_optimizer
+from ranks import peak_memory, precision_of
 
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
@@ -113,6 +112,7 @@ def parser(task, description, **defaults):
     p.flag("accumulate", "micro-batches a step", type=positive(int), default=1)
     p.flag("bptt", "tokens of an example at most", type=positive(int))
     p.flag("lr", "peak learning rate (default: by the model's width)", type=positive(float))
+    p.flag("optimizer", "adamw, or muon for the matrices of the layers and adamw for the rest", choices=["adamw", "muon"])
     p.flag("warmup", "share of the budget in which the rate rises", type=fraction, default=0.06)
     p.flag("weight-decay", "of the weight matrices", type=float, default=0.01)
     p.flag("clip", "largest norm of the gradient", type=positive(float), default=1.0)
@@ -162,121 +162,6 @@ def new_or_loaded(cls, args, make_tokenizer):
     if args.bptt > longest:
         raise UserError(f"--bptt {args.bptt}: the model has {longest} positions; choose at most that")
     return model, tokenizer
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Devices and ranks
-# --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Ranks:
-    """This process among those that train together; alone, every call gives back what it got."""
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = torch.device("cpu")
-
-    @property
-    def first(self):
-        return self.rank == 0
-
-    def sum(self, *values):
-        """Each value (a number), summed over the ranks."""
-        if self.world == 1:
-            return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
-        return tensor.tolist()
-
-    def of_first(self, value):
-        """Rank 0's number, on every rank."""
-        return self.sum(value if self.first else 0.0)[0]
-
-    def gather(self, value):
-        """The values (any plain object) of all ranks, in their order, on every rank."""
-        if self.world == 1:
-            return [value]
-        values = [None] * self.world
-        dist.all_gather_object(values, value)
-        return values
-
-
-def launch(function, args):
-    """Call ``function(args, ranks)`` in this process, or with ``--parallel DDP`` in one process for each rank."""
-    if args.parallel == "None":
-        return function(args, Ranks(device=local_device(0)))
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # started by torchrun
-        return run_rank(None, function, args, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
-    world = args.world_size or torch.cuda.device_count() or 1
-    if torch.cuda.device_count() not in (0, world) and torch.cuda.device_count() < world:
-        raise UserError(f"--world_size {world}: only {torch.cuda.device_count()} GPUs here; choose at most that")
-    os.environ.update(WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
-    processes = torch.multiprocessing.start_processes
-    try:
-        processes(run_rank, (function, args, "127.0.0.1", free_port()), nprocs=world, start_method="spawn")
-    except torch.multiprocessing.ProcessExitedException as error:  # the rank has printed its message
-        return error.exit_code
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def local_device(local_rank):
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def run_rank(local_rank, function, args, address, port):
-    """One rank of several: join the others, run, leave. A user's mistake is told once, by rank 0."""
-    local_rank = int(os.environ["LOCAL_RANK"]) if local_rank is None else local_rank
-    rank, world = int(os.environ.get("RANK", local_rank)), int(os.environ["WORLD_SIZE"])
-    device = local_device(local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
-        torch.set_num_threads(max(1, cache.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", world))))
-    store = f"tcp://{address}:{port}"
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store, rank=rank, world_size=world)
-    try:
-        code = function(args, Ranks(rank, world, device)) or 0
-    except UserError as error:
-        if rank == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        code = 2
-    dist.destroy_process_group()
-    if code:
-        sys.exit(code)
-
-
-def has_fast_bf16(device):
-    """GPUs from Ampere on, and CPUs whose matrix units take bfloat16."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    with contextlib.suppress(OSError):
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
-    return False
-
-
-def precision_of(args, device):
-    """The dtype of the matrix products. Raises UserError where the device cannot."""
-    name = args.precision
-    if name == "auto":
-        name = "bf16" if has_fast_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
-    if name == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16: needs a GPU; use bf16 or fp32 on a CPU")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-
-
-def peak_memory(device):
-    """Bytes: the most that the GPU, or else this process, has held."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -367,13 +252,6 @@ class State:
     history: list = field(default_factory=list)  # (step, "train" or "valid", {figure: value})
 
 
-def parameter_groups(model, weight_decay):
-    """Weight decay for matrices, none for biases and norms (Devlin et al. 2019 and their code)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices, vectors = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
 def prefetch(iterable, depth=2):
     """The items of ``iterable``, made by a thread ahead of their use."""
     items, end, stop = queue.Queue(depth), object(), threading.Event()
@@ -418,10 +296,7 @@ class Trainer:
         if ranks.world > 1:
             devices = [ranks.device] if ranks.device.type == "cuda" else None
             self.parallel = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
-        fused = ranks.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, args.weight_decay), lr=args.lr, betas=(0.9, 0.98), eps=1e-6, fused=fused
-        )
+        self.optimizer = make_optimizer(self.model, args.optimizer, args.weight_decay)
         self.scaler = torch.cuda.amp.GradScaler(enabled=self.compute.dtype == torch.float16)
         self.state = State()
         self.folder = Path(args.log_dir)
@@ -476,7 +351,7 @@ class Trainer:
     def step(self, micro_batches, idle, progress):
         args, rate = self.args, self.rate(progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         torch.manual_seed((args.seed + 1_000_003 * self.state.step + self.ranks.rank) % (1 << 63))  # for dropout
         counts = [0 if idle else count_terms(batch) for batch in micro_batches]
         tokens = 0 if idle else sum(count_tokens(batch) for batch in micro_batches)

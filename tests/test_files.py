@@ -14,7 +14,7 @@ import zipfile
 import pytest
 
 import files
-from files import UserError, atomic_write, download, extract, read_json, read_text, digest_of, write_json
+from files import UserError, atomic_write, digest_of, download, extract, read_json, read_text, write_json
 
 CONTENT = bytes(range(256)) * 40  # 10 kB
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
