@@ -9,6 +9,8 @@ of tokens of each example where they differ. Design choices:
 - Each row is [CLS] first [SEP] or [CLS] first [SEP] second [SEP], padded to the longest of the batch.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -180,7 +182,7 @@ class SentencePairs:
 
     def boundary(self, index, rng):
         """A sentence in stretch ``index`` that is not the first of its document, or the next such one."""
-        place = (index + rng.random()) * self.bptt
+        place = math.ceil((index + rng.random()) * self.bptt)  # an integer: for a float all starts would be converted
         sentence = int(np.searchsorted(self.corpus.sentences[:, 0], place))
         for offset in range(len(self.corpus.sentences)):
             candidate = (sentence + offset) % len(self.corpus.sentences)
@@ -253,12 +255,13 @@ class QuestionWindows:
     A question may take half of a row; what is longer loses its end. No question and no token of a context is left out.
     A window that does not hold the whole answer, and a question without one, point at the [CLS], position 0.
 
+    ``show="question"`` blots out the context with mask tokens, to see what can be had without reading.
     ``windows`` (W, 3) has each window's question, its first context token and how many it has.
     A batch holds input_ids, token_type_ids, attention_mask (N, S), start and end (N,).
     """
 
-    def __init__(self, squad, tokenizer, places, max_length, stride, description="questions"):
-        self.squad, self.tokenizer, self.max_length = squad, tokenizer, max_length
+    def __init__(self, squad, tokenizer, places, max_length, stride, description="questions", show="all"):
+        self.squad, self.tokenizer, self.max_length, self.show = squad, tokenizer, max_length, show
         if not stride > 0:
             raise UserError(f"--stride {stride}: must be at least 1")
         self.texts = encode_texts(
@@ -304,7 +307,10 @@ class QuestionWindows:
         for window in indices:
             number, first, count = map(int, self.windows[window])
             question = self.squad.questions[number]
-            rows.append((self.question_tokens(window), self.texts.text(question.context)[first : first + count]))
+            context = self.texts.text(question.context)[first : first + count]
+            if self.show == "question":
+                context = np.full_like(context, self.tokenizer.mask_id)
+            rows.append((self.question_tokens(window), context))
             answer, base = self.answer_tokens(question), self.context_start(window)
             held = answer is not None and first <= answer[0] and answer[1] < first + count
             starts.append(base + answer[0] - first if held else 0)
@@ -335,18 +341,22 @@ class OptionRows:
     stays); the article gives way. ``passage="truncate"`` keeps its beginning; ``"window"`` cuts it into windows that
     overlap by half: training takes one of them at random, scoring takes all of them and each option's best.
 
+    ``show="question"`` leaves the article out, ``"options"`` the question too, to see what can be had without reading.
+
     A batch holds input_ids, token_type_ids, attention_mask (N, 4, S) and labels (N,).
     """
 
-    def __init__(self, articles, tokenizer, places, max_length, seed, passage="window", description="choices"):
+    def __init__(
+        self, articles, tokenizer, places, max_length, seed, passage="window", description="choices", show="all"
+    ):
         self.tokenizer, self.max_length, self.seed, self.passage = tokenizer, max_length, seed, passage
         self.questions, texts = [], []  # (article, number of the question, article's text, first option's text)
         for article in articles:
             base = len(texts)
-            texts.append(article.text)
+            texts.append(article.text if show == "all" else "")
             for number, (question, options) in enumerate(zip(article.questions, article.options, strict=True)):
                 self.questions.append((article, number, base, len(texts)))
-                texts.extend(fill(question, option) for option in options)
+                texts.extend(option if show == "options" else fill(question, option) for option in options)
         if not self.questions:
             raise UserError("no questions in these articles; name another folder or level")
         self.texts = encode_texts(texts, tokenizer, places, description)

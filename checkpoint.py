@@ -9,7 +9,6 @@ A model file holds all that using the model needs: sizes, tokenizer, weights of 
 
 import dataclasses
 import sys
-import zipfile
 from pathlib import Path
 
 import torch
@@ -40,14 +39,19 @@ def save_model(path, model, tokenizer, notes=None):
 def read_torch(path, remedy):
     """What torch.save wrote to ``path``. Raises UserError where the file is absent, damaged, or not in the zip format.
 
-    The older format is refused: torch 2.3's weights-only reader can be made to run code by it (CVE-2025-32434).
+    The older format and TorchScript are refused: torch 2.3's weights-only reader can be made to run code by them
+    (CVE-2025-32434). It tells them as we do here, by the first bytes and by the records that its own reader finds; a
+    zip at the end of a file, which would satisfy zipfile.is_zipfile, does not count.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {remedy}")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: not a file that torch.save wrote (damaged, or in its format before 1.6); {remedy}")
+    with open(path, "rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":
+            raise UserError(f"{path}: not a file that torch.save wrote (damaged, or in its format before 1.6); {remedy}")
     try:
+        if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+            raise ValueError("a TorchScript program")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged or hostile files
         reason = str(error).split("\n")[0]
@@ -58,7 +62,8 @@ def read_model(path, remedy="name a file that one of the tasks saved"):
     """The checked content of a model file (see save_model)."""
     content = read_torch(path, remedy)
     keys = {"format", "task", "config", "tokenizer", "body", "head", "notes"}
-    if not isinstance(content, dict) or not keys <= set(content):
+    complete = isinstance(content, dict) and keys <= set(content)
+    if not complete or not (holds_weights(content["body"]) and holds_weights(content["head"])):
         raise UserError(f"{path}: not a model file of this project; {remedy}")
     if content["format"] != FORMAT:
         raise UserError(f"{path}: format {content['format']}, this version reads {FORMAT}; use the version that wrote it")
@@ -67,6 +72,10 @@ def read_model(path, remedy="name a file that one of the tasks saved"):
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
     return content
+
+
+def holds_weights(part):
+    return isinstance(part, dict) and all(isinstance(weight, torch.Tensor) for weight in part.values())
 
 
 def load_model(cls, path, dropout=None):

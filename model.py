@@ -66,11 +66,22 @@ class BertConfig:
 
 
 class PositionalEncoding(nn.Module):
-    """A learned vector for each position: (S,) -> (S, D)."""
+    """A learned vector for each position: (S,) -> (S, D).
+
+    It starts as the sinusoids of Vaswani et al. 2017 (section 3.5), of the size of a word's vector: neighbours can be
+    told from the first step on, which short runs would otherwise spend half of their time on.
+    """
 
     def __init__(self, config):
         super().__init__()
         self.embed = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def initialise(self):
+        count, width = self.embed.weight.shape
+        even = torch.arange(0, width, 2)
+        angle = torch.arange(count)[:, None] * 10000.0 ** (-even / width)  # (positions, D / 2)
+        waves = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]
+        self.embed.weight.data.copy_(waves * (2 / width) ** 0.5)
 
     def forward(self, length):
         if length > self.embed.num_embeddings:
@@ -103,6 +114,11 @@ class BertEmbedding(nn.Module):
         self.token_type = TokenTypeEncoding(config)
         self.norm = nn.Identity() if config.norm_first else nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def initialise(self):
+        """Words normal(0, D^-0.5), so that the tied output layer begins with logits of unit variance."""
+        nn.init.normal_(self.embed.weight, std=self.embed.embedding_dim**-0.5)
+        self.position.initialise()
 
     def forward(self, input_ids, token_type_ids=None):
         x = self.embed(input_ids) + self.position(input_ids.size(1)) + self.token_type(token_type_ids)
@@ -179,9 +195,10 @@ class BertModel(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.norm_first else nn.Identity()
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if pooler else None
         self.apply(self.initialise)
+        self.embedding.initialise()
 
     def initialise(self, module):
-        """Weights normal(0, initializer_range), biases 0 (Devlin et al. 2019, section A.2 and their code)."""
+        """Weights normal(0, initializer_range), biases 0 (Devlin et al. 2019 and their code)."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear):

@@ -42,6 +42,7 @@ class MuonAdamW(torch.optim.AdamW):
         state, gradient = self.state[parameter], parameter.grad
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
+            state["step"] = torch.zeros(())  # never read, but AdamW's load_state_dict looks for it
         average = state["momentum"].lerp_(gradient, 1 - momentum)
         direction = gradient.lerp(average, momentum)  # Nesterov's look ahead
         rows, columns = direction.shape
@@ -61,7 +62,7 @@ def make_optimizer(model, kind, weight_decay):
     vectors = [p for p in model.parameters() if p.dim() != 2]
     muon = kind == "muon"
     return MuonAdamW([
-        {"params": matrices, "muon": muon, "scale": 10.0 if muon else 1.0, "weight_decay": weight_decay},
+        {"params": matrices, "muon": muon, "scale": 6.0 if muon else 1.0, "weight_decay": weight_decay},
         {"params": others, "muon": False, "scale": 1.0, "weight_decay": weight_decay},
         {"params": vectors, "muon": False, "scale": 1.0, "weight_decay": 0.0},
     ], lr=0.0, betas=(0.9, 0.98), eps=1e-6)  # fmt: skip

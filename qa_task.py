@@ -31,6 +31,8 @@ def arguments():
     p.flag("stride", "tokens from one window of a long text to the next", type=int, default=128)
     p.flag("max-answer-length", "tokens of an answer at most", type=utils.positive(int), default=30)
     p.flag("n-best", "answers to consider for each window", type=utils.positive(int), default=20)
+    p.flag("show", "question: hide the context, to see what can be had without reading", choices=["all", "question"],
+           default="all")  # fmt: skip
     p.flag("predict", "no training: answer the questions of this SQuAD file")
     p.flag("output", "where the answers of --predict go", default="predictions.json")
     args = p.parse_args()
@@ -162,11 +164,14 @@ def run(args, ranks):
         return predict(args, ranks, model, tokenizer, places)
     splits = load_squad_splits(args.dataset, places)
     examples = {
-        split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{Path(args.dataset).name}-{split}")
+        split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{Path(args.dataset).name}-{split}",
+                               args.show)
         for split, squad in splits.items() if split == "test" or not args.evaluate
     }  # fmt: skip
     if not len(examples["test"]):
         raise UserError(f"{args.dataset}: no questions to score")
+    if not args.evaluate:
+        vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
     task = utils.Task(
         "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length),
         make_figures(model, lambda: not hasattr(model, "notes")), summary, "f1", notes,

@@ -30,6 +30,8 @@ def arguments():
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, or window by window",
            choices=["truncate", "window"], default="window")  # fmt: skip
+    p.flag("show", "question: hide the article, options: the question too, to see what can be had without reading",
+           choices=["all", "question", "options"], default="all")  # fmt: skip
     p.flag("predict", "no training: choose for the articles of this folder")
     p.flag("output", "where the answers of --predict go", default="answers.json")
     args = p.parse_args()
@@ -95,7 +97,7 @@ def run(args, ranks):
     splits = load_race_splits(args.dataset, places, args.level)
     examples = {
         split: OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage,
-                          f"{Path(args.dataset).name}-{split}")
+                          f"{Path(args.dataset).name}-{split}", args.show)
         for split, articles in splits.items() if split == "test" or not args.evaluate
     }  # fmt: skip
     task = utils.Task("race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy")

@@ -8,8 +8,10 @@ object holds what a process must know of the others; alone, all its calls give b
 import contextlib
 import os
 import resource
+import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,11 +65,17 @@ def launch(function, args):
     if torch.cuda.device_count() not in (0, world) and torch.cuda.device_count() < world:
         raise UserError(f"--world_size {world}: only {torch.cuda.device_count()} GPUs here; choose at most that")
     os.environ.update(WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
-    processes = torch.multiprocessing.start_processes
+    processes = torch.multiprocessing.start_processes(
+        run_rank, (function, args, "127.0.0.1", free_port()), nprocs=world, join=False, start_method="spawn"
+    )
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the ranks as well; they stop together
     try:
-        processes(run_rank, (function, args, "127.0.0.1", free_port()), nprocs=world, start_method="spawn")
+        while not processes.join():
+            pass
     except torch.multiprocessing.ProcessExitedException as error:  # the rank has printed its message
         return error.exit_code
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def free_port():
@@ -81,7 +89,11 @@ def local_device(local_rank):
 
 
 def run_rank(local_rank, function, args, address, port):
-    """One rank of several: join the others, run, leave. A user's mistake is told once, by rank 0."""
+    """One rank of several: join the others, run, leave. A user's mistake is told once, by rank 0.
+
+    The first rank that fails ends the others, so those wait until rank 0 has spoken; where it has nothing to tell, the
+    mistake was not common to all, and they speak themselves.
+    """
     local_rank = int(os.environ["LOCAL_RANK"]) if local_rank is None else local_rank
     rank, world = int(os.environ.get("RANK", local_rank)), int(os.environ["WORLD_SIZE"])
     device = local_device(local_rank)
@@ -94,12 +106,15 @@ def run_rank(local_rank, function, args, address, port):
     try:
         code = function(args, Ranks(rank, world, device)) or 0
     except UserError as error:
-        if rank == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        if rank:
+            time.sleep(10)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         code = 2
-    dist.destroy_process_group()
-    if code:
-        sys.exit(code)
+    # Not dist.destroy_process_group(), nor Python's own clean-up, which calls it: gloo then joins its threads while it
+    # holds the interpreter's lock, and hangs now and then, when one of them is waiting for that lock (torch 2.3).
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def has_fast_bf16(device):

@@ -22,11 +22,9 @@ import sys
 import zlib
 from pathlib import Path
 
-# 128 names each, so that two stories seldom share anybody.
-WOMEN = [a + b for a in "Mi Le Til Oo Pe Sal Na Ine Fre Do El Mar Ya Li Gre Ha".split()
-         for b in "ra na da lia sa mina ve lla".split()]  # fmt: skip
-MEN = [a + b for a in "Os To An Bru Cas Di Ed Fe Gor Hu I Jas Kon Lor Mag Nes".split()
-       for b in "kar bin ton no per mir gus lix".split()]  # fmt: skip
+# 64 names each: more than a run could learn by heart what each of them does.
+WOMEN = [a + b for a in "Mi Le Til Oo Pe Sal Na Ine Fre Do El Mar Ya Li Gre Ha".split() for b in "ra na da lia".split()]
+MEN = [a + b for a in "Os To An Bru Cas Di Ed Fe Gor Hu I Jas Kon Lor Mag Nes".split() for b in "kar bin ton no".split()]
 PLACES = """harbour mill market castle library bakery forest chapel lighthouse station garden quarry orchard theatre
 school bridge tower farm museum lake hospital stable vineyard meadow smithy island cave temple workshop tavern
 windmill cellar palace prison courthouse beach valley monastery fortress ferry""".split()
@@ -47,45 +45,43 @@ TIMES = ["in the morning", "before breakfast", "after lunch", "at noon", "in the
 FACTS = {
     "place": dict(
         words=PLACES, answer="the {v}",
-        tell=["{p} went to the {v}", "{p} walked to the {v}", "{p} travelled to the {v}", "{p} set out for the {v}",
-              "{p} spent the day at the {v}", "the {v} was where {p} stayed"],
-        again=["{p} came back from the {v}", "{p} had been at the {v}", "nobody but {p} was seen at the {v}"],
+        tell=["{p} went to the {v}", "{p} walked to the {v}", "{p} stayed at the {v}", "{p} ran to the {v}"],
+        again=["{p} came back from the {v}", "{p} knew the {v} well", "{p} talked about the {v}"],
         what=["Where did {p} go?", "Which place did {p} visit?", "Where was {p}?"],
         who=["Who went to the {v}?", "Who visited the {v}?", "Who was at the {v}?"],
         cloze="{p} was at the _ .",
     ),
     "thing": dict(
-        words=THINGS, answer="a {v}",
-        tell=["{p} bought a {c} {v}", "{p} found a {c} {v}", "{p} was given a {c} {v}", "{p} built a {c} {v}",
-              "{p} borrowed a {c} {v}", "a {c} {v} was what {p} chose"],
-        again=["{p} was proud of the {v}", "{p} carried the {v} home", "the {v} now belonged to {p}"],
-        what=["What did {p} get?", "What did {p} carry home?", "Which object belonged to {p}?"],
-        who=["Who got the {v}?", "Who carried the {v} home?", "To whom did the {v} belong?"],
-        cloze="The thing that {p} got was a _ .",
+        words=THINGS, answer="the {v}",
+        tell=["{p} bought a {c} {v}", "{p} found a {c} {v}", "{p} built a {c} {v}", "{p} borrowed a {c} {v}"],
+        again=["{p} was proud of the {v}", "{p} carried the {v} home", "{p} cleaned the {v}"],
+        what=["What did {p} get?", "What did {p} carry home?", "What was owned by {p}?"],
+        who=["Who got the {v}?", "Who carried the {v} home?", "Who owned the {v}?"],
+        cloze="{p} got the _ .",
     ),
     "food": dict(
         words=FOODS, answer="{v}",
-        tell=["{p} ate {v}", "{p} cooked {v}", "{p} asked for {v}", "{p} had {v} for dinner", "{v} was all that {p} ate"],
-        again=["{p} was full of {v}", "{p} dreamed of {v} that night", "the {v} tasted good to {p}"],
+        tell=["{p} ate {v}", "{p} cooked {v}", "{p} asked for {v}", "{p} had {v} for dinner"],
+        again=["{p} was full of {v}", "{p} dreamed of {v}", "{p} wanted more {v}"],
         what=["What did {p} eat?", "What food did {p} have?", "What was the dinner of {p}?"],
-        who=["Who ate {v}?", "Who had the {v}?", "Whose dinner was {v}?"],
+        who=["Who ate {v}?", "Who had {v}?", "Whose dinner was {v}?"],
         cloze="{p} ate _ .",
     ),
     "animal": dict(
         words=ANIMALS, answer="the {v}",
-        tell=["{p} met a {v}", "{p} fed a {v}", "{p} followed a {v}", "a {v} ran after {p}", "{p} took care of a {v}"],
-        again=["the {v} would not leave {p}", "{p} and the {v} became friends", "{p} sang to the {v}"],
+        tell=["{p} met a {v}", "{p} fed a {v}", "{p} followed a {v}", "{p} saw a {v}"],
+        again=["{p} liked the {v}", "{p} played with the {v}", "{p} sang to the {v}"],
         what=["Which animal did {p} meet?", "What animal was with {p}?", "Which animal did {p} see?"],
         who=["Who met the {v}?", "Who was with the {v}?", "Who saw the {v}?"],
-        cloze="The animal with {p} was the _ .",
+        cloze="{p} met the _ .",
     ),
 }  # fmt: skip
 KINDS = list(FACTS)
 FILLERS = ["The weather was mild.", "It rained a little.", "The wind was cold.", "Everybody was in good spirits.",
            "The road was long.", "The bells rang twice.", "It was a quiet day.", "Snow lay on the roofs.",
            "The sun came out.", "Nobody was in a hurry."]  # fmt: skip
-# split, its name in RACE, stories to read, stories to ask about (three questions of each kind per story)
-SIZES = [("train", "train", (20000, 3000)), ("valid", "dev", (300, 150)), ("test", "test", (1000, 300))]
+# split, its name in RACE; stories to read, to ask SQuAD's three questions about, to ask RACE's three about
+SIZES = [("train", "train", 20000, 8000, 3000), ("valid", "dev", 300, 150, 150), ("test", "test", 1000, 300, 300)]
 
 
 def set_aside(person, word):
@@ -98,7 +94,10 @@ def capital(text):
 
 
 class Story:
-    """Four people and two kinds of facts: ``facts[kind][person]`` is a word. One of the eight facts is left untold."""
+    """Four people of whom the same kind of fact is told, and two of them of whom another is: all in ``pairs``.
+
+    ``facts[kind][person]`` is a word. ``untold`` is a (kind, person) of which the story says nothing.
+    """
 
     def __init__(self, rng, held_out):
         self.rng = rng
@@ -107,9 +106,12 @@ class Story:
             self.people = rng.sample(WOMEN + MEN, 4)
             self.facts = {kind: self.draw(kind, held_out) for kind in self.kinds}
         self.colour = {person: rng.choice(COLOURS) for person in self.people}
-        self.pairs = [(kind, person) for kind in self.kinds for person in self.people]
+        first, second = self.kinds
+        self.pairs = [(first, person) for person in self.people] + [(second, person) for person in self.people[:1]]
+        self.untold = (second, self.people[3])
+        if rng.random() < 0.3:
+            self.untold = self.pairs.pop(rng.randrange(4))
         rng.shuffle(self.pairs)
-        self.untold = self.pairs.pop()
         self.sentences = self.tell()
 
     def draw(self, kind, held_out):
@@ -133,20 +135,19 @@ class Story:
         previous = None
         for kind, person in self.pairs:
             pronoun = "she" if person in WOMEN else "he"
-            opening.append(self.statement(kind, person, pronoun if person == previous and rng.random() < 0.5 else person))
+            opening.append(self.statement(kind, person, pronoun if person == previous and rng.random() < 0.3 else person))
             previous = person
-        for kind, person in rng.sample(self.pairs, 4):
-            if rng.random() < 0.5:
-                ending.append(capital(self.fill(rng.choice(FACTS[kind]["again"]), kind, person)) + ".")
-            else:
-                ending.append(self.dialogue(kind, person))
-        if rng.random() < 0.3:
+        for kind, person in rng.sample(self.pairs, len(self.pairs)):
+            ending.append(capital(self.fill(rng.choice(FACTS[kind]["again"]), kind, person)) + ".")
+        for kind, person in rng.sample(self.pairs, len(self.pairs)):
+            ending.append(self.dialogue(kind, person))
+        if rng.random() < 0.1:
             opening.insert(0, rng.choice(FILLERS))
         return opening + ending
 
     def statement(self, kind, person, name=None):
         text = self.fill(self.rng.choice(FACTS[kind]["tell"]), kind, person, name)
-        if self.rng.random() < 0.4:
+        if self.rng.random() < 0.1:
             time = self.rng.choice(TIMES)
             text = f"{time} {text}" if self.rng.random() < 0.3 else f"{text} {time}"
         return capital(text) + "."
@@ -155,8 +156,7 @@ class Story:
         ask_who = self.rng.random() < 0.5
         question = self.fill(self.rng.choice(FACTS[kind]["who" if ask_who else "what"]), kind, person)
         answer = person if ask_who else self.fill(FACTS[kind]["answer"], kind, person)
-        asker, teller = self.rng.sample([p for p in self.people if p != person], 2)
-        return f'"{question}" asked {asker}. "{capital(answer)}," said {teller}.'
+        return f"{question} {capital(answer)}."
 
     @property
     def text(self):
@@ -223,11 +223,11 @@ def write(folder):
     """Write it all out: TRAIN, VALID and TEST as text files, SQuAD files and a RACE folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for split, part, (texts, questions) in SIZES:
+    for split, part, texts, squads, races in SIZES:
         lines = (" ".join(story.sentences) for story in stories(split, texts, "text"))
         (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
-        (folder / f"squad-{split}.json").write_text(json.dumps(squad(split, questions)))
-        for level, article in race(split, questions):
+        (folder / f"squad-{split}.json").write_text(json.dumps(squad(split, squads)))
+        for level, article in race(split, races):
             place = folder / "RACE" / part / level
             place.mkdir(parents=True, exist_ok=True)
             (place / article["id"].removeprefix(level)).write_text(json.dumps(article))

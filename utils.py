@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -73,6 +74,13 @@ def positive(kind):
     return convert
 
 
+def natural(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
 def fraction(text):
     value = float(text)
     if not 0 <= value < 1:
@@ -99,7 +107,7 @@ def parser(task, description, **defaults):
     p.flag("nlayers", "its layers", type=positive(int))
     p.flag("nhead", "its attention heads (default: one for each 64 of width)", type=positive(int))
     p.flag("norm", "LayerNorm before (pre) or after (post) each residual of a new model", choices=["pre", "post"],
-           default="pre")  # fmt: skip
+           default="post")  # fmt: skip
     p.flag("dropout", "dropout", type=fraction)
     p.flag("tokenizer", "vocabulary of a new model", choices=["sentencepiece", "wordpiece", "basic_english"])
     p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
@@ -118,7 +126,7 @@ def parser(task, description, **defaults):
     p.flag("clip", "largest norm of the gradient", type=positive(float), default=1.0)
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],
            default="auto")  # fmt: skip
-    p.flag("seed", "of all random choices", type=int, default=5431916812)
+    p.flag("seed", "of all random choices", type=natural, default=5431916812)
     p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
     p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int), default=1000)
     p.flag("parallel", "DDP: one process for each GPU, or --world_size of them", choices=["None", "DDP"], default="None")
@@ -159,6 +167,8 @@ def new_or_loaded(cls, args, make_tokenizer):
         torch.manual_seed(args.seed)  # training a vocabulary may have drawn numbers, reading one has not
         model = cls(sizes(args, len(tokenizer)))
     longest = model.bert.config.max_position_embeddings
+    if args.bptt < 8:
+        raise UserError(f"--bptt {args.bptt}: too short for an example; choose at least 8")
     if args.bptt > longest:
         raise UserError(f"--bptt {args.bptt}: the model has {longest} positions; choose at most that")
     return model, tokenizer
@@ -305,6 +315,7 @@ class Trainer:
         self.recent = []  # (summed loss, count, tokens) of each step since the last log line
         self.started = time.monotonic()
         self.bar = self.board = None
+        self.stop_wanted = self.stop = False  # by Ctrl-C on this rank; on any rank
 
     # The budget
 
@@ -355,7 +366,8 @@ class Trainer:
         torch.manual_seed((args.seed + 1_000_003 * self.state.step + self.ranks.rank) % (1 << 63))  # for dropout
         counts = [0 if idle else count_terms(batch) for batch in micro_batches]
         tokens = 0 if idle else sum(count_tokens(batch) for batch in micro_batches)
-        count, tokens = self.ranks.sum(sum(counts), tokens)
+        count, tokens, stop = self.ranks.sum(sum(counts), tokens, self.stop_wanted)
+        count = max(count, 1)  # blocks of unknown tokens have nothing to restore
         summed = 0.0
         for number, batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -366,24 +378,28 @@ class Trainer:
                 self.scaler.scale(loss * (self.ranks.world / count)).backward()
                 summed += float(loss.detach())
         summed, = self.ranks.sum(summed)
-        if not np.isfinite(summed):
-            self.optimizer.zero_grad(set_to_none=True)
-            self.save_state()
-            raise UserError(
-                f"the loss is {summed} at step {self.state.step}; the state before it is in {self.folder}: "
-                f"go on with --resume and a lower --lr (now {args.lr:g}) or --precision fp32"
-            )
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
+        # One step along a gradient that is not finite ruins all weights; fp16's scaler passes over it by itself.
+        if not np.isfinite(summed) or not (self.scaler.is_enabled() or torch.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.save_state()
+            self.ranks.gather(None)  # until rank 0 has written it
+            what = "gradient" if np.isfinite(summed) else "loss"
+            raise UserError(
+                f"the {what} is not finite at step {self.state.step}; the state before it is in {self.folder}: "
+                f"go on with --resume and a lower --lr (now {args.lr:g}) or --precision fp32"
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.recent.append((summed, count, tokens))
+        self.stop = stop > 0
         return rate, norm
 
     def run(self):
         """Train until the budget is spent. The best model so far is always in ``--save``."""
-        self.started = time.monotonic()
+        self.started = self.logged = time.monotonic()
         progress = self.progress()
         if self.ranks.first:
             self.open_logs(progress)
@@ -397,8 +413,15 @@ class Trainer:
             self.log_step(progress, rate, norm)
             if self.validation_due(progress):
                 self.validate()
+            if self.stop:
+                break
         if self.bar is not None:
             self.bar.close()
+
+    def want_stop(self, *_):
+        """Ctrl-C: stop after a step, where the state is whole. A second one interrupts as ever."""
+        self.stop_wanted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     # Validation and state
 
@@ -432,7 +455,7 @@ class Trainer:
         if self.ranks.first:
             with atomic_write(self.folder / "state.pt") as stream:
                 torch.save({
-                    "state": dataclasses.asdict(self.state), "model": self.model.state_dict(),
+                    "task": self.task.name, "state": dataclasses.asdict(self.state), "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
                     "sizes": dataclasses.asdict(self.model.bert.config),
                 }, stream)  # fmt: skip
@@ -444,8 +467,9 @@ class Trainer:
             self.say(f"nothing to resume in {self.folder}: starting")
             return
         saved = checkpoint.read_torch(path, "remove it to start anew")
-        if saved["sizes"] != dataclasses.asdict(self.model.bert.config):
-            raise UserError(f"{path}: belongs to a model of other sizes; resume with the flags of that run")
+        sizes = dataclasses.asdict(self.model.bert.config)
+        if not isinstance(saved, dict) or (saved.get("task"), saved.get("sizes")) != (self.task.name, sizes):
+            raise UserError(f"{path}: belongs to another task or a model of other sizes; resume with that run's flags")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
@@ -478,7 +502,7 @@ class Trainer:
             return
         losses, counts, tokens = (sum(column) for column in zip(*self.recent, strict=True))
         now = time.monotonic()
-        since = now - getattr(self, "logged", self.started)
+        since = now - self.logged
         self.logged, steps, self.recent = now, len(self.recent), []
         figures = {"loss": losses / counts, "lr": rate, "gradient_norm": float(norm), "tokens_per_second": tokens / since}
         self.record("train", figures)
@@ -538,7 +562,7 @@ def draw_losses(history, path):
 
 def default_rate(config, pretraining):
     """Learning rates that trained well at the published sizes: they fall with the square root of the width."""
-    return (1.5e-3 if pretraining else 3e-4) * (128 / config.hidden_size) ** 0.5
+    return (2e-3 if pretraining else 5e-4) * (128 / config.hidden_size) ** 0.5
 
 
 def run(task, args, ranks):
@@ -551,15 +575,16 @@ def run(task, args, ranks):
     trainer = Trainer(task, args, ranks)
     if args.resume:
         trainer.load_state()
-    try:
-        trainer.run()
-    except KeyboardInterrupt:
-        trainer.save_state()
-        trainer.say(f"stopped at step {trainer.state.step}; go on with the same command and --resume")
-        sys.exit(130)
+    handler = signal.signal(signal.SIGINT, trainer.want_stop)
+    trainer.run()
+    signal.signal(signal.SIGINT, handler)
     trainer.save_state()
     if ranks.first:
         trainer.close_logs()
+    if trainer.stop:
+        trainer.say(f"stopped at step {trainer.state.step}; go on with the same command and --resume")
+        ranks.gather(None)  # until rank 0 has written the state
+        return 130
     ranks.gather(None)  # until rank 0 has written the best model
     best = checkpoint.read_model(args.save)
     task.model.load_state_dict({**{f"bert.{n}": w for n, w in best["body"].items()}, **best["head"]})

@@ -1,0 +1,95 @@
+"""Flags and mistakes: every flag in both spellings, and one line that names the thing and the remedy, exit code 2."""
+
+import json
+import sys
+
+import pytest
+import toys
+
+import mlm_task
+import ns_task
+import qa_task
+import race_task
+
+SCRIPTS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
+OLD_FLAGS = dict(emsize="64", nhid="100", nlayers="3", nhead="4", lr="0.5", clip="0.2", epochs="7", batch_size="9",
+                 bptt="77", dropout="0.25", seed="3", log_interval="5", checkpoint="a.pt", save="b.pt", dataset="Text",
+                 parallel="DDP", world_size="3")  # fmt: skip
+OWN_FLAGS = {
+    "mlm": dict(save_vocab="v.pt", mask_frac="0.3"),
+    "ns": dict(bert_model="m.pt", frac_ns="0.7", min_sentence_len="9"),
+    "qa": dict(bert_model="m.pt"),
+    "race": dict(bert_model="m.pt"),
+}
+
+
+def parsed(monkeypatch, task, *flags):
+    monkeypatch.setattr(sys, "argv", [f"{task}_task.py", *flags])
+    return SCRIPTS[task].arguments()
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_old_flags_are_taken_with_a_dash_and_with_an_underscore(monkeypatch, task):
+    for name, value in {**OLD_FLAGS, **OWN_FLAGS[task]}.items():
+        for spelling in (name, name.replace("_", "-")):
+            assert str(getattr(parsed(monkeypatch, task, f"--{spelling}", value), name)) == value, spelling
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_new_flags_are_the_same_for_every_task(monkeypatch, task):
+    args = parsed(monkeypatch, task, "--data_dir", "d", "--log_dir", "l", "--minutes", "0.5", "--precision", "bf16",
+                  "--accumulate", "2", "--resume", "--evaluate", "--size", "mini", "--vocab_size", "300")  # fmt: skip
+    assert (args.data_dir, args.log_dir, args.minutes, args.precision, args.accumulate) == ("d", "l", 0.5, "bf16", 2)
+    assert args.resume and args.evaluate and (args.size, args.vocab_size) == ("mini", 300)
+
+
+@pytest.mark.parametrize("flags", [
+    "--size huge", "--epochs 0", "--steps -1", "--dropout 1", "--dropout -0.1", "--batch-size 0", "--lr 0", "--minutes 0",
+    "--seed -1", "--parallel MPI", "--precision fp8", "--bptt x", "--emsi 3", "--nonsense", "--accumulate 0",
+])  # fmt: skip
+def test_values_that_make_no_sense_are_refused(monkeypatch, capsys, flags):
+    with pytest.raises(SystemExit) as stop:
+        parsed(monkeypatch, "mlm", *flags.split())
+    assert stop.value.code == 2 and flags.split()[0] in capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Text, questions and a vocabulary: all that a run needs but articles."""
+    (tmp_path / "a.txt").write_text("the cat sat. The dog sat.\n\n" * 30)
+    (tmp_path / "vocab.txt").write_text("\n".join(toys.letters().tokens))
+    for name in ("train.json", "dev.json"):
+        (tmp_path / name).write_text(json.dumps(toys.as_json(toys.squad())))
+    return tmp_path
+
+
+@pytest.mark.parametrize("task, flags, words", [
+    ("ns", "", ["mlm_bert.pt", "no such file", "run mlm_task.py"]),
+    ("qa", "", ["ns_bert.pt", "no such file", "ns_task.py first"]),
+    ("race", "", ["ns_bert.pt", "no such file", "ns_task.py first"]),
+    ("mlm", "--checkpoint gone.pt", ["gone.pt", "no such file"]),
+    ("mlm", "--evaluate", ["no model named", "--bert-model"]),
+    ("mlm", "--precision fp16", ["--precision fp16", "bf16"]),
+    ("mlm", "--emsize 30 --nhead 4", ["30", "4", "--nhead"]),
+    ("mlm", "--bptt 4", ["--bptt 4", "at least 8"]),
+    ("mlm", "--mask_frac 1", ["--mask_frac 1.0"]),
+    ("mlm", "--tokenizer wordpiece", ["--vocab FILE"]),
+    ("mlm", "--dataset nowhere", ["nowhere", "no such file or folder"]),
+    ("ns", "--bert-model none --frac_ns 2", ["--frac_ns 2.0"]),
+    ("qa", "--bert-model none --stride 0", ["--stride 0"]),
+    ("qa", "--bert-model none --dataset SQuAD9", ["SQuAD9"]),
+    ("race", "--bert-model none --dataset nowhere", ["nowhere", "no such folder"]),
+])  # fmt: skip
+def test_a_mistake_is_one_line_with_its_remedy(run_script, folder, task, flags, words):
+    given = "" if "wordpiece" in flags else "--vocab vocab.txt"
+    error = run_script(f"{task}_task.py", *f"--nlayers 1 --emsize 32 --bptt 16 --dataset . {given} {flags}".split(), code=2)
+    assert error.stderr.startswith("error: ") and error.stderr.count("\n") == 1
+    assert all(word in error.stderr for word in words), error.stderr
+    assert not [path for name in ("*_bert.pt", "*_model.pt", "*.tmp*") for path in folder.rglob(name)]
+
+
+def test_a_sequence_longer_than_the_position_table_names_both_numbers(run_script, folder):
+    common = "--dataset . --nlayers 1 --emsize 32 --nhead 1 --steps 1 --batch-size 2".split()
+    run_script("mlm_task.py", *common, "--vocab", "vocab.txt", "--bptt", "16")
+    error = run_script("ns_task.py", *common, "--bptt", "600", code=2).stderr
+    assert error.startswith("error: --bptt 600: ") and "512" in error and error.count("\n") == 1

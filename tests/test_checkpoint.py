@@ -1,0 +1,222 @@
+"""What checkpoint.py promises: what was saved comes back, what is damaged, foreign or hostile is refused in one line."""
+
+import io
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+import toys
+
+from checkpoint import load_body, load_model, read_torch, save_model
+from files import UserError
+from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
+
+HEADS = [MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask]
+LETTERS = toys.letters()
+REMEDY = "do this"
+
+
+def make(head, **changes):
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=32)
+    return head(BertConfig(len(LETTERS), **{**sizes, **changes})).eval()
+
+
+def scores(model):
+    ids = torch.arange(24).view(1, 4, 6) if isinstance(model, RaceTask) else torch.arange(24).view(4, 6)
+    output = model.eval()(ids, attention_mask=torch.ones_like(ids))
+    return torch.stack(output) if isinstance(output, tuple) else output
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A good model file, and a function that writes it again with its content changed."""
+    path = tmp_path / "model.pt"
+    save_model(path, make(MLMTask), LETTERS, {"null_threshold": 0.25})
+
+    def change(edit):
+        content = torch.load(path, weights_only=True)
+        edit(content)
+        torch.save(content, path)
+        return path
+
+    return path, change
+
+
+# What was saved comes back
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_model_comes_back_as_it_was_saved(head, norm_first, tmp_path):
+    model = make(head, norm_first=norm_first, hidden_act="gelu_new")
+    save_model(tmp_path / "model.pt", model, LETTERS, {"null_threshold": 0.25})
+    loaded, tokenizer = load_model(head, tmp_path / "model.pt")
+    assert torch.equal(scores(loaded), scores(model))
+    assert loaded.bert.config == model.bert.config and loaded.notes == {"null_threshold": 0.25}
+    assert tokenizer.fingerprint == LETTERS.fingerprint and tokenizer.encode_ids("the cat") == LETTERS.encode_ids("the cat")
+
+
+def test_dropout_is_the_files_unless_given(tmp_path):
+    save_model(tmp_path / "model.pt", make(MLMTask, hidden_dropout_prob=0.3), LETTERS)
+    assert load_model(MLMTask, tmp_path / "model.pt")[0].bert.embedding.dropout.p == 0.3
+    for load in (load_model, load_body):
+        model, _ = load(MLMTask, tmp_path / "model.pt", 0.05)
+        assert model.bert.embedding.dropout.p == model.bert.layers[1].attention.dropout == 0.05
+
+
+@pytest.mark.parametrize("source", HEADS)
+@pytest.mark.parametrize("target", HEADS)
+def test_any_task_starts_from_any_body(source, target, tmp_path):
+    model = make(source)
+    save_model(tmp_path / "model.pt", model, LETTERS)
+    started, _ = load_body(target, tmp_path / "model.pt")
+    given, taken = model.bert.state_dict(), started.bert.state_dict()
+    assert all(torch.equal(given[name], taken[name]) for name in given if name in taken)
+    assert {name.split(".")[0] for name in set(given) ^ set(taken)} <= {"pooler"}
+
+
+def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
+    path, _ = saved
+    before = path.read_bytes()
+
+    def break_off(content, stream):
+        stream.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", break_off)
+    with pytest.raises(OSError):
+        save_model(path, make(MLMTask), LETTERS)
+    assert path.read_bytes() == before and os.listdir(path.parent) == ["model.pt"]
+
+
+# What is wrong with a file is told in one line
+
+
+def refused(path, *words, load=lambda path: load_model(MLMTask, path)):
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert all(word in str(error.value) for word in (str(path), *words)) and "\n" not in str(error.value)
+
+
+def test_another_tasks_model_is_refused_by_name(saved):
+    refused(saved[0], "MLMTask", "RaceTask", load=lambda path: load_model(RaceTask, path))
+
+
+def test_a_missing_file_says_what_to_run_first(tmp_path):
+    refused(tmp_path / "mlm_bert.pt", "no such file", "mlm_task.py", load=lambda path: load_body(NextSentenceTask, path))
+    refused(tmp_path, "no such file")  # a folder
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 0.5, -1], ids=str)
+def test_a_truncated_file_is_refused(saved, keep):
+    path, _ = saved
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    refused(path)
+
+
+def test_a_web_page_saved_under_the_name_is_refused(saved):
+    saved[0].write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
+    refused(saved[0], "not a file that torch.save wrote")
+
+
+@pytest.mark.parametrize("name, words", [
+    ("body", ["lacks", "embedding.embed.weight"]), ("head", ["lacks", "transform.weight"]),
+])  # fmt: skip
+def test_a_missing_weight_is_named(saved, name, words):
+    path, change = saved
+    change(lambda content: content[name].pop(words[1]))
+    refused(path, *words, "1 in all")
+
+
+@pytest.mark.parametrize("name", ["body", "head"])
+def test_a_left_over_weight_is_named(saved, name):
+    path, change = saved
+    change(lambda content: content[name].update(extra=torch.zeros(2)))
+    refused(path, "left-over", "extra")
+
+
+def test_a_weight_of_the_wrong_shape_is_named(saved):
+    path, change = saved
+    change(lambda content: content["body"].update({"layers.1.linear1.bias": torch.zeros(3)}))
+    refused(path, "wrong shape", "layers.1.linear1.bias")
+
+
+@pytest.mark.parametrize("edit, word", [
+    (lambda c: c.pop("tokenizer"), "not a model file"), (lambda c: c.update(format=99), "99"),
+    (lambda c: c["config"].update(num_attention_heads=3), "16"), (lambda c: c["config"].update(colour="red"), "colour"),
+    (lambda c: c.update(config=None), "model.pt"), (lambda c: c["body"].update(extra="text"), "not a model file"),
+    (lambda c: c.update(head=None), "not a model file"),
+], ids=["key", "format", "sizes", "unknown size", "no sizes", "no tensor", "no head"])  # fmt: skip
+def test_content_that_cannot_be_used_is_refused(saved, edit, word):
+    _, change = saved
+    refused(change(edit), word)
+
+
+def test_what_torch_saved_but_no_task_did_is_refused(tmp_path):
+    for number, content in enumerate(({"a": torch.zeros(2)}, [1, 2], torch.zeros(3))):
+        torch.save(content, tmp_path / f"{number}.pt")
+        refused(tmp_path / f"{number}.pt", "not a model file")
+
+
+# No pickle is ever executed
+
+
+class Evil:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_hostile_pickle_in_the_zip_is_not_executed(saved, tmp_path):
+    path, _ = saved
+    with zipfile.ZipFile(path) as good:
+        members = {info.filename: good.read(info) for info in good.infolist()}
+    with zipfile.ZipFile(path, "w") as bad:
+        for name, content in members.items():
+            bad.writestr(name, pickle.dumps(Evil(tmp_path / "run")) if name.endswith("data.pkl") else content)
+    refused(path, "cannot be loaded")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("trailer", [False, True], ids=["plain", "with a zip behind"])
+def test_the_format_before_the_zip_is_refused(tmp_path, trailer):
+    path, behind = tmp_path / "model.pt", io.BytesIO()
+    torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=False)
+    if trailer:
+        with zipfile.ZipFile(behind, "w") as package:
+            package.writestr("name", "content")
+        path.write_bytes(path.read_bytes() + behind.getvalue())
+        assert zipfile.is_zipfile(path)
+    refused(path, "before 1.6", REMEDY, load=lambda path: read_torch(path, REMEDY))
+
+
+class Program(torch.nn.Module):
+    def forward(self, x):
+        return x
+
+
+def test_a_torchscript_program_is_refused(tmp_path):
+    torch.jit.script(Program()).save(str(tmp_path / "model.pt"))
+    refused(tmp_path / "model.pt", "TorchScript", REMEDY, load=lambda path: read_torch(path, REMEDY))
+
+
+# The command
+
+
+def test_show_tells_what_is_inside(saved, run_script):
+    output = run_script("checkpoint.py", "show", saved[0]).stdout
+    for word in ("MLMTask", "hidden_size=16", f"wordpiece, {len(LETTERS)} tokens", "null_threshold",
+                 "body  layers.1.attention.in_proj.weight", "[48, 16]", "head  transform.weight"):  # fmt: skip
+        assert word in output
+
+
+def test_show_without_a_file_is_a_users_mistake(run_script, tmp_path):
+    assert run_script("checkpoint.py", code=2).stderr == "error: usage: python checkpoint.py show FILE\n"
+    assert "no such file" in run_script("checkpoint.py", "show", "none.pt", code=2).stderr
+

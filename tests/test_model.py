@@ -1,0 +1,275 @@
+"""What model.py promises: calls and shapes, padding that changes nothing, dropout, weights, and parity with BERT."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import model as module
+from model import BertConfig, BertModel, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
+
+torch.set_num_threads(1)  # products as small as these are slower with more
+HEADS = [MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask]
+every_head = pytest.mark.parametrize("head", HEADS)
+both_norms = pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
+N, OPTIONS, S, V = 3, 4, 12, 50
+
+
+def config(**changes):
+    sizes = dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128)
+    return BertConfig(**{**sizes, **changes})
+
+
+def loud(head, seed=0, **changes):
+    """A model whose weights are ten times the usual, so that a mistake cannot hide below a tolerance."""
+    torch.manual_seed(seed)
+    made = head(config(**changes)).eval()
+    for name, parameter in made.named_parameters():
+        torch.nn.init.normal_(parameter, float("norm" in name and "weight" in name), 0.2)
+    return made
+
+
+def batch(head, seed=0):
+    """input_ids, token_type_ids and attention_mask; the rows differ in length."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (N, OPTIONS, S) if head is RaceTask else (N, S)
+    ids, types = (torch.randint(high, shape, generator=generator) for high in (V, 2))
+    lengths = torch.randint(S // 2, S + 1, shape[:-1], generator=generator)
+    return ids, types, (torch.arange(S) < lengths[..., None]).long()
+
+
+def joined(output):
+    """A head's result as one tensor."""
+    return torch.stack(output) if isinstance(output, tuple) else output
+
+
+# Calls
+
+
+def test_calls_give_the_shapes_of_the_design():
+    ids, types, mask = batch(MLMTask)
+    assert BertModel(config())(ids, types, mask).shape == (N, S, 32)
+    assert MLMTask(config())(ids).shape == (N, S, V)
+    assert NextSentenceTask(config())(ids, types, mask).shape == (N, 2)
+    start, end = QuestionAnswerTask(config())(ids, types, mask)
+    assert start.shape == end.shape == (N, S)
+    assert RaceTask(config())(*batch(RaceTask)).shape == (N, OPTIONS)
+
+
+@every_head
+def test_no_mask_means_no_padding_and_no_types_mean_the_first(head):
+    ids, types, mask = batch(head)
+    model = loud(head)
+    bare, full = model(ids), model(ids, torch.zeros_like(types), torch.ones_like(mask))
+    torch.testing.assert_close(joined(bare), joined(full), atol=1e-5, rtol=0)
+
+
+def test_mlm_at_positions_equals_its_full_logits_there():
+    ids, types, mask = batch(MLMTask)
+    positions = (torch.rand(N, S) < 0.3) & mask.bool()
+    model = loud(MLMTask)
+    at_positions = model(ids, types, mask, positions=positions)
+    assert at_positions.shape == (positions.sum(), V)
+    torch.testing.assert_close(at_positions, model(ids, types, mask)[positions], atol=1e-5, rtol=0)
+    assert model(ids, types, mask, positions=torch.zeros_like(positions)).shape == (0, V)
+
+
+def test_mlm_output_is_tied_to_the_word_embedding():
+    model = loud(MLMTask)
+    big = [name for name, weight in model.state_dict().items() if V in weight.shape]
+    assert big == ["bias", "bert.embedding.embed.weight"]
+    before = model(torch.tensor([[7, 8]]))
+    with torch.no_grad():
+        model.bert.embedding.embed.weight[20] += 1.0  # a word that the input does not hold
+    changed = (model(torch.tensor([[7, 8]])) - before).abs().amax((0, 1)) > 1e-6
+    assert changed.nonzero().tolist() == [[20]]
+
+
+def test_race_scores_each_option_as_if_alone():
+    ids, types, mask = batch(RaceTask)
+    model = loud(RaceTask)
+    alone = [[model(*(x[n : n + 1, o : o + 1] for x in (ids, types, mask))).item() for o in range(OPTIONS)]
+             for n in range(N)]  # fmt: skip
+    torch.testing.assert_close(model(ids, types, mask), torch.tensor(alone), atol=1e-5, rtol=0)
+
+
+def test_too_long_a_sequence_names_both_numbers():
+    with pytest.raises(ValueError, match=r"129.*128"):
+        BertModel(config())(torch.zeros(1, 129, dtype=torch.long))
+    assert BertModel(config())(torch.zeros(1, 128, dtype=torch.long)).shape == (1, 128, 32)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (dict(hidden_size=30), r"30.*4"), (dict(num_hidden_layers=0), "num_hidden_layers"),
+    (dict(num_attention_heads=0), "num_attention_heads"), (dict(hidden_act="sine"), "sine.*gelu"),
+    (dict(vocab_size=0), "vocab_size"), (dict(max_position_embeddings=-1), "max_position_embeddings"),
+    (dict(intermediate_size=0), "intermediate_size"), (dict(hidden_size=32.0), "hidden_size"),
+    (dict(hidden_dropout_prob=1.0), "hidden_dropout_prob"),
+    (dict(attention_probs_dropout_prob=-0.1), "attention_probs_dropout_prob"),
+])  # fmt: skip
+def test_sizes_that_cannot_work_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        config(**wrong)
+
+
+# Padding
+
+
+@both_norms
+@every_head
+def test_padding_never_changes_a_result(head, norm_first):
+    ids, types, mask = batch(head)
+    model = loud(head, norm_first=norm_first)
+    padding = (0, 50)
+    for fill in (0, 7):  # whatever ids stand there
+        padded = (F.pad(ids, padding, value=fill), F.pad(types, padding, value=fill % 2), F.pad(mask, padding))
+        with_padding, without = joined(model(*padded)), joined(model(ids, types, mask))
+        if head is MLMTask:  # a result for each token: compare those of real tokens
+            with_padding, without = with_padding[:, :S][mask.bool()], without[mask.bool()]
+        if head is QuestionAnswerTask:
+            with_padding, without = with_padding[..., :S][:, mask.bool()], without[:, mask.bool()]
+        torch.testing.assert_close(with_padding, without, atol=1e-5, rtol=0)
+    unmasked = joined(model(F.pad(ids, padding, value=7), F.pad(types, padding)))
+    assert (unmasked.flatten()[0] - joined(model(ids, types, mask)).flatten()[0]).abs() > 1e-3  # the test can fail
+
+
+def test_each_row_is_as_if_alone():
+    ids, types, mask = batch(QuestionAnswerTask)
+    model = loud(QuestionAnswerTask)
+    starts, _ = model(ids, types, mask)
+    for row, length in enumerate(mask.sum(1).tolist()):
+        start, _ = model(ids[row : row + 1, :length], types[row : row + 1, :length])
+        torch.testing.assert_close(starts[row, :length], start[0], atol=1e-5, rtol=0)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("std", [0.02, 0.05])
+def test_weights_are_normal_and_each_layer_draws_its_own(std):
+    torch.manual_seed(0)
+    model = NextSentenceTask(config(vocab_size=500, hidden_size=128, initializer_range=std))
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            assert (parameter == (1.0 if name.endswith("weight") else 0.0)).all(), name
+        elif name.endswith("bias"):
+            assert not parameter.any(), name
+        elif ".embedding." in name:
+            assert len(parameter.unique(dim=0)) == len(parameter), name
+        elif parameter.numel() > 1000:
+            assert abs(parameter.std() / std - 1) < 0.1 and abs(parameter.mean()) < 0.1 * std, name
+    first, second = (dict(layer.named_parameters()) for layer in model.bert.layers)
+    matrices = [name for name in first if first[name].dim() == 2]
+    assert len(matrices) == 4 and not any(torch.equal(first[name], second[name]) for name in matrices)
+
+
+@both_norms
+@every_head
+def test_gradients_reach_every_parameter(head, norm_first):
+    ids, types, mask = batch(head)
+    model = loud(head, norm_first=norm_first).train()
+    output = joined(model(ids, types, mask))
+    (output * torch.randn(output.shape)).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("place", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+@every_head
+def test_dropout_varies_training_and_never_evaluation(head, place):
+    other = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    inputs = batch(head)
+    model = loud(head, **{**other, place: 0.5})
+    assert torch.equal(joined(model(*inputs)), joined(model(*inputs)))
+    model.train()
+    assert not torch.equal(joined(model(*inputs)), joined(model(*inputs)))
+    model = loud(head, **other).train()
+    assert torch.equal(joined(model(*inputs)), joined(model(*inputs)))
+
+
+ALL = 1 - 1e-12  # as good as everything dropped
+
+
+def test_dropout_stands_behind_the_embedding_and_in_both_residual_branches():
+    model = loud(BertModel, norm_first=True, hidden_dropout_prob=ALL, attention_probs_dropout_prob=0.0).train()
+    x = torch.randn(2, 5, 32)
+    assert torch.equal(model.layers[0](x), x)
+    assert not model.embedding(torch.tensor([[1, 2]])).any()
+    post = loud(BertModel, hidden_dropout_prob=ALL, attention_probs_dropout_prob=0.0).train().layers[0]
+    assert torch.equal(post(x), post.norm2(post.norm1(x)))
+
+
+def test_dropout_falls_on_the_attention_probabilities():
+    attend = loud(BertModel, hidden_dropout_prob=0.0, attention_probs_dropout_prob=ALL).train().layers[0].attention
+    torch.testing.assert_close(attend(torch.randn(2, 5, 32)), attend.out_proj.bias.expand(2, 5, 32))
+
+
+@pytest.mark.parametrize("head", [NextSentenceTask, RaceTask])
+def test_dropout_falls_on_the_pooled_token(head):
+    model = loud(head, hidden_dropout_prob=ALL)
+    model.dropout.train()
+    output = model(*batch(head))
+    assert torch.equal(output, model.classifier.bias.expand(N, -1) if head is NextSentenceTask else
+                       model.classifier.bias.expand(N, OPTIONS))  # fmt: skip
+
+
+# The same numbers as elsewhere
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_attention_equals_torchs_own(device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 9, 8) for _ in range(3))
+    mask = torch.rand(2, 1, 1, 9) < 0.7
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    got = module.attention(*(x.to(device) for x in (query, key, value, mask))).cpu()
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+NAMES = {  # ours -> transformers', within the embedding, a layer, and outside
+    "embedding.embed": "embeddings.word_embeddings", "embedding.position.embed": "embeddings.position_embeddings",
+    "embedding.token_type.embed": "embeddings.token_type_embeddings", "embedding.norm": "embeddings.LayerNorm",
+    "attention.out_proj": "attention.output.dense", "linear1": "intermediate.dense", "linear2": "output.dense",
+    "norm": "encoder.ln", "pooler": "pooler.dense",
+}  # fmt: skip
+POST_NORMS = {"norm1": "attention.output.LayerNorm", "norm2": "output.LayerNorm"}
+PRE_NORMS = {"norm1": "attention.ln", "norm2": "ln"}
+
+
+def copy_weights(ours, theirs, norm_first):
+    """Give our body the weights of one of transformers' BERTs, all of them."""
+    names, theirs = NAMES | (PRE_NORMS if norm_first else POST_NORMS), dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        place, kind = name.rsplit(".", 1)
+        layer = ""
+        if place.startswith("layers."):
+            _, number, place = place.split(".", 2)
+            layer = f"encoder.layer.{number}."
+        parts = ("query", "key", "value") if place == "attention.in_proj" else ()
+        sources = [f"attention.self.{part}" for part in parts] or [names[place]]
+        parameter.data.copy_(torch.cat([theirs.pop(f"{layer}{source}.{kind}") for source in sources]))
+    assert not theirs
+
+
+@pytest.mark.parametrize("kind", ["Bert", "MegatronBert"])
+def test_hidden_states_equal_those_of_transformers(kind):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = config(intermediate_size=48)
+    theirs = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(
+        vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=128, layer_norm_eps=sizes.layer_norm_eps,
+    )).eval()  # fmt: skip
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, 0.1, 0.2)
+    sizes.norm_first = kind == "MegatronBert"
+    ours = BertModel(sizes, pooler=True).eval()
+    copy_weights(ours, theirs, sizes.norm_first)
+    ids, types, mask = batch(BertModel)
+    with torch.no_grad():
+        expected, hidden = theirs(input_ids=ids, token_type_ids=types, attention_mask=mask), ours(ids, types, mask)
+    torch.testing.assert_close(hidden[mask.bool()], expected.last_hidden_state[mask.bool()], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.pool(hidden), expected.pooler_output, atol=1e-5, rtol=0)

@@ -1,0 +1,67 @@
+"""The embedded data set: the same everywhere, in the layout of the real ones, and nothing to be had without reading."""
+
+import itertools
+from collections import Counter
+
+import sample
+from data import Places, load_race, load_squad, load_squad_splits
+from metrics import squad_scores
+
+
+def facts(split, purpose, count=300):
+    return {
+        (person, words[person])
+        for story in sample.stories(split, count, purpose)
+        for words in story.facts.values() for person in words
+    }  # fmt: skip
+
+
+def test_the_same_stories_every_time():
+    first, second = (list(itertools.islice((s.text for s in sample.stories("test", 20, "text")), 20)) for _ in range(2))
+    assert first == second
+
+
+def test_held_out_stories_tell_of_nothing_that_training_told():
+    train = facts("train", "text") | facts("train", "squad") | facts("train", "race")
+    assert not train & (facts("test", "text") | facts("test", "squad") | facts("test", "race"))
+
+
+def test_answers_stand_where_the_file_says():
+    squad = sample.squad("train", 100)
+    for paragraph in squad["data"][0]["paragraphs"]:
+        for question in paragraph["qas"]:
+            for answer in question["answers"]:
+                start = answer["answer_start"]
+                assert paragraph["context"][start : start + len(answer["text"])] == answer["text"]
+            assert question["is_impossible"] == (not question["answers"])
+
+
+def test_the_options_of_a_question_are_equally_often_right():
+    letters = Counter(letter for _, article in sample.race("train", 600) for letter in article["answers"])
+    assert set(letters) == set("ABCD") and min(letters.values()) > 0.2 * letters.total()
+
+
+def test_an_option_is_right_as_often_as_others_like_it():
+    """A word that is an option is the right one a quarter of the time: the options alone say nothing."""
+    offered, right = Counter(), Counter()
+    for _, article in sample.race("train", 2000):
+        for options, letter in zip(article["options"], article["answers"], strict=True):
+            offered.update(options)
+            right[options["ABCD".index(letter)]] += 1
+    shares = [right[word] / offered[word] for word in offered if offered[word] > 100]
+    assert max(shares) < 0.4 and min(shares) > 0.1
+
+
+def test_it_reads_as_the_real_sets_do(tmp_path):
+    sample.write(tmp_path)
+    assert len(load_race(tmp_path / "RACE" / "test")) == sample.SIZES[2][4]
+    assert len(load_squad(tmp_path / "squad-test.json").questions) == 3 * sample.SIZES[2][3]
+
+
+def test_the_most_frequent_answer_is_none(tmp_path):
+    squad = load_squad_splits("Sample", Places(tmp_path, tmp_path))["test"]
+    gold = {"data": [{"paragraphs": [{"context": "", "qas": [
+        {"id": q.id, "answers": [{"text": text} for text, _ in q.answers], "is_impossible": not q.answers}
+        for q in squad.questions
+    ]}]}]}  # fmt: skip
+    assert 10 < squad_scores(gold, {q.id: "" for q in squad.questions})["f1"] < 30

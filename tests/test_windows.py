@@ -1,0 +1,291 @@
+"""What batches.py promises of questions: every one kept, long texts read to their end, answers as slices of the text."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+import toys
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import qa_task
+import race_task
+from batches import EVALUATION, OptionRows, QuestionWindows
+from data import Places, Question, SquadSet, fill
+from files import UserError
+from metrics import squad_scores
+
+torch.set_num_threads(1)  # products as small as these are slower with more
+LETTERS = toys.letters()
+some = settings(deadline=None, max_examples=25)
+QUESTIONS = toys.squad(contexts=5)
+ARTICLES = toys.articles()
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("places")
+    return Places(folder, folder / "cache")
+
+
+def windows(squad, places, max_length=48, stride=12):
+    return QuestionWindows(squad, LETTERS, places, max_length, stride)
+
+
+def options(articles, places, max_length=64, **settings):
+    return OptionRows(articles, LETTERS, places, max_length, 1, **settings)
+
+
+sizes = st.tuples(st.integers(0, 10**6), st.integers(16, 90), st.integers(1, 60))
+
+
+def parts(batch, row):
+    """The tokens of a row's two parts, without [CLS] and [SEP]."""
+    ids, types = batch["input_ids"][row], batch["token_type_ids"][row]
+    used = ids[: int(batch["attention_mask"][row].sum())]
+    first, second = (used[types[: len(used)] == part].tolist() for part in (0, 1))
+    assert first[0] == LETTERS.cls_id and first[-1] == second[-1] == LETTERS.sep_id
+    return first[1:-1], second[:-1]
+
+
+# Questions on a passage
+
+
+@some
+@given(sizes)
+def test_windows_show_every_question_and_every_token_of_its_context(places, size):
+    seed, max_length, stride = size
+    squad = toys.squad(seed, contexts=2, words=60)
+    squad.questions[0].text = "what is the cat " * 40  # longer than a row
+    data = windows(squad, places, max_length, stride)
+    for number, question in enumerate(squad.questions):
+        mine = np.flatnonzero(data.windows[:, 0] == number)
+        shown = [set(range(first, first + count)) for _, first, count in data.windows[mine]]
+        assert set.union(*shown) == set(range(len(data.texts.text(question.context))))
+        asked, whole = data.question_tokens(mine[0]).tolist(), LETTERS.encode_ids(question.text)
+        assert asked == whole[: max_length // 2]
+    assert data.lengths.max() <= max_length
+
+
+def test_a_row_is_question_then_context_as_bert_wants_it(places):
+    data = windows(QUESTIONS, places)
+    batch = data.collate(range(len(data)), EVALUATION)
+    assert batch["input_ids"].shape[1] <= 48
+    assert batch["attention_mask"].sum(1).tolist() == data.lengths.tolist()
+    for row, (number, first, count) in enumerate(data.windows):
+        question = QUESTIONS.questions[number]
+        context = LETTERS.encode_ids(QUESTIONS.contexts[question.context])[first : first + count]
+        assert parts(batch, row) == (LETTERS.encode_ids(question.text)[:24], context)
+
+
+def test_windows_of_a_context_overlap_by_what_the_stride_leaves(places):
+    data = windows(QUESTIONS, places, max_length=60, stride=10)
+    for one, other in zip(data.windows, data.windows[1:], strict=False):
+        if one[0] == other[0]:
+            assert other[1] == one[1] + 10
+    with pytest.raises(UserError, match="--stride 0"):
+        windows(QUESTIONS, places, stride=0)
+
+
+@some
+@given(sizes)
+def test_answers_are_found_again_as_slices_of_the_text(places, size):
+    seed, max_length, stride = size
+    squad = toys.squad(seed, contexts=2, words=60)
+    data = windows(squad, places, max_length, stride)
+    batch, found = data.collate(range(len(data)), 0), set()
+    for row, (number, first, count) in enumerate(data.windows):
+        question = squad.questions[number]
+        start, end = int(batch["start"][row]), int(batch["end"][row])
+        if start == 0:
+            tokens = data.answer_tokens(question)
+            assert end == 0 and (tokens is None or tokens[0] < first or tokens[1] >= first + count)
+            continue
+        spans, shift = data.texts.text_spans(question.context), first - data.context_start(row)
+        text = squad.contexts[question.context][spans[start + shift, 0] : spans[end + shift, 1]]
+        assert text == question.answers[0][0]
+        found.add(number)
+    longest = max(len(LETTERS.encode_ids(q.answers[0][0])) if q.answers else 0 for q in squad.questions)
+    if stride + longest <= max_length // 2 - 3:  # some window holds any answer
+        assert found == {number for number, q in enumerate(squad.questions) if q.answers}
+
+
+def test_questions_without_an_answer_point_at_the_first_token(places):
+    data = windows(QUESTIONS, places)
+    impossible = [w for w, (number, _, _) in enumerate(data.windows) if not QUESTIONS.questions[number].answers]
+    batch = data.collate(impossible, 0)
+    assert impossible and not batch["start"].any() and not batch["end"].any()
+
+
+def test_an_answer_within_a_token_is_covered_by_it(places):
+    squad = SquadSet(["a river, garden."], [Question("q", "what ?", 0, "", [("iver, gard", 3)])], False)
+    data = windows(squad, places)
+    batch = data.collate([0], 0)
+    spans, shift = data.texts.text_spans(0), data.context_start(0)
+    covered = squad.contexts[0][spans[batch["start"][0] - shift, 0] : spans[batch["end"][0] - shift, 1]]
+    assert covered == "river, garden"
+
+
+@some
+@given(sizes)
+def test_each_context_token_is_best_in_exactly_one_window(places, size):
+    seed, max_length, stride = size
+    squad = toys.squad(seed, contexts=1, words=40, questions=2)
+    data = windows(squad, places, max_length, stride)
+    best = {}
+    for window, (number, first, _) in enumerate(data.windows):
+        for token in first + np.flatnonzero(data.best_context(window)):
+            best.setdefault((int(number), int(token)), []).append(window)
+    length = len(data.texts.text(0))
+    assert sorted(best) == [(number, token) for number in range(len(squad.questions)) for token in range(length)]
+    assert all(len(winners) == 1 for winners in best.values())
+    for (number, token), (winner,) in best.items():  # no other window shows more on the poorer side
+        contexts = {w: min(token - first, first + count - 1 - token) + 0.01 * count
+                    for w, (n, first, count) in enumerate(data.windows) if n == number and first <= token < first + count}
+        assert contexts[winner] == max(contexts.values())
+
+
+def oracle(data, batch, sure=10.0):
+    """A model that knows the answers: its logits point at them."""
+
+    def model(**_):
+        start, end = torch.zeros(batch["input_ids"].shape), torch.zeros(batch["input_ids"].shape)
+        for row in range(len(start)):
+            start[row, batch["start"][row]] = end[row, batch["end"][row]] = sure
+        return start, end
+
+    return model
+
+
+def answered(data, n_best=5, longest=30):
+    """What qa_task makes of an oracle's logits, four windows at a time."""
+    rows = []
+    for indices in np.array_split(np.arange(len(data)), -(-len(data) // 4)):
+        batch = data.collate(indices, EVALUATION)
+        found = qa_task.make_rows(n_best, longest)(oracle(data, batch), batch, data, indices)
+        rows.extend(zip(indices.tolist(), found, strict=True))
+    return qa_task.answers(data, rows)
+
+
+def test_an_oracle_scores_100_through_windows(places):
+    data = windows(toys.squad(3, contexts=8), places, max_length=80, stride=20)
+    texts, odds = answered(data)
+    scores = squad_scores(qa_task.as_squad(data, texts), texts, odds, 0.5)
+    assert scores["exact"] == scores["f1"] == 100 and scores["total"] == len(data.squad.questions)
+    assert all((odds[q.id] > 0.5) == (not q.answers) for q in data.squad.questions)
+
+
+def test_every_answer_stands_in_its_context(places):
+    data = windows(QUESTIONS, places)
+    batch = data.collate(range(len(data)), EVALUATION)
+    logits = torch.randn(2, *batch["input_ids"].shape, generator=torch.Generator().manual_seed(1))
+    rows = qa_task.make_rows(5, 4)(lambda **_: tuple(logits), batch, data, range(len(data)))
+    texts, odds = qa_task.answers(data, list(enumerate(rows)))
+    assert set(texts) == set(odds) == {question.id for question in QUESTIONS.questions}
+    for question in QUESTIONS.questions:
+        text = texts[question.id]
+        assert text and text in QUESTIONS.contexts[question.context]
+        assert len(LETTERS.encode_ids(text)) <= 4 and 0 <= odds[question.id] <= 1
+
+
+def test_an_empty_context_gives_an_empty_answer(places):
+    squad = SquadSet(["", "the cat"], [Question("a", "who ?", 0, "", []), Question("b", "who ?", 1, "", [])], True)
+    texts, _ = answered(windows(squad, places))
+    assert texts["a"] == "" and texts["b"] in "the cat"
+
+
+# Questions with four options
+
+
+@pytest.mark.parametrize("question, option, statement", [
+    ("The cat is _ .", "red", "The cat is red ."), ("The cat is ____.", "red", "The cat is red ."),
+    ("_ is red.", "The cat", "The cat is red."), ("Who ?", "The cat", "Who ? The cat"),
+    ("It is _ .", r"a \1 thing", r"It is a \1 thing ."),
+])  # fmt: skip
+def test_the_blank_is_filled_by_the_option(question, option, statement):
+    assert fill(question, option) == statement
+
+
+@pytest.mark.parametrize("passage", ["truncate", "window"])
+def test_the_article_gives_way_and_not_the_question(places, passage):
+    data = options(ARTICLES, places, passage=passage)
+    batch = data.collate(range(len(data)), 0)
+    flat = {name: batch[name].flatten(0, 1) for name in ("input_ids", "token_type_ids", "attention_mask")}
+    assert flat["input_ids"].shape == (4 * len(data), 64)
+    for index, (article, number, _, _) in enumerate(data.questions):
+        whole = LETTERS.encode_ids(article.text)
+        for option in range(4):
+            shown, asked = parts(flat, 4 * index + option)
+            assert asked == LETTERS.encode_ids(fill(article.questions[number], article.options[number][option]))
+            assert any(whole[i : i + len(shown)] == shown for i in range(len(whole))) and len(shown) >= 20
+            assert passage == "window" or shown == whole[: len(shown)]
+        assert batch["labels"][index] == article.answers[number]
+    assert (data.lengths <= 64).all()
+
+
+@some
+@given(st.integers(0, 10**6), st.integers(24, 200))
+def test_windows_cover_the_article_to_its_end(places, seed, max_length):
+    data = options(toys.articles(seed, count=2), places, max_length)
+    for index in range(len(data)):
+        size, room, starts = int(data.sizes[index]), int(data.room[index]), data.starts(index)
+        shown = set().union(*(range(start, min(start + room, size)) for start in starts))
+        assert shown == set(range(size)) and len(set(starts)) == len(starts) and max(starts) + room <= max(size, room)
+
+
+def test_a_question_longer_than_half_a_row_keeps_its_option(places):
+    article = toys.articles(count=1, questions=1)[0]
+    article.questions[0] = "what is the cat " * 40
+    data = options([article], places)
+    flat = {name: x.flatten(0, 1) for name, x in data.collate([0], EVALUATION).items() if x.dim() == 3}
+    for option in range(4):
+        shown, asked = parts(flat, option)
+        assert len(asked) == 32 and LETTERS.decode(asked).endswith(article.options[0][option]) and len(shown) == 64 - 3 - 32
+
+
+def test_training_reads_one_window_at_random_and_scoring_all(places):
+    data = options(ARTICLES, places)
+    seen = {tuple(data.collate([0], epoch)["input_ids"][0, 0].tolist()) for epoch in range(300)}
+    assert len(seen) == len(data.starts(0)) > 2
+    assert data.collate([0], 0)["question"].tolist() == [0]
+    scored = data.collate([0, 3], EVALUATION)
+    assert scored["question"].tolist() == [0] * len(data.starts(0)) + [1] * len(data.starts(3))
+    assert len(scored["labels"]) == len(scored["input_ids"]) == len(scored["question"])
+
+
+def test_an_option_scores_as_high_as_its_best_window(places):
+    data = options(ARTICLES, places)
+    batch = data.collate([0, 3], EVALUATION)
+    logits = torch.randn(len(batch["question"]), 4)
+    got = race_task.rows(lambda **_: logits, batch, data, [0, 3])
+    for owner in (0, 1):
+        assert got[owner] == logits[batch["question"] == owner].amax(0).tolist()
+
+
+def test_answers_come_in_the_order_of_the_questions(places):
+    data = options(ARTICLES, places)
+    rows = [(index, [float(option == index % 4) for option in range(4)]) for index in range(len(data))]
+    chosen = race_task.choices(data, rows)
+    assert list(chosen) == [article.id for article in ARTICLES]
+    assert [letter for letters in chosen.values() for letter in letters] == ["ABCD"[i % 4] for i in range(len(data))]
+    right = [(index, [float(option == article.answers[number]) for option in range(4)])
+             for index, (article, number, _, _) in enumerate(data.questions)]  # fmt: skip
+    assert race_task.figures(data, right) == {"loss": pytest.approx(math.log(math.e + 3) - 1), "accuracy": 100.0,
+                                              "middle_accuracy": 100.0, "high_accuracy": 100.0, "total": 10}  # fmt: skip
+
+
+def test_no_questions_is_one_clear_line(places):
+    with pytest.raises(UserError, match="no questions"):
+        options([], places)
+
+
+@pytest.mark.parametrize("make", [lambda p: windows(QUESTIONS, p), lambda p: options(ARTICLES, p)], ids=["qa", "race"])
+def test_a_batch_of_questions_is_a_pure_function_of_its_numbers(places, make):
+    data, fresh = make(places), make(places)
+    indices = random.Random(0).sample(range(len(data)), 4)
+    for epoch in (0, 2, EVALUATION):
+        data.collate([1], epoch)
+        one, other = data.collate(indices, epoch), fresh.collate(np.array(indices), epoch)
+        assert all(torch.equal(one[name], other[name]) for name in one)
