@@ -1,7 +1,7 @@
 """The token cache: text is tokenised once, by all cores, into plain arrays that later runs map into memory.
 
 A cache is a folder of arrays and a ``meta.json``, named after a digest of all that decides its content: the files'
-names, sizes and times, the tokenizer, and the version of this module. Design choices:
+names, sizes and times, the tokenizer, and the version of the rules. Design choices:
 
 - Work goes out in pieces of about a megabyte and comes back as arrays that are appended to the files at once, so memory
   does not grow with the corpus.
@@ -11,15 +11,20 @@ names, sizes and times, the tokenizer, and the version of this module. Design ch
 - No pickle in the files, and no torch or torchtext here: a prepared cache is read with numpy alone.
 """
 
+import collections
 import contextlib
+import glob
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
+import signal
+import socket
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +32,9 @@ from tqdm import tqdm
 
 from files import UserError, write_json
 
-VERSION = 1
+VERSION = 2  # raise it when the same files would give other arrays: cutting, cleaning, sentences, layout
+WORKERS = 8  # at most; each takes about 100 MB
+SILENT = 3600  # seconds without a write, after which another machine's unfinished build counts as dead
 
 # What each array holds, and the array whose length is added to its values as pieces are joined.
 #   tokens     (T,)    ids; in a corpus each document begins with a sep
@@ -56,16 +63,35 @@ def digest(*parts):
     return hashlib.sha256(json.dumps([VERSION, *parts]).encode()).hexdigest()[:16]
 
 
+# --------------------------------------------------------------------------------------------------------------------
+# One builder at a time
+# --------------------------------------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
 def lock(path):
-    """Hold a lock on ``path`` against other processes of this machine, and of others where the file system allows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as stream:
+    """Hold a lock on ``path`` against other processes of this machine, and of others where the file system allows.
+
+    Yields whether it is held; False where the file system knows no locks.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "w")  # noqa: SIM115
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+    held = False
+    with stream:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
             fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+            held = True
+        yield held
+
+
+def _unwritable(folder, error):
+    reason = error.strerror or error
+    return UserError(f"{folder}: the cache cannot be written ({reason}); choose another with --cache-dir")
 
 
 @contextlib.contextmanager
@@ -75,25 +101,39 @@ def build_once(folder):
     if folder.is_dir():
         yield None
         return
-    try:
-        with lock(folder.with_suffix(".lock")):
-            if folder.is_dir():  # another run built it while this one waited
-                yield None
-                return
-            for stale in folder.parent.glob(f"{folder.name}.tmp*"):  # of a run that was killed: the lock is ours
-                shutil.rmtree(stale, ignore_errors=True)
-            temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
+    with lock(folder.with_name(f"{folder.name}.lock")) as held:
+        if folder.is_dir():  # another run built it while this one waited
+            yield None
+            return
+        temporary = folder.with_name(f"{folder.name}.tmp-{socket.gethostname()}-{os.getpid()}")
+        try:
+            remove_stale(folder, held)
             temporary.mkdir()
+            yield temporary
             try:
-                yield temporary
-                with contextlib.suppress(FileExistsError, OSError):
-                    temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder.parent}: the cache cannot be written ({error.strerror}); choose another with --cache-dir"
-        ) from None
+                temporary.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else a machine that does not see our lock was first
+                    raise
+        except OSError as error:
+            raise _unwritable(folder.parent, error) from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_stale(folder, held):
+    """Remove what killed builds of ``folder`` left: of this machine's, none is alive while the lock is held."""
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.tmp-*"):
+        of_this_machine = left.name.startswith(f"{folder.name}.tmp-{socket.gethostname()}-")
+        with contextlib.suppress(FileNotFoundError):  # its builder has just finished
+            last_write = max(os.path.getmtime(path) for path in (left, *left.iterdir()))
+            if (held and of_this_machine) or time.time() - last_write > SILENT:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Reading and writing
+# --------------------------------------------------------------------------------------------------------------------
 
 
 class TokenCache:
@@ -101,11 +141,14 @@ class TokenCache:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.meta = json.loads((self.folder / "meta.json").read_text())
-        for name, (dtype, shape) in self.meta["arrays"].items():
-            path = self.folder / f"{name}.bin"
-            array = np.memmap(path, dtype, "r", shape=tuple(shape)) if np.prod(shape) else np.zeros(shape, dtype)
-            setattr(self, name, array)
+        try:
+            self.meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            for name, (dtype, shape) in self.meta["arrays"].items():
+                path = self.folder / f"{name}.bin"
+                array = np.memmap(path, dtype, "r", shape=tuple(shape)) if np.prod(shape) else np.zeros(shape, dtype)
+                setattr(self, name, array)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{self.folder}: damaged cache ({error}); remove this folder, it will be built anew") from None
 
     def text(self, index):
         """The ids of text ``index``."""
@@ -118,44 +161,29 @@ class TokenCache:
         return self.spans[start:end]
 
 
-_work = None  # in a worker process: the function that turns a piece into arrays
-
-
-def _start_worker(function, arguments):
-    global _work
-    _work = function(*arguments)
-    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _leave_with_parent(parent):
-    """A pool's workers outlive a parent that is killed, and with them its lock; these look once a second."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def _run_worker(piece):
-    return _work(piece)
-
-
-def build(folder, pieces, make_worker, arguments, vocab_size, meta=None, total=None, description="tokenising"):
+def build(folder, pieces, make_worker, arguments, vocab_size, meta=None, total=None, description="tokenising", empty=""):
     """Build the cache in ``folder`` unless it is there, and open it.
 
     ``make_worker(*arguments)`` is called once in each process and gives the function from a piece to its arrays, named
-    as in POINTS_INTO. ``pieces`` yields (size, piece); ``total`` is the sum of the sizes, for the progress bar.
+    as in POINTS_INTO. ``pieces`` yields (size, piece); ``total`` is the sum of the sizes, for the progress bar. With
+    ``empty``, a cache of which an array would be empty is not written, but this a UserError.
     """
     with build_once(folder) as temporary:
         if temporary is not None:
             token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
-            _write(temporary, pieces, make_worker, arguments, token_type, meta or {}, total, description)
+            shapes = _write(temporary, pieces, make_worker, arguments, token_type, total, description)
+            if empty and not (shapes and all(shape[0] for _, shape in shapes.values())):
+                raise UserError(empty)
+            write_json(temporary / "meta.json", {**(meta or {}), "arrays": shapes})
     return TokenCache(folder)
 
 
-def _write(folder, pieces, make_worker, arguments, token_type, meta, total, description):
+def _write(folder, pieces, make_worker, arguments, token_type, total, description):
+    """Append the arrays of all pieces to files. Gives {name: (dtype, shape)}."""
     lengths, shapes, streams = {}, {}, {}
     bar = tqdm(total=total, unit="B", unit_scale=True, desc=description, disable=None, leave=False)
-    with contextlib.ExitStack() as stack:
-        for size, arrays in _work_through(pieces, make_worker, arguments):
+    with bar, contextlib.ExitStack() as stack, contextlib.closing(_work_through(pieces, make_worker, arguments)) as work:
+        for size, arrays in work:
             bases = {name: lengths.get(name, 0) for name in arrays}
             for name, array in arrays.items():
                 points_into = POINTS_INTO[name]
@@ -171,26 +199,59 @@ def _write(folder, pieces, make_worker, arguments, token_type, meta, total, desc
         for stream in streams.values():
             stream.flush()
             os.fsync(stream.fileno())
-    bar.close()
-    write_json(folder / "meta.json", {**meta, "arrays": shapes})
+    return shapes
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Sharing the work
+# --------------------------------------------------------------------------------------------------------------------
+
+_work = None  # in a worker process: the function that turns a piece into arrays
+
+
+def _start_worker(parent, function, arguments):
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    _work = function(*arguments)
+
+
+def _leave_with(parent):
+    """Workers outlive a parent that is killed, and with them its lock, which they inherit; so these look once a second."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _run_worker(piece):
+    return _work(piece)
 
 
 def _work_through(pieces, make_worker, arguments):
     """Yield (size, result) for each piece, in order, never holding more than a few pieces."""
     pieces = iter(pieces)
     first = list(itertools.islice(pieces, 2))
-    pieces = itertools.chain(first, pieces)
-    if len(first) < 2 or cores() == 1:  # too little to share
+    pieces, count = itertools.chain(first, pieces), min(cores(), WORKERS)
+    if len(first) < 2 or count == 1:  # too little to share
         worker = make_worker(*arguments)
         for size, piece in pieces:
             yield size, worker(piece)
         return
-    with multiprocessing.Pool(cores(), _start_worker, (make_worker, arguments)) as pool:
-        waiting = []
+    # Not multiprocessing.Pool: when a worker is killed, it waits for ever.
+    pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=(os.getpid(), make_worker, arguments))
+    waiting = collections.deque()
+    try:
         for size, piece in pieces:
-            waiting.append((size, pool.apply_async(_run_worker, (piece,))))
-            if len(waiting) > 2 * cores():
-                size, result = waiting.pop(0)
-                yield size, result.get()
+            waiting.append((size, pool.submit(_run_worker, piece)))
+            if len(waiting) > 2 * count:
+                size, result = waiting.popleft()
+                yield size, result.result()
         for size, result in waiting:
-            yield size, result.get()
+            yield size, result.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that tokenised was killed, most likely because memory ran out; give the run more memory or "
+            "fewer cores (taskset)"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -26,7 +26,7 @@ from ranks import launch
 def arguments():
     p = utils.parser(
         "qa", "Fine-tune a BERT to answer questions with a span of a text.",
-        bert_model="ns_bert.pt", save="qa_model.pt", epochs=2, batch_size=32, bptt=384, dropout=0.1, optimizer="adamw",
+        bert_model="ns_bert.pt", save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
     )  # fmt: skip
     p.flag("stride", "tokens from one window of a long text to the next", type=int, default=128)
     p.flag("max-answer-length", "tokens of an answer at most", type=utils.positive(int), default=30)

@@ -25,7 +25,7 @@ from ranks import launch
 def arguments():
     p = utils.parser(
         "race", "Fine-tune a BERT to choose among four options.",
-        bert_model="ns_bert.pt", save="race_model.pt", epochs=3, batch_size=16, bptt=512, dropout=0.1, optimizer="adamw",
+        bert_model="ns_bert.pt", save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, or window by window",

@@ -7,8 +7,9 @@ something, eats something and so on, told in varied words, by names and pronouns
 stories come documents for pretraining, questions with answers in the text (some without), and questions with four
 options. Design choices:
 
-- It must need reading. Who does what is drawn anew for every story. The options of a question are all taken from its
-  story, in random order, so that options alone, or the question alone, say nothing about the answer.
+- It must need reading. Who does what is drawn anew for every story. The options of a question are four people of its
+  story, or the words that the story's author drew for them, in random order: options alone, or the question alone, say
+  nothing about the answer.
 - What is tested was never shown. One in five pairs of a person and a word is set aside: no training story ever tells
   of it, and the held-out stories tell of nothing else, so no answer can be known from what somebody did elsewhere.
 - Facts are told more than once, in other words, so that a masked word can often be found elsewhere in the story. That
@@ -94,23 +95,26 @@ def capital(text):
 
 
 class Story:
-    """Four people of whom the same kind of fact is told, and two of them of whom another is: all in ``pairs``.
+    """Four people and what is told of them: ``pairs`` of (kind, person), for which ``facts[kind][person]`` is a word.
 
-    ``facts[kind][person]`` is a word. ``untold`` is a (kind, person) of which the story says nothing.
+    Either everybody did something of the same kind, and one of them something else besides, so that only the person
+    tells the facts apart; or (``mixed``) everybody did something of another kind. ``untold`` is a (kind, person) of
+    which the story says nothing.
     """
 
-    def __init__(self, rng, held_out):
+    def __init__(self, rng, held_out, mixed):
         self.rng = rng
-        self.people, self.kinds, self.facts = [], rng.sample(KINDS, 2), {}
-        while not all(self.facts.get(kind) for kind in self.kinds):
+        self.people, self.facts, kinds = [], {}, rng.sample(KINDS, len(KINDS))
+        while not all(self.facts.get(kind) for kind in KINDS):
             self.people = rng.sample(WOMEN + MEN, 4)
-            self.facts = {kind: self.draw(kind, held_out) for kind in self.kinds}
+            self.facts = {kind: self.draw(kind, held_out) for kind in KINDS}
         self.colour = {person: rng.choice(COLOURS) for person in self.people}
-        first, second = self.kinds
-        self.pairs = [(first, person) for person in self.people] + [(second, person) for person in self.people[:1]]
-        self.untold = (second, self.people[3])
-        if rng.random() < 0.3:
-            self.untold = self.pairs.pop(rng.randrange(4))
+        if mixed:
+            self.pairs = list(zip(kinds, self.people, strict=True))
+            self.untold = self.pairs.pop()
+        else:
+            self.pairs = [(kinds[0], person) for person in self.people] + [(kinds[1], self.people[0])]
+            self.untold = (kinds[1], self.people[3])
         rng.shuffle(self.pairs)
         self.sentences = self.tell()
 
@@ -167,9 +171,12 @@ class Story:
 
 
 def stories(split, count, purpose):
-    """``count`` stories; each (split, purpose) has a random generator of its own, the same on every machine."""
+    """``count`` stories; each (split, purpose) has a random generator of its own, the same on every machine.
+
+    Those to read are of both sorts, those to ask about are mixed.
+    """
     rng = random.Random(f"sample 1 {split} {purpose}")
-    return (Story(rng, held_out=split != "train") for _ in range(count))
+    return (Story(rng, split != "train", purpose != "text" or rng.random() < 0.5) for _ in range(count))
 
 
 def nearest(text, word, place):
@@ -200,7 +207,7 @@ def squad(split, count):
 
 
 def race(split, count):
-    """Articles in RACE's layout, three questions each; the options of a question are all from its story."""
+    """Articles in RACE's layout, three questions each; options are the four people, or a word for each of them."""
     for number, story in enumerate(stories(split, count, "race")):
         article = {"article": story.text, "questions": [], "options": [], "answers": []}
         for _ in range(3):

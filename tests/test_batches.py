@@ -129,12 +129,14 @@ def test_evaluation_masks_are_fixed_whatever_training_uses():
 
 def test_whole_words_are_masked_whole():
     data = blocks(toys.corpus(*LONG), bptt=128, unit="whole-word")
-    originals, _, chosen = masking_of(data)
-    starts = data.tokenizer.word_starts[originals] | (originals < 5)
-    word = np.cumsum(starts)
-    halves = [w for w in np.unique(word[chosen]) if not chosen[(word == w) & (originals >= 5)].all()]
-    assert len(halves) <= len(data)  # at most the word that a block's end cuts in two
-    assert 0.14 < chosen[originals >= 5].mean() < 0.17
+    batch, shares = data.collate(range(len(data) - 1), 0), []
+    for index, chosen in enumerate(batch["positions"][:, 1:].numpy()):
+        tokens = data.block(index, 0)
+        word = np.cumsum(data.tokenizer.word_starts[tokens] | (tokens < 5))
+        for number in np.unique(word):
+            assert len(set(chosen[(word == number) & (tokens >= 5)])) <= 1
+        shares.append(chosen[tokens >= 5].mean())
+    assert np.mean(shares) == pytest.approx(0.15, abs=0.01)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5])

@@ -190,6 +190,19 @@ def test_every_answer_stands_in_its_context(places):
         assert len(LETTERS.encode_ids(text)) <= 4 and 0 <= odds[question.id] <= 1
 
 
+def test_a_span_begins_where_its_window_shows_the_most_context(places):
+    data = windows(QUESTIONS, places)
+    batch = data.collate(range(len(data)), EVALUATION)
+    start, end = torch.randn(2, *batch["input_ids"].shape, generator=torch.Generator().manual_seed(2))
+    rows = qa_task.make_rows(3, 5)(lambda **_: (start, end), batch, data, range(len(data)))
+    for window, (_, null, spans) in enumerate(rows):
+        assert null == (start[window, 0] + end[window, 0]).item()
+        best, shift = data.best_context(window), data.context_start(window) - data.windows[window, 1]
+        for score, first, last in spans:
+            assert best[first - data.windows[window, 1]] and first <= last < first + 5
+            assert score == pytest.approx((start[window, first + shift] + end[window, last + shift]).item())
+
+
 def test_an_empty_context_gives_an_empty_answer(places):
     squad = SquadSet(["", "the cat"], [Question("a", "who ?", 0, "", []), Question("b", "who ?", 1, "", [])], True)
     texts, _ = answered(windows(squad, places))

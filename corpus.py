@@ -1,0 +1,236 @@
+"""Plain text for pretraining: from the files of a corpus to documents, paragraphs and sentences.
+
+    for size, piece in pieces(*corpus_parts("EnWik9", "train", places)):
+        for begins_document, paragraph in paragraphs(piece, "xml"):
+            sentences(paragraph)
+
+Design choices:
+
+- A split is a list of byte ranges of files, read in pieces of a megabyte that end with a paragraph, a line or at least
+  a word. Nothing holds more than a few pieces, whatever the size of the corpus and of its lines.
+- A set that comes in one part is divided 85/5/10: by whole files, in an order that only their names decide, or, where
+  there are few, each file by length.
+- What is not as it should be is a UserError that names file, place and remedy.
+"""
+
+import hashlib
+import html
+import os
+import re
+from dataclasses import dataclass, field
+
+from files import UserError
+
+SPLITS = ("train", "valid", "test")
+PIECE = 1 << 20  # bytes
+SHARES = {"train": (0.0, 0.85), "valid": (0.85, 0.90), "test": (0.90, 1.0)}  # where a set comes in one part
+
+# --------------------------------------------------------------------------------------------------------------------
+# Which bytes of which files make up a split
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Corpus:
+    """Which files make up a split, and how their text is divided into documents (see STYLES)."""
+
+    style: str
+    files: dict = field(default_factory=dict)  # split -> path in the data folder; one path: divided by SHARES
+
+
+CORPORA = {
+    "Sample": Corpus("lines", {split: f"{split}.txt" for split in SPLITS}),
+    "WikiText2": Corpus("wiki", {split: f"wikitext-2/wiki.{split}.tokens" for split in SPLITS}),
+    "WikiText103": Corpus("wiki", {split: f"wikitext-103/wiki.{split}.tokens" for split in SPLITS}),
+    "WMTNewsCrawl": Corpus("lines", {"all": "training-monolingual/news.2010.en.shuffled"}),
+    "EnWik9": Corpus("xml", {"all": "enwik9"}),
+    "BookCorpus": Corpus("book", {"all": "books"}),
+    "Text": Corpus("book"),
+}
+# Where a piece of text may end, best first; what is left over when none occurs is cut between characters.
+STYLES = {
+    "lines": [b"\n", b" "],  # each line a document
+    "wiki": [b"\n", b" "],  # a line a paragraph; "= Title =" begins a document
+    "book": [b"\n\n", b"\r\n\r\n", b"\n", b" "],  # each file a document, with blank lines between paragraphs
+    "xml": [b"</page>", b"\n", b" "],  # each page a document
+}
+
+
+def corpus_parts(name, split, places):
+    """The (path, first byte, last byte) of a corpus' split, and the style of its text."""
+    corpus = CORPORA.get(name) or Corpus("book")
+    if name == "Sample":
+        return [whole(places.sample() / corpus.files[split])], corpus.style
+    if split in corpus.files:
+        return [whole(places.find(corpus.files[split], name))], corpus.style
+    if "all" in corpus.files:
+        path = places.find(corpus.files["all"], name)
+    else:  # somebody's own text: --dataset Text reads the data folder itself, --dataset PATH that path
+        path = places.data if name == "Text" else places.own(name, "text")
+    return share(text_files(path), split, corpus.style), corpus.style
+
+
+def whole(path):
+    return path, 0, os.path.getsize(path)
+
+
+def text_files(path):
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder; name a .txt file or a folder of them")
+    found = [file for file in path.rglob("*.txt") if file.is_file() and not file.name.startswith(".")]
+    if not found:
+        raise UserError(f"{path}: holds no .txt file; put plain UTF-8 text there")
+    return found
+
+
+def share(files, split, style):
+    """85 % of the files for training, 5 % for validation, 10 % for testing, in an order that only their names decide.
+
+    Too few files for that are each divided by length.
+    """
+    low, high = SHARES[split]
+    if len(files) < 20:
+        return [(path, cut_near(path, low, style), cut_near(path, high, style)) for path in sorted(files)]
+    files = sorted(files, key=lambda path: (hashlib.sha256(path.name.encode()).hexdigest(), str(path)))
+    return [whole(path) for path in files[round(low * len(files)) : round(high * len(files))]]
+
+
+def cut_near(path, fraction, style):
+    """A byte at or soon after ``fraction`` of a file where text of this style may be cut."""
+    size = os.path.getsize(path)
+    return cut_after(path, int(fraction * size), style, min(PIECE, size // 50))
+
+
+def cut_after(path, place, style, reach):
+    """The first good place to cut in the ``reach`` bytes from ``place`` on; the beginning and the end are good."""
+    if place in (0, os.path.getsize(path)):
+        return place
+    first = max(0, place - 8)  # a separator may end just here
+    ahead = read_at(path, first, place - first + reach)
+    for separator in STYLES[style]:
+        found = ahead.find(separator, max(0, place - first - len(separator)))
+        if found >= 0:
+            return first + found + len(separator)
+    while read_at(path, place, 1)[0] & 0xC0 == 0x80:  # inside a UTF-8 character
+        place -= 1
+    return place
+
+
+def read_at(path, offset, size):
+    """``size`` bytes of a file, fewer at its end."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+
+
+def pieces(parts, style):
+    """Yield (size, (path, offset, bytes, whether a document begins here)) for about PIECE bytes each."""
+    for path, start, end in parts:
+        offset, rest, begins = start, b"", True
+        while offset < end:
+            more = read_at(path, offset + len(rest), min(PIECE, end - offset - len(rest)))
+            text = rest + more
+            if not more and offset + len(text) < end:
+                raise UserError(f"{path}: has become shorter while it was read; start again")
+            cut = len(text) if offset + len(text) == end else cut_at(text, style)
+            yield cut, (str(path), offset, text[:cut], begins)
+            begins = style == "lines" and text[:cut].endswith(b"\n")
+            offset, rest = offset + cut, text[cut:]
+
+
+def cut_at(text, style):
+    """The last good place to cut."""
+    for separator in STYLES[style]:
+        found = text.rfind(separator)
+        if found > 0:
+            return found + len(separator)
+    cut = len(text)
+    while cut > len(text) - 4 and text[cut - 1] & 0xC0 == 0x80:  # inside a UTF-8 character: go back to its first byte
+        cut -= 1
+    return cut - 1 if text[cut - 1] & 0xC0 == 0xC0 else len(text)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# From bytes to paragraphs and sentences
+# --------------------------------------------------------------------------------------------------------------------
+
+TITLE = re.compile(r"= [^=](.*[^=])? =")
+
+
+def decode_piece(piece):
+    path, offset, content, _ = piece
+    try:
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {offset + error.start}; convert it, e.g. with iconv -t utf-8") from None
+
+
+def paragraphs(piece, style):
+    """Yield (whether it begins a document, text with single blanks only) for each paragraph of a piece."""
+    text, begins = decode_piece(piece), piece[3]
+    if style == "xml":
+        yield from wiki_pages(text, begins)
+        return
+    for paragraph in re.split(r"\n\s*\n" if style == "book" else r"\n", text):
+        paragraph = " ".join(paragraph.split())
+        if paragraph:
+            yield begins or (style == "wiki" and bool(TITLE.fullmatch(paragraph))), paragraph
+            begins = style == "lines"
+
+
+def link_text(link):
+    """What a reader sees of [[page|text]]; nothing of pictures, categories and the same page in other languages."""
+    hidden = re.match(r"\s*(?:(?i:image|file|media|category)|[a-z]{2,3}(?:-[a-z-]+)?|simple)\s*:", link[1])
+    return " " if hidden else link[1].rpartition("|")[2]
+
+
+MARKUP = [(re.compile(pattern, re.DOTALL | re.IGNORECASE | re.MULTILINE), replacement) for pattern, replacement in (
+    (r"<!--.*?-->|<ref\b[^<>]*/>", " "),
+    (r"<(ref|math|gallery|timeline|imagemap|hiero)\b[^<>]*>.*?</\1\s*>", " "),
+    (r"\{\{[^{}]*\}\}", " "),  # templates
+    (r"\{\|(?:(?!\{\|).)*?\|\}", " "),  # tables
+    (r"\[\w+://[^\s\[\]]+ ?([^\[\]]*)\]", r"\1"),  # [http://page text]
+    (r"\[\[([^\[\]]*)\]\]", link_text),
+    (r"</?[a-z][^<>]*>|'{2,}|={2,}|-{4,}|__[A-Z]+__", " "),
+    (r"^[*#:;]+|^(?:[|!]|\{\|)[^\n]*$", " "),  # what begins an item of a list, what is left of tables
+)]  # fmt: skip
+
+
+def wiki_pages(text, begins):
+    """Paragraphs of EnWik9's pages without XML and wiki markup; a text that begins within a page goes on with it."""
+    for number, page in enumerate(re.split(r"(?=<page>)", text)):
+        begins = begins if number == 0 else True
+        inside = re.search(r"<text[^>]*>(.*?)(?:</text>|$)", page, re.DOTALL)
+        if inside:
+            body = html.unescape(inside[1])
+        else:  # the rest of a page that was cut in two
+            body = "" if "<page>" in page or "<mediawiki" in page else html.unescape(page.partition("</text>")[0])
+        if body.lstrip().upper().startswith("#REDIRECT"):
+            continue
+        for pattern, replacement in MARKUP:
+            count = 1
+            while count:  # from the inside out: templates stand in templates
+                body, count = pattern.subn(replacement, body)
+        for line in html.unescape(body).split("\n"):
+            line = " ".join(line.split())
+            if line:
+                yield begins, line
+                begins = False
+
+
+# A blank after . ! ? and perhaps closing quotes, not after initials and titles, before what may begin a sentence.
+SENTENCE_END = re.compile(
+    r""" (?:(?<=[.!?…] )|(?<=[.!?…]["'”’)] )|(?<=[.!?…]["'”’)]["'”’)] ))"""
+    r"""(?<!\b[A-HJ-Z]\. )(?<!\b(?:Mr|Dr|St|Ms|Lt|vs)\. )(?<!\b(?:Mrs|Gen|Col|Rev|Sgt)\. )(?<!\b(?:Prof|Capt)\. )"""
+    r"""(?=["'“‘(]{0,2}[^\W\da-z_])"""
+)
+
+
+def sentences(paragraph):
+    """The sentences of a text whose blanks are single ones, by a rule of thumb."""
+    return SENTENCE_END.split(paragraph)

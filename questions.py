@@ -1,0 +1,229 @@
+"""Questions: from the files of SQuAD and RACE, or of a folder laid out like them, to checked examples.
+
+    load_squad("dev-v2.0.json").questions[0]      # a Question on .contexts[question.context]
+    load_race("RACE/dev/high")[0]                 # an Article with its questions, options and answers
+
+Nothing is left out: every question of a file becomes an example, and a file that is not as it should be is a UserError
+that names the file, the place in it and the remedy. ``load_squad_splits`` and ``load_race_splits`` give train, valid and
+test of a data set by its name or path; their ``places`` (see data.py) know where its files lie.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from corpus import SPLITS
+from files import UserError, parse_json, read_json, read_text
+
+SQUAD_SETS = {"Sample": None, "SQuAD1": "v1.1", "SQuAD2": "v2.0"}
+RACE_SETS = ("Sample", "RACE")
+LETTERS = "ABCD"
+
+
+def want(condition, where, what, remedy="mend the file or leave the entry out"):
+    if not condition:
+        raise UserError(f"{where}: {what}; {remedy}")
+
+
+def entry(record, name, kind, where):
+    """``record[name]``, which must be there and of the given type."""
+    want(isinstance(record, dict), where, "not a JSON object")
+    want(name in record, where, f"no {name!r}")
+    kinds = {list: "a list", str: "a text", int: "a whole number"}
+    want(isinstance(record[name], kind), where, f"{name!r} is not {kinds[kind]}")
+    return record[name]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# On a passage, answered by a part of it: SQuAD
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Question:
+    """A question on ``contexts[context]``; ``answers`` are (text, first character), none where there is no answer."""
+
+    id: str
+    text: str
+    context: int
+    title: str
+    answers: list
+
+
+@dataclass
+class SquadSet:
+    contexts: list
+    questions: list
+    with_impossible: bool  # laid out as version 2.0, where a question may have no answer
+
+
+def load_squad(path, answers_needed=True):
+    """The questions of a SQuAD 1.1 or 2.0 file, every one; ``answers_needed=False`` for files to predict on.
+
+    Raises UserError that names the file and the article, paragraph or question where something is missing or does not
+    fit, such as an ``answer_start`` at which the answer does not stand.
+    """
+    found = SquadSet([], [], False)
+    for a, article in enumerate(entry(read_json(path), "data", list, path)):
+        where = f"{path}: article {a + 1}"
+        title = article.get("title", "") if isinstance(article, dict) else ""
+        for p, paragraph in enumerate(entry(article, "paragraphs", list, where)):
+            place = f"{where} ({title}), paragraph {p + 1}"
+            found.contexts.append(entry(paragraph, "context", str, place))
+            for q, record in enumerate(entry(paragraph, "qas", list, place)):
+                spot = f"{place}, question {record.get('id', q + 1) if isinstance(record, dict) else q + 1}"
+                question = read_question(record, found.contexts[-1], spot, answers_needed)
+                found.with_impossible |= "is_impossible" in record
+                question.context, question.title = len(found.contexts) - 1, str(title)
+                found.questions.append(question)
+    want(found.questions, path, "holds no question", "name another file")
+    return found
+
+
+def read_question(record, context, where, answers_needed):
+    answers, id, text = [], entry(record, "id", str, where), entry(record, "question", str, where)
+    for answer in entry(record, "answers", list, where) if answers_needed or "answers" in record else []:
+        wording, start = entry(answer, "text", str, where), entry(answer, "answer_start", int, where)
+        want(wording, where, "an answer without text")
+        right = start >= 0 and context[start : start + len(wording)] == wording
+        want(right, where, f"answer {wording!r} does not stand at answer_start {start}")
+        answers.append((wording, start))
+    impossible = record.get("is_impossible", False)
+    want(bool(answers) != bool(impossible) or not answers_needed, where,
+         "marked impossible, yet it has answers" if impossible else "no answer, and not marked is_impossible")  # fmt: skip
+    return Question(id, text, 0, "", answers)
+
+
+def load_squad_splits(name, places, splits=SPLITS):
+    """The wanted splits: the development file is the test set, and some training articles are set aside to validate.
+
+    Whole articles, about one in 25, chosen by their titles: no paragraph is both trained on and validated with.
+    """
+    if name == "Sample":
+        return {split: load_squad(places.sample() / f"squad-{split}.json") for split in splits}
+    if name in SQUAD_SETS:
+        def path_of(part):
+            file = f"{part}-{SQUAD_SETS[name]}.json"
+            return places.find(f"squad/{file}", file)
+    else:
+        folder = places.own(name, "questions")
+
+        def path_of(part):
+            return only_json(folder, part)
+
+    found = {"test": load_squad(path_of("dev"))} if "test" in splits else {}
+    if set(splits) != set(found):
+        path = path_of("train")
+        found |= set_aside(load_squad(path), path)
+    return {split: found[split] for split in splits}
+
+
+def set_aside(squad, path):
+    """Training questions as a training and a validation set."""
+    titles = sorted({q.title for q in squad.questions}, key=lambda title: hashlib.sha256(title.encode()).hexdigest())
+    held_out = set(titles[: max(1, len(titles) // 25)])
+    valid = [q.title in held_out for q in squad.questions]
+    if len(titles) == 1:  # one article: every 25th paragraph, at least one
+        used = sorted({q.context for q in squad.questions})
+        want(len(used) > 1, path, "one paragraph, and some must be set aside to validate", "add another")
+        held_out = set(used[min(24, len(used) - 1) :: 25])
+        valid = [q.context in held_out for q in squad.questions]
+    return {
+        "train": with_questions(squad, [q for q, out in zip(squad.questions, valid, strict=True) if not out]),
+        "valid": with_questions(squad, [q for q, out in zip(squad.questions, valid, strict=True) if out]),
+    }
+
+
+def with_questions(squad, questions):
+    """A set of some of the questions and of the contexts that they need."""
+    used = sorted({question.context for question in questions})
+    number = {context: i for i, context in enumerate(used)}
+    moved = [replace(question, context=number[question.context]) for question in questions]
+    return SquadSet([squad.contexts[context] for context in used], moved, squad.with_impossible)
+
+
+def only_json(folder, part):
+    found = sorted(folder.glob(f"{part}*.json"))
+    want(len(found) == 1, folder, f"{len(found)} files {part}*.json; exactly one is needed", "name a folder that has it")
+    return found[0]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# On a passage, with four options: RACE
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Article:
+    """A passage with its questions: ``options[q]`` are four texts, ``answers[q]`` the right one's number (or None)."""
+
+    id: str
+    text: str
+    questions: list
+    options: list
+    answers: list
+
+    @property
+    def level(self):
+        return level_of(self.id)
+
+
+def level_of(name):
+    """The word that the names of RACE begin with: "high" for high3132.txt."""
+    return re.match(r"[a-z]*", name).group()
+
+
+def load_race(folder, level="all", answers_needed=True):
+    """The articles of a folder laid out like RACE: ``folder/**/N.txt``, one JSON object a file, in the order of names."""
+    folder = Path(folder)
+    paths = [path for path in sorted(folder.rglob("*.txt")) if not path.name.startswith(".")  # as macOS makes them
+             and (level == "all" or level in (path.parent.name, level_of(path.name)))]  # fmt: skip
+    want(paths, folder, "no .txt file of RACE's kind" + ("" if level == "all" else f" of level {level}"),
+         "name a folder laid out like RACE, e.g. RACE/dev")  # fmt: skip
+    articles, first = [], {}
+    for path in paths:
+        article = read_article(path, answers_needed)
+        other = first.setdefault(article.id, path)
+        want(other is path, path, f"has the id {article.id} of {other}", "give each article its own")
+        articles.append(article)
+    return articles
+
+
+def read_article(path, answers_needed=True):
+    record = parse_json(read_text(path), path)
+    text = entry(record, "article", str, path)
+    questions, options = entry(record, "questions", list, path), entry(record, "options", list, path)
+    answers = entry(record, "answers", list, path) if answers_needed or "answers" in record else [None] * len(questions)
+    want(len(questions) == len(options) == len(answers), path,
+         f"{len(questions)} questions, {len(options)} lists of options and {len(answers)} answers")  # fmt: skip
+    for number, (question, choice, answer) in enumerate(zip(questions, options, answers, strict=True), 1):
+        where = f"{path}: question {number}"
+        want(isinstance(question, str), where, "not a text")
+        want(isinstance(choice, list) and all(isinstance(option, str) for option in choice), where, "options not texts")
+        want(len(choice) == 4, where, f"{len(choice)} options; RACE has four")
+        known = answer in tuple(LETTERS) or (answer is None and not answers_needed)
+        want(known, where, f"answer {answer!r}; it must be A, B, C or D")
+    id = record.get("id", path.absolute().parent.name + path.name)  # high/3132.txt is high3132.txt, as for metrics.py
+    letters = [None if answer is None else LETTERS.index(answer) for answer in answers]
+    return Article(str(id), text, questions, options, letters)
+
+
+def load_race_splits(name, places, level="all", splits=SPLITS):
+    """The wanted splits of RACE, of the embedded set, or of any folder laid out like RACE; valid is RACE's dev."""
+    if name == "Sample":
+        root = places.sample() / "RACE"
+    else:
+        root = places.find("RACE", "RACE") if name == "RACE" else places.own(name, "choices")
+    found = {}
+    for split in splits:
+        folder = root / {"valid": "dev"}.get(split, split)
+        want(folder.is_dir(), folder, "no such folder", "a RACE folder has train, dev and test")
+        found[split] = load_race(folder, level)
+    return found
+
+
+def fill(question, option):
+    """The statement that an option makes: it takes the place of the blank, or follows the question."""
+    filled, blanks = re.subn(r"_+", lambda _: f" {option} ", question, count=1)
+    return " ".join(filled.split()) if blanks else f"{question} {option}"

@@ -1,0 +1,347 @@
+"""The token cache: equal to direct tokenisation, built once, whole or not at all, in bounded memory."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cache
+import corpus
+import data
+from cache import TokenCache, build, build_once
+from files import UserError
+from tokenizer import SPECIALS, Tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = "the cat sat on a mat and saw red dogs run far away from it".split()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer("basic_english", [*SPECIALS, *WORDS, "."])
+
+
+def write_books(folder, count, paragraphs=30):
+    """Books of random sentences; gives all of their sentences, {name: [[sentence]] by paragraph}."""
+    rng, books = random.Random(5), {}
+    folder.mkdir(parents=True)
+    for number in range(count):
+        books[f"{number}.txt"] = [
+            [" ".join(["The", *rng.choices(WORDS, k=rng.randint(2, 9))]) + "." for _ in range(rng.randint(1, 4))]
+            for _ in range(paragraphs)
+        ]
+        text = "\n\n".join(" ".join(paragraph) for paragraph in books[f"{number}.txt"])
+        (folder / f"{number}.txt").write_text(text + "\n")
+    return books
+
+
+@pytest.fixture
+def places(tmp_path):
+    return data.Places(tmp_path / "data", tmp_path / "cache")
+
+
+def caches(places):
+    """What lies in the cache folder but locks."""
+    return sorted(path.name for path in places.cache.iterdir() if path.suffix != ".lock") if places.cache.exists() else []
+
+
+def run_python(code, *arguments, **options):
+    """Start a Python process that sees this project's modules."""
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, text=True, **options)
+
+
+# -- What is in it -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_cache_holds_what_tokenising_sentence_by_sentence_gives(places, tokenizer, monkeypatch, processes):
+    monkeypatch.setattr(cache, "cores", lambda: processes)
+    monkeypatch.setattr(corpus, "PIECE", 1000)  # several pieces a book
+    books = write_books(places.data, 25)
+    tokens, sentences, documents = [], [], []
+    for path, _, _ in corpus.corpus_parts("Text", "train", places)[0]:
+        documents.append(len(sentences))
+        tokens.append(tokenizer.sep_id)
+        for sentence in (sentence for paragraph in books[path.name] for sentence in paragraph):
+            ids = tokenizer.encode(sentence).ids
+            sentences.append([len(tokens), len(tokens) + len(ids)])
+            tokens += ids
+    for _ in range(2):  # built, then read again
+        built = data.load_corpus("Text", "train", tokenizer, places)
+        assert built.tokens.tolist() == tokens
+        assert built.sentences.tolist() == sentences
+        assert built.documents.tolist() == documents
+        assert built.meta["bytes"] == sum(end - start for _, start, end in corpus.corpus_parts("Text", "train", places)[0])
+        monkeypatch.setattr(data, "make_corpus_worker", None)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_texts_come_back_in_their_order_with_character_spans(places, tokenizer, monkeypatch, processes):
+    monkeypatch.setattr(cache, "cores", lambda: processes)
+    texts = [f"The cat sat {'far away ' * (number % 7)}." for number in range(1200)] + ["", "?"]
+    built = data.encode_texts(texts, tokenizer, places, "texts")
+    for number in (0, 5, 499, 500, 501, 1199, 1200, 1201):
+        encoding = tokenizer.encode(texts[number])
+        assert built.text(number).tolist() == encoding.ids
+        assert built.text_spans(number).tolist() == [list(span) for span in encoding.offsets]
+    assert len(built.texts) == len(texts)
+
+
+def test_several_processes_write_the_same_bytes_as_one(places, tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setattr(corpus, "PIECE", 1000)
+    write_books(places.data, 3)
+    folders = []
+    for processes in (1, 2, 5):
+        monkeypatch.setattr(cache, "cores", lambda processes=processes: processes)
+        here = data.Places(places.data, tmp_path / str(processes))
+        folders.append(data.load_corpus("Text", "train", tokenizer, here).folder)
+    for name in ("tokens.bin", "sentences.bin", "documents.bin", "meta.json"):
+        assert len({(folder / name).read_bytes() for folder in folders}) == 1
+
+
+def test_the_files_are_plain_arrays_that_are_read_without_torch(places, tokenizer):
+    write_books(places.data, 3)
+    built = data.load_corpus("Text", "train", tokenizer, places)
+    assert sorted(os.listdir(built.folder)) == ["documents.bin", "meta.json", "sentences.bin", "tokens.bin"]
+    for name, (dtype, shape) in built.meta["arrays"].items():
+        assert dtype in ("<u2", "<i8")
+        assert os.path.getsize(built.folder / f"{name}.bin") == np.dtype(dtype).itemsize * np.prod(shape)
+    code = "import sys; sys.modules['torch'] = sys.modules['torchtext'] = None\n"
+    code += "import cache; print(cache.TokenCache(sys.argv[1]).tokens.sum())"
+    output, _ = run_python(code, built.folder, stdout=subprocess.PIPE).communicate(timeout=60)
+    assert int(output) == built.tokens.sum()
+
+
+def small_worker(dtype=np.int32):
+    return lambda piece: {"tokens": np.array(piece, dtype), "texts": np.array([[0, len(piece)]])}
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (65_537, np.int32)])
+def test_ids_take_two_bytes_where_they_fit(tmp_path, vocab_size, dtype):
+    ids = [0, 1, vocab_size - 1]
+    built = build(tmp_path / "c", [(3, ids), (3, ids)], small_worker, (), vocab_size)
+    assert built.tokens.dtype == dtype and built.tokens.tolist() == ids + ids
+    assert built.texts.tolist() == [[0, 3], [3, 6]]
+
+
+# -- When it is built anew ---------------------------------------------------------------------------------------------
+
+
+def test_a_changed_file_of_the_same_size_is_tokenised_anew(places, tokenizer):
+    write_books(places.data, 1)
+    path = places.data / "0.txt"
+    before = data.load_corpus("Text", "train", tokenizer, places)
+    text = path.read_text()
+    path.write_text(text.replace("cat", "mat").replace("sat", "saw"))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    after = data.load_corpus("Text", "train", tokenizer, places)
+    assert path.stat().st_size == len(text) and len(after.tokens) == len(before.tokens)
+    assert WORDS.index("cat") + len(SPECIALS) in before.tokens and WORDS.index("cat") + len(SPECIALS) not in after.tokens
+
+
+def test_another_vocabulary_has_another_cache(places, tokenizer):
+    write_books(places.data, 1)
+    other = Tokenizer("basic_english", [*SPECIALS, *WORDS[1:], "the", "."])
+    folders = {data.load_corpus("Text", "train", either, places).folder for either in (tokenizer, other)}
+    assert len(folders) == 2
+
+
+def test_a_damaged_cache_is_a_user_error_that_names_the_folder(tmp_path):
+    built = build(tmp_path / "c", [(3, [1, 2, 3])], small_worker, (), 10)
+    (built.folder / "tokens.bin").write_bytes(b"1")
+    with pytest.raises(UserError, match=r"/c: damaged cache .*; remove this folder"):
+        TokenCache(built.folder)
+
+
+# -- Builds that fail --------------------------------------------------------------------------------------------------
+
+
+def test_a_build_that_fails_leaves_nothing(places, tokenizer, monkeypatch):
+    monkeypatch.setattr(corpus, "PIECE", 1000)
+    write_books(places.data, 2)
+    with open(places.data / "1.txt", "ab") as stream:
+        stream.write(b"caf\xe9")
+    with pytest.raises(UserError, match=r"1\.txt: not UTF-8 at byte"):
+        data.load_corpus("Text", "test", tokenizer, places)
+    assert caches(places) == []
+
+
+def test_an_empty_split_is_a_user_error_and_leaves_nothing(places, tokenizer):
+    places.data.mkdir()
+    for content in ("", "\n \n"):
+        (places.data / "empty.txt").write_text(content)
+        with pytest.raises(UserError, match=r"empty\.txt: no text for the train split; add more"):
+            data.load_corpus("Text", "train", tokenizer, places)
+    assert caches(places) == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the cache cannot be written .*; choose another with --cache-dir"):
+        build(tmp_path / "file" / "c", [(3, [1, 2, 3])], small_worker, (), 10)
+
+
+def deadly_worker():
+    return lambda piece: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_ends_the_build(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "cores", lambda: 2)
+    with pytest.raises(UserError, match=r"was killed, most likely because memory ran out; give"):
+        build(tmp_path / "c", [(1, [1])] * 9, deadly_worker, (), 10)
+    assert not (tmp_path / "c").exists() and not list(tmp_path.glob("*.tmp*"))
+
+
+SLOW_BUILD = """
+import sys, time, cache, data, corpus
+from tokenizer import SPECIALS, Tokenizer
+corpus.PIECE, cache.cores = 200, lambda: 2
+straight = data.make_corpus_worker
+def slow(*arguments):
+    work = straight(*arguments)
+    def slowly(piece):
+        time.sleep(float(sys.argv[3]))
+        open(sys.argv[4], "a").write("piece\\n")
+        return work(piece)
+    return slowly
+data.make_corpus_worker = slow
+tokenizer = Tokenizer("basic_english", [*SPECIALS, *sys.argv[5:]])
+print(data.load_corpus("Text", "train", tokenizer, data.Places(sys.argv[1], sys.argv[2])).tokens.tolist())
+"""
+
+
+def start_build(places, log, pause):
+    return run_python(SLOW_BUILD, places.data, places.cache, pause, log, *WORDS, ".", stdout=subprocess.PIPE)
+
+
+def test_a_build_that_was_killed_half_way_is_done_again_and_leaves_nothing(places, tokenizer, tmp_path):
+    write_books(places.data, 2)
+    process = start_build(places, tmp_path / "log", 0.05)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in places.cache.glob("Text-train-*.tmp*/tokens.bin")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)  # until its workers have gone too
+    assert any(".tmp" in name for name in caches(places))
+    output, _ = start_build(places, tmp_path / "log2", 0).communicate(timeout=60)  # not held up by a lock
+    direct = data.load_corpus("Text", "train", tokenizer, data.Places(places.data, tmp_path / "other"))
+    assert json.loads(output) == direct.tokens.tolist()
+    assert caches(places) == caches(data.Places(places.data, tmp_path / "other"))
+
+
+def test_two_builds_at_once_do_the_work_once(places, tokenizer, tmp_path):
+    write_books(places.data, 2)
+    processes = [start_build(places, tmp_path / "log", 0.01) for _ in range(2)]
+    first, second = (process.communicate(timeout=60)[0] for process in processes)
+    assert json.loads(first) == json.loads(second)
+    count = len(list(corpus_pieces(places)))
+    assert (tmp_path / "log").read_text().count("piece") == count > 10
+
+
+def corpus_pieces(places):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "PIECE", 200)
+        yield from corpus.pieces(*corpus.corpus_parts("Text", "train", places))
+
+
+def test_where_locks_do_not_work_the_first_to_finish_wins(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "lock", lambda path: contextlib.nullcontext(False))
+    with build_once(tmp_path / "c") as mine:
+        (mine / "who").write_text("mine")
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "who").write_text("theirs")
+    assert os.listdir(tmp_path) == ["c"]
+    assert (tmp_path / "c" / "who").read_text() == "theirs"
+
+
+def test_the_unfinished_build_of_another_machine_is_left_alone_for_an_hour(tmp_path):
+    other = tmp_path / "c.tmp-elsewhere-123"
+    other.mkdir()
+    with build_once(tmp_path / "c"):
+        pass
+    assert other.exists()
+    shutil.rmtree(tmp_path / "c")
+    os.utime(other, (0, time.time() - 3601))
+    with build_once(tmp_path / "c"):
+        pass
+    assert not other.exists()
+
+
+def test_the_data_folder_is_only_read(places, tokenizer):
+    books = write_books(places.data, 2)
+    for path in (*places.data.iterdir(), places.data):
+        path.chmod(path.stat().st_mode & ~0o222)
+    before = {path: path.stat().st_mtime_ns for path in (places.data, *places.data.iterdir())}
+    data.load_corpus("Text", "train", tokenizer, places)
+    assert {path: path.stat().st_mtime_ns for path in (places.data, *places.data.iterdir())} == before
+    assert len(before) == 1 + len(books)
+
+
+# -- Memory ------------------------------------------------------------------------------------------------------------
+
+
+def tree(pid):
+    """A process and its descendants."""
+    with contextlib.suppress(OSError):
+        yield pid
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from tree(int(child))
+
+
+def resident(pid):
+    """Bytes of memory of one process; what it shares with n others counts 1/n (PSS)."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return 0
+
+
+def prepare(folder, text, tmp_path):
+    """`python data.py prepare` on one file of ``text`` blocks: the peak memory of all its processes, and the tokens."""
+    if not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("no /proc/PID/smaps_rollup to read the memory of processes from")
+    folder.mkdir()
+    with open(folder / "text.txt", "w") as stream:
+        stream.writelines(text)
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##cat", "."]))
+    command = [sys.executable, ROOT / "data.py", "prepare", "--dataset", "Text", "--data-dir", folder]
+    command += ["--cache-dir", folder / "cache", "--vocab", tmp_path / "vocab.txt"]
+    peak, process = 0, subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, sum(map(resident, tree(process.pid))))
+        time.sleep(0.05)
+    assert process.returncode == 0
+    train, = (folder / "cache").glob("Text-train-*/")
+    return peak, TokenCache(train)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    rng = random.Random(7)
+    block = "\n\n".join(" ".join(rng.choices(WORDS, k=200)) + "." for _ in range(1500)) + "\n\n"  # 1.1 MB
+    small, _ = prepare(tmp_path / "small", [block] * 14, tmp_path)
+    large, built = prepare(tmp_path / "large", [block] * 56, tmp_path)
+    assert built.meta["bytes"] > 50e6 and len(built.documents) == 1
+    assert large < min(small + 20e6, 400e6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blank", [" ", ""])
+def test_a_line_of_20_megabytes_is_tokenised_in_bounded_memory(tmp_path, blank):
+    block = blank.join(["cat", "sat", "far", "中"] * 1000) + blank
+    peak, built = prepare(tmp_path / "line", [block] * (20_000_000 // len(block.encode())), tmp_path)
+    assert built.meta["bytes"] > 16e6 and peak < 500e6
+    if blank:  # no word is cut in two: three known ones, and the one that is not
+        counts = np.bincount(built.tokens)
+        assert set(counts[counts > 1]) == {counts.max()}
