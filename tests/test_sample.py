@@ -48,8 +48,8 @@ def test_an_option_is_right_as_often_as_others_like_it():
         for options, letter in zip(article["options"], article["answers"], strict=True):
             offered.update(options)
             right[options["ABCD".index(letter)]] += 1
-    shares = [right[word] / offered[word] for word in offered if offered[word] > 100]
-    assert max(shares) < 0.4 and min(shares) > 0.1
+    for word, count in offered.items():
+        assert abs(right[word] - count / 4) < 5 * (count * 3 / 16) ** 0.5, word  # five standard deviations
 
 
 def test_it_reads_as_the_real_sets_do(tmp_path):
