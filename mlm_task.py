@@ -58,8 +58,6 @@ def summary(part, figures):
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     model, tokenizer = utils.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places))
-    if ranks.first and not args.evaluate:
-        save_vocab(tokenizer, args.save_vocab)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: MaskedBlocks(
@@ -68,6 +66,8 @@ def run(args, ranks):
         )
         for split in splits
     }  # fmt: skip
+    if ranks.first and not args.evaluate:
+        save_vocab(tokenizer, args.save_vocab)
     return utils.run(utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary), args, ranks)
 
 

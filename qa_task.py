@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 import utils
 from batches import QuestionWindows
+from corpus import SPLITS
 from data import Places, load_squad, load_squad_splits, load_tokenizer
 from files import UserError, run_main, write_json
 from metrics import squad_scores
@@ -162,11 +163,11 @@ def run(args, ranks):
     model, tokenizer = utils.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
     if args.predict:
         return predict(args, ranks, model, tokenizer, places)
-    splits = load_squad_splits(args.dataset, places)
+    splits = load_squad_splits(args.dataset, places, ("test",) if args.evaluate else SPLITS)
     examples = {
         split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{Path(args.dataset).name}-{split}",
                                args.show)
-        for split, squad in splits.items() if split == "test" or not args.evaluate
+        for split, squad in splits.items()
     }  # fmt: skip
     if not len(examples["test"]):
         raise UserError(f"{args.dataset}: no questions to score")

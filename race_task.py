@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 import utils
 from batches import OptionRows
+from corpus import SPLITS
 from data import Places, load_race, load_race_splits, load_tokenizer
 from files import run_main, write_json
 from metrics import race_scores
@@ -25,7 +26,7 @@ from ranks import launch
 def arguments():
     p = utils.parser(
         "race", "Fine-tune a BERT to choose among four options.",
-        bert_model="ns_bert.pt", save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
+        bert_model="ns_bert.pt", save="race_model.pt", epochs=2, batch_size=16, bptt=512, optimizer="adamw",
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, or window by window",
@@ -94,11 +95,11 @@ def run(args, ranks):
     model, tokenizer = utils.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
     if args.predict:
         return predict(args, ranks, model, tokenizer, places)
-    splits = load_race_splits(args.dataset, places, args.level)
+    splits = load_race_splits(args.dataset, places, args.level, ("test",) if args.evaluate else SPLITS)
     examples = {
         split: OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage,
                           f"{Path(args.dataset).name}-{split}", args.show)
-        for split, articles in splits.items() if split == "test" or not args.evaluate
+        for split, articles in splits.items()
     }  # fmt: skip
     task = utils.Task("race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy")
     return utils.run(task, args, ranks)
