@@ -460,12 +460,10 @@ def load_vocab(path, lowercase=True):
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     if data.startswith((b"PK\x03\x04", b"\x80")):  # torch.save, new and old
-        import torch
+        from checkpoint import read_torch  # not above: checkpoint.py imports this module
 
         try:
-            return Tokenizer.from_state(torch.load(path, map_location="cpu", weights_only=True))
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            return Tokenizer.from_state(read_torch(path, "give a vocabulary"))
         except Exception:  # whatever a broken or foreign file provokes; its pickled objects are never made
             raise UserError(f"{path}: not a vocabulary that --save-vocab wrote; give that, or a vocab.txt") from None
     if Path(path).suffix == ".model" or (data.startswith(b"\n") and b"\xe2\x96\x81" in data):

@@ -196,7 +196,7 @@ def test_a_wrong_checksum_names_both_and_removes_the_bytes(server, tmp_path):
 def test_a_failed_download_leaves_the_old_file(server, tmp_path):
     (tmp_path / "file").write_text("old")
     with pytest.raises(UserError):
-        download(server.url, tmp_path / "file", "0" * 64)
+        download(server.url, tmp_path / "file", "sha256:" + "0" * 64)
     assert (tmp_path / "file").read_text() == "old"
 
 
