@@ -86,19 +86,27 @@ def load_model(cls, path, dropout=None):
     content = read_model(path)
     if content["task"] != cls.__name__:
         raise UserError(f"{path}: holds a {content['task']}, not a {cls.__name__}; use --bert-model to take its body")
-    model, tokenizer = load_body(cls, path, dropout)
-    insert(model, content["head"], path)
+    model = cls(with_dropout(content["config"], dropout))
+    insert(model, whole(content), path)
     model.notes = content["notes"]
-    return model, tokenizer
+    return model, Tokenizer.from_state(content["tokenizer"])
+
+
+def whole(content):
+    """The weights of a model file under the names that the model has for them."""
+    return {**{f"bert.{name}": weight for name, weight in content["body"].items()}, **content["head"]}
+
+
+def with_dropout(config, dropout):
+    if dropout is None:
+        return config
+    return dataclasses.replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
 
 
 def load_body(cls, path, dropout=None):
     """A model of class ``cls`` with the body in ``path`` and a new head, and the file's tokenizer."""
     content = read_model(path, "run mlm_task.py or ns_task.py first, or name a file that they saved")
-    config = content["config"]
-    if dropout is not None:
-        config = dataclasses.replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    model = cls(config)
+    model = cls(with_dropout(content["config"], dropout))
     body = content["body"]
     if model.bert.pooler is None:
         body = {name: weight for name, weight in body.items() if not name.startswith("pooler.")}
@@ -109,18 +117,14 @@ def load_body(cls, path, dropout=None):
 
 
 def insert(module, weights, path):
-    """Put ``weights`` into ``module``: those of the module that ``weights`` can hold, all of ``weights``, same shapes."""
-    own = {name: tensor for name, tensor in module.state_dict().items() if module_owns(module, name, weights)}
+    """Put ``weights`` into ``module``: neither has any that the other lacks, and their shapes agree."""
+    own = module.state_dict()
     missing, left = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     wrong = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     for names, what in ((missing, "lacks"), (left, "has a left-over"), (wrong, "has the wrong shape for")):
         if names:
             raise UserError(f"{path}: {what} weight {names[0]} ({len(names)} in all); fetch or train the file again")
-    module.load_state_dict(weights, strict=False)
-
-
-def module_owns(module, name, weights):
-    return not (name.startswith("bert.") and not any(key.startswith("bert.") for key in weights))
+    module.load_state_dict(weights)
 
 
 def describe(path):

@@ -589,7 +589,7 @@ def run(task, args, ranks):
         return 130
     ranks.gather(None)  # until rank 0 has written the best model
     best = checkpoint.read_model(args.save)
-    task.model.load_state_dict({**{f"bert.{n}": w for n, w in best["body"].items()}, **best["head"]})
+    task.model.load_state_dict(checkpoint.whole(best))
     task.model.notes = best["notes"]
     return finish(task, args, ranks, trainer.state)
 
