@@ -153,7 +153,8 @@ class SentencePairs:
     Each example belongs to a stretch of ``bptt`` tokens of the corpus; a sentence that begins there, not first in its
     document, is where the first part ends and the true second part begins. Parts are whole sentences on either side; the
     longer part is cut until both fit. With ``frac_ns`` the second part is the true one, else ("nsp") it begins at any
-    sentence of another document, or ("sop", Lan et al. 2020) the two parts change places.
+    sentence of another document but its first, or ("sop", Lan et al. 2020) the two parts change places. (A true second
+    part is never a document's beginning; were a wrong one, it could be told by its look, without the first part.)
 
     A batch holds input_ids, token_type_ids, attention_mask (N, S) and labels (N,), 1 where the second follows.
     """
@@ -169,6 +170,9 @@ class SentencePairs:
             raise UserError(
                 "next sentences: no document has two sentences; use a corpus of running text, such as WikiText103"
             )
+        # If the first sentence of each document were left out: the number of the sentence after it, and of the last.
+        self.inner = np.asarray(corpus.documents) - np.arange(len(corpus.documents))
+        self.inner_count = len(corpus.sentences) - len(corpus.documents)
 
     def __len__(self):
         return max(1, len(self.corpus.tokens) // self.bptt)
@@ -212,14 +216,21 @@ class SentencePairs:
         return self.take(start, sentence)
 
     def elsewhere(self, boundary, rng):
-        """Any sentence of another document; in a corpus of one document, one that is not near."""
-        _, first, end = self.document_of(boundary)
-        count = len(self.corpus.sentences)
-        if end - first < count:
-            sentence = int(rng.integers(count - (end - first)))
-            return sentence if sentence < first else sentence + end - first
-        near = max(1, min(self.bptt, count // 3))
-        return (boundary + int(rng.integers(near, count - near + 1))) % count
+        """Any sentence of another document but its first.
+
+        Where no other document has two sentences: one of the same document that is not near, nor its first if it has
+        three.
+        """
+        number, first, end = self.document_of(boundary)
+        own = end - first - 1  # its sentences but the first
+        if own < self.inner_count:
+            inner = int(rng.integers(self.inner_count - own))
+            inner += own if inner >= self.inner[number] else 0
+            return inner + int(np.searchsorted(self.inner, inner, "right"))
+        if own == 1:
+            return first
+        near = max(1, min(self.bptt, own // 3))
+        return first + 1 + (boundary - first - 1 + int(rng.integers(near, own - near + 1))) % own
 
     def pair(self, index, epoch):
         rng = generator(self.seed, epoch, index)
@@ -278,12 +289,31 @@ class QuestionWindows:
                 if start + room >= total:
                     break
                 start += step
-        windows = np.array(windows)
-        self.windows, self.lengths = windows[:, :3], windows[:, 2] + windows[:, 3] + 3
-        self.asked = windows[:, 3]
+        self.use(np.array(windows, np.int64).reshape(-1, 4))
+
+    def use(self, windows):
+        """``windows`` (W, 4), in the order of their questions: the three columns above and the question's length."""
+        self.windows, self.asked = windows[:, :3], windows[:, 3]
+        self.lengths = windows[:, 2] + windows[:, 3] + 3
+        self.first_of = np.searchsorted(windows[:, 0], np.arange(len(self.squad.questions) + 1))
 
     def __len__(self):
         return len(self.windows)
+
+    def spread(self, limit):
+        """Keep ``limit`` windows at most: all those of whole questions, spread evenly. At least one question stays.
+
+        Validation on a part of the examples needs this: a question that is shown without the window of its answer
+        would look unanswerable.
+        """
+        counts = np.diff(self.first_of)
+        for wanted in range(min(len(counts), limit), 0, -1):
+            chosen = np.unique(np.linspace(0, len(counts) - 1, wanted).round().astype(int))
+            if counts[chosen].sum() <= limit or wanted == 1:
+                keep = np.isin(self.windows[:, 0], chosen)
+                self.use(np.column_stack([self.windows, self.asked])[keep])
+                return self
+        return self
 
     def question_tokens(self, window):
         question, asked = self.windows[window, 0], self.asked[window]
@@ -323,9 +353,12 @@ class QuestionWindows:
         google-research/bert's rule: a token's score in a window is min(left, right context) + 0.01 * window length.
         """
         question, first, count = self.windows[window]
+        rivals = range(self.first_of[question], self.first_of[question + 1])
+        if len(rivals) == 1:
+            return np.ones(count, bool)
         places = np.arange(first, first + count)
         best, winner = np.full(count, -np.inf), np.full(count, -1)
-        for rival in range(*np.searchsorted(self.windows[:, 0], [question, question + 1])):
+        for rival in rivals:
             _, start, length = self.windows[rival]
             inside = (places >= start) & (places < start + length)
             score = np.minimum(places - start, start + length - 1 - places) + 0.01 * length

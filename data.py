@@ -14,6 +14,7 @@ import difflib
 import hashlib
 import os
 import random
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from questions import (  # noqa: F401  all that a task needs of data is to be ha
     load_race_splits,
     load_squad,
     load_squad_splits,
+    squad_path,
 )
 from tokenizer import Tokenizer, load_vocab, save_vocab, train_tokenizer
 
@@ -315,7 +317,7 @@ def prepare(args, places):
                 counts.update(documents=len(tokens.documents), sentences=len(tokens.sentences))
                 counts.update(tokens=len(tokens.tokens), bytes=tokens.meta["bytes"])
     if "questions" in kinds:
-        splits = load_squad_splits(args.dataset, places)
+        splits = squad_at_hand(args.dataset, places)
         from batches import QuestionWindows  # not above: it takes torch, and the data may be bad
 
         for split, squad in splits.items():
@@ -332,6 +334,18 @@ def prepare(args, places):
                 rows = OptionRows(articles, tokenizer, places, 512, 0, "window", f"{name}-{split}")
                 counts.update(documents=len(articles), questions=len(rows))
                 counts.update(tokens=len(rows.texts.tokens), bytes=rows.texts.meta["bytes"])
+
+
+def squad_at_hand(name, places):
+    """All splits of a set of questions; without its training file, the test split and a warning."""
+    test = load_squad_splits(name, places, ("test",))
+    try:
+        if name != "Sample":
+            squad_path(name, "train", places)
+    except UserError as error:
+        print(f"warning: only the test split; {error}", file=sys.stderr)
+        return test
+    return {**load_squad_splits(name, places, ("train", "valid")), **test}
 
 
 @contextlib.contextmanager
@@ -351,7 +365,7 @@ def inspect(args, places):
     if "text" in kinds:
         inspect_text(args.dataset, places)
     if "questions" in kinds:
-        inspect_questions(args.dataset, load_squad_splits(args.dataset, places))
+        inspect_questions(args.dataset, squad_at_hand(args.dataset, places))
     if "choices" in kinds:
         inspect_choices(args.dataset, load_race_splits(args.dataset, places, args.level))
 

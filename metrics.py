@@ -202,7 +202,7 @@ def read_race_answers(folder):
     folder, gold = Path(folder), {}
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one laid out like RACE/test, extracted from RACE.tar.gz")
-    for path in sorted(folder.rglob("*.txt")):
+    for path in (path for path in sorted(folder.rglob("*.txt")) if not path.name.startswith(".")):  # as macOS makes them
         article = read_json(path)
         letters = article.get("answers") if isinstance(article, dict) else None
         if not _are_letters(letters) or "" in letters:

@@ -30,7 +30,7 @@ def arguments():
     p.flag("save-vocab", "where the vocabulary goes", default="bert_vocab.pt")
     p.flag("mask_frac", "share of the tokens to mask in training; scores always mask 0.15", type=float, default=0.3)
     p.flag("mask-unit", "what is masked at once", choices=["token", "whole-word"], default="token")
-    return p.parse_args()
+    return utils.with_default_model(p.parse_args())
 
 
 def loss(model, batch):

@@ -2,13 +2,24 @@
 
     python qa_task.py                                               # from ns_bert.pt, on the embedded data set
     python qa_task.py --bert-model ns_bert.pt --dataset SQuAD1 --epochs 2
-    python qa_task.py --bert-model qa_model.pt --predict dev-v1.1.json --output answers.json
+    python qa_task.py --predict dev-v2.0.json --output answers.json # by qa_model.pt, or --bert-model FILE
+    python qa_task.py --ask "Who wrote it?" --context book.txt      # or --context - for standard input
 
 Writes the model to qa_model.pt. Scores are those of the official scripts, over every question of the development file.
-To choose the best model, and the threshold from which an answer is withheld, some training articles are set aside.
+To choose the best model, and the threshold from which an answer is withheld, some training articles are set aside; the
+threshold is kept in the model file.
+
+--predict writes {id: text} to answers.json and, for each question, a list of {text, probability, start_logit, end_logit},
+best first, to answers.nbest.json: different texts, among which the probabilities are shared out by a softmax over the
+sums of the logits. Where answers may be withheld (SQuAD 2.0) "no answer" is one of them, as the empty text, and
+answers.null_odds.json has the probability of it against the best span alone: the logistic function of their difference
+in score. It is a probability and not the difference itself so that the official script, which by default withholds what
+lies above 1.0, takes the answers as they are written.
 """
 
 import math
+import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -16,9 +27,9 @@ import torch.nn.functional as F
 
 import utils
 from batches import QuestionWindows
-from corpus import SPLITS
-from data import Places, load_squad, load_squad_splits, load_tokenizer
-from files import UserError, run_main, write_json
+from corpus import SPLITS, sentences
+from data import Places, Question, SquadSet, load_squad, load_squad_splits, load_tokenizer
+from files import UserError, read_text, run_main, write_json
 from metrics import squad_scores
 from model import QuestionAnswerTask
 from ranks import launch
@@ -27,19 +38,22 @@ from ranks import launch
 def arguments():
     p = utils.parser(
         "qa", "Fine-tune a BERT to answer questions with a span of a text.",
-        bert_model="ns_bert.pt", save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
+        save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
     )  # fmt: skip
     p.flag("stride", "tokens from one window of a long text to the next", type=int, default=128)
     p.flag("max-answer-length", "tokens of an answer at most", type=utils.positive(int), default=30)
-    p.flag("n-best", "answers to consider for each window", type=utils.positive(int), default=20)
+    p.flag("n-best", "answers to consider for each window, and to list for each question", type=utils.positive(int),
+           default=20)  # fmt: skip
     p.flag("show", "question: hide the context, to see what can be had without reading", choices=["all", "question"],
            default="all")  # fmt: skip
     p.flag("predict", "no training: answer the questions of this SQuAD file")
     p.flag("output", "where the answers of --predict go", default="predictions.json")
+    p.flag("ask", "no training: answer this question")
+    p.flag("context", "the text in which --ask looks for the answer: a file, or - for standard input")
     args = p.parse_args()
-    if args.predict:  # the model is the trained one
-        args.bert_model = args.bert_model if args.bert_model != "ns_bert.pt" else "qa_model.pt"
-    return args
+    if bool(args.ask) != bool(args.context):
+        raise UserError("--ask and --context: one needs the other; give the question and the file to look in")
+    return utils.with_default_model(args, "ns_bert.pt")
 
 
 def span_losses(model, batch):
@@ -56,57 +70,109 @@ def loss(model, batch):
     return span_losses(model, batch)[2].sum()
 
 
+def best_spans(begins, ends, n_best, longest):
+    """The best spans of each row, best first: their scores and first and last places, each (N, K).
+
+    A span's score is the sum of its logits in ``begins`` and ``ends``, (N, S) each, minus infinity where it must not
+    begin or end; it takes at most ``longest`` places. Only sums of such spans are made: S * longest, not S * S.
+    """
+    longest = min(longest, ends.size(1))
+    reach = F.pad(ends, (0, longest - 1), value=-math.inf).unfold(1, longest, 1)  # (N, S, longest), without a copy
+    scores, places = (begins[:, :, None] + reach).flatten(1).topk(min(n_best, begins.size(1) * longest))
+    return scores, places // longest, places // longest + places % longest
+
+
 def make_rows(n_best, longest):
     def rows(model, batch, data, indices):
-        """For each window: its loss, the score of no answer, and its best spans (score, first, last context token).
+        """For each window: its loss, the two logits of no answer, and its best spans.
 
-        A span begins and ends in the context, begins where no other window shows more context, and is not too long;
-        its score is the sum of its start and end logits.
+        A span is (start logit, end logit, first and last context token). It begins and ends in the context, begins
+        where no other window shows more context, and is not too long.
         """
-        start, end, losses = span_losses(model, batch)
-        n, s = start.shape
-        begins, ends = torch.full((n, s), -math.inf), torch.full((n, s), -math.inf)
+        start, end, losses = (x.cpu() for x in span_losses(model, batch))
+        begins, ends = torch.full_like(start, -math.inf), torch.full_like(end, -math.inf)
         for row, window in enumerate(indices):
             base, count = data.context_start(window), int(data.windows[window, 2])
-            context = slice(base, base + count)
-            best = torch.from_numpy(data.best_context(window))
-            begins[row, context] = start[row, context].cpu().masked_fill(~best, -math.inf)
-            ends[row, context] = end[row, context].cpu()
-        band = torch.ones(s, s, dtype=torch.bool).triu().tril(longest - 1)
-        scores = (begins[:, :, None] + ends[:, None]).masked_fill(~band, -math.inf)  # (N, S, S)
-        top, places = scores.flatten(1).topk(min(n_best, s * s))
+            context, best = slice(base, base + count), torch.from_numpy(data.best_context(window))
+            begins[row, context] = start[row, context].masked_fill(~best, -math.inf)
+            ends[row, context] = end[row, context]
+        scores, firsts, lasts = best_spans(begins, ends, n_best, longest)
+        values = begins.gather(1, firsts).tolist(), ends.gather(1, lasts.clamp(max=ends.size(1) - 1)).tolist()
         result = []
         for row, window in enumerate(indices):
             shift = int(data.windows[window, 1]) - data.context_start(window)
-            spans = [(value, place // s + shift, place % s + shift)
-                     for value, place in zip(top[row].tolist(), places[row].tolist(), strict=True)
-                     if value > -math.inf]  # fmt: skip
-            result.append((losses[row].item(), (start[row, 0] + end[row, 0]).item(), spans))
+            found = zip(scores[row].tolist(), values[0][row], values[1][row], firsts[row].tolist(), lasts[row].tolist(),
+                        strict=True)  # fmt: skip
+            spans = [(begin, finish, first + shift, last + shift)
+                     for score, begin, finish, first, last in found if score > -math.inf]  # fmt: skip
+            result.append((losses[row].item(), (start[row, 0].item(), end[row, 0].item()), spans))
         return result
 
     return rows
 
 
-def answers(data, rows):
-    """For each question the text of its best span over all windows, and the probability that it has no answer.
+def candidates(data, rows):
+    """For the number of each question: the logits of no answer, and the spans of all its windows, best first.
 
-    The probability is the logistic function of the score of no answer (the lowest of the windows') less the best span's.
+    No answer is scored by the window in which it is least likely: the answer may stand in any.
     """
-    spans, nulls = {}, {}
+    nulls, spans = {}, {}
     for window, (_, null, found) in rows:
         question = int(data.windows[window, 0])
+        nulls[question] = min(null, nulls.get(question, null), key=sum)
         spans.setdefault(question, []).extend(found)
-        nulls[question] = min(null, nulls.get(question, math.inf))
+    return {number: (nulls[number], sorted(spans[number], key=lambda span: -sum(span[:2]))) for number in sorted(spans)}
+
+
+def place_of(data, question, span):
+    """Where a span begins and ends in the context, in characters."""
+    where = data.texts.text_spans(question.context)
+    return int(where[span[2], 0]), int(where[span[3], 1])
+
+
+def text_of(data, question, span):
+    start, end = place_of(data, question, span)
+    return data.squad.contexts[question.context][start:end]
+
+
+def null_odds(null, spans):
+    """The probability that there is no answer, against the best span: the logistic function of null less span."""
+    if not spans:
+        return 1.0
+    return 1 / (1 + math.exp(min(700.0, max(-700.0, sum(spans[0][:2]) - sum(null)))))
+
+
+def answers(data, rows):
+    """``{id: text of the best span over all windows}``, whatever speaks for no answer, and ``{id: null_odds}``."""
     texts, odds = {}, {}
-    for number, question in enumerate(data.squad.questions):
-        if number not in nulls:  # not among the examples that this validation took
-            continue
-        score, first, last = max(spans[number], default=(-math.inf, 0, -1))
-        where = data.texts.text_spans(question.context)
-        context = data.squad.contexts[question.context]
-        texts[question.id] = context[where[first, 0] : where[last, 1]] if last >= 0 else ""
-        odds[question.id] = 1 / (1 + math.exp(min(700.0, max(-700.0, score - nulls[number]))))
+    for number, (null, spans) in candidates(data, rows).items():
+        question = data.squad.questions[number]
+        texts[question.id] = text_of(data, question, spans[0]) if spans else ""
+        odds[question.id] = null_odds(null, spans)
     return texts, odds
+
+
+def n_best_answers(data, question, null, spans, n_best, may_withhold):
+    """The best texts of a question, best first; of a text that stands in several places, the best place counts.
+
+    With ``may_withhold`` the empty text is one more of them, with the logits of no answer.
+    """
+    found = {}
+    for span in spans:
+        if len(found) == n_best:
+            break
+        found.setdefault(text_of(data, question, span), span[:2])
+    if may_withhold or not found:
+        found[""] = null
+    ordered = sorted(found.items(), key=lambda item: -sum(item[1]))
+    shares = torch.tensor([sum(logits) for _, logits in ordered], dtype=torch.double).softmax(0).tolist()
+    return [{"text": text, "probability": share, "start_logit": begin, "end_logit": finish}
+            for (text, (begin, finish)), share in zip(ordered, shares, strict=True)]  # fmt: skip
+
+
+def null_threshold(model):
+    """The null odds above which an answer is withheld; None for a model that met no unanswerable question."""
+    return getattr(model, "notes", {}).get("null_threshold")
 
 
 def as_squad(data, ids):
@@ -124,9 +190,10 @@ def make_figures(model, find_threshold):
         texts, odds = answers(data, rows)
         gold = as_squad(data, texts)
         if data.squad.with_impossible:
-            scores = squad_scores(gold, texts, odds, getattr(model, "notes", {}).get("null_threshold", 0.5))
-            if find_threshold():  # validating: the score at the best threshold, which is noted beside the model
-                scores.update(exact=scores["best_exact"], f1=scores["best_f1"])
+            threshold = null_threshold(model)
+            if find_threshold():  # validating: by the threshold that is noted beside the model
+                threshold = squad_scores(gold, texts, odds)["best_f1_thresh"]
+            scores = squad_scores(gold, texts, odds, 1.0 if threshold is None else threshold)
         else:
             scores = squad_scores(gold, texts)
         return {"loss": math.fsum(loss for _, (loss, _, _) in rows) / len(rows), **scores}
@@ -145,24 +212,87 @@ def notes(figures):
     return {"null_threshold": figures["best_f1_thresh"]} if "best_f1_thresh" in figures else {}
 
 
+def look(args, ranks, model, tokenizer, squad, places, description):
+    """The windows of questions whose answers need not be known, and the candidates that the model finds there."""
+    data = QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, description)
+    task = utils.Task("qa", model.to(ranks.device), tokenizer, {"predict": data}, loss,
+                      make_rows(args.n_best, args.max_answer_length), lambda data, rows: rows, None)  # fmt: skip
+    rows = utils.Computer(args, ranks).score(task, "predict", utils.evaluation_size(args))
+    return data, rows
+
+
 def predict(args, ranks, model, tokenizer, places):
     """Answer the questions of a SQuAD file; an answer is withheld above the threshold that the model file holds."""
-    squad = load_squad(args.predict, answers_needed=False)
-    data = QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, Path(args.predict).stem)
-    threshold = getattr(model, "notes", {}).get("null_threshold", math.inf)
-    task = utils.Task("qa", model.to(ranks.device), tokenizer, {"predict": data}, loss,
-                      make_rows(args.n_best, args.max_answer_length), answers, None)  # fmt: skip
-    texts, odds = utils.Computer(args, ranks).score(task, "predict", utils.evaluation_size(args))
-    if ranks.first:
-        write_json(args.output, {id: "" if odds[id] > threshold else text for id, text in texts.items()})
-        print(f"{len(texts)} answers written to {args.output}")
+    squad, threshold = load_squad(args.predict, answers_needed=False), null_threshold(model)
+    may_withhold = threshold is not None or squad.with_impossible
+    data, rows = look(args, ranks, model, tokenizer, squad, places, Path(args.predict).stem)
+    if not ranks.first:
+        return
+    texts, odds = answers(data, rows)
+    lists = {}
+    for number, (null, spans) in candidates(data, rows).items():
+        question = squad.questions[number]
+        lists[question.id] = n_best_answers(data, question, null, spans, args.n_best, may_withhold)
+    if threshold is not None:
+        texts = {id: "" if odds[id] > threshold else text for id, text in texts.items()}
+    name = args.output.removesuffix(".json")
+    write_json(args.output, texts)
+    write_json(f"{name}.nbest.json", lists)
+    if may_withhold:
+        write_json(f"{name}.null_odds.json", odds)
+    print(f"{len(texts)} answers written to {args.output}, {name}.nbest.json"
+          + (f" and {name}.null_odds.json" if may_withhold else ""))  # fmt: skip
+
+
+def ask(args, ranks, model, tokenizer, places):
+    """Answer one question from a text: the answer, its probability among the n best, and the sentence around it."""
+    text = sys.stdin.buffer.read().decode("utf-8", "replace") if args.context == "-" else read_text(args.context)
+    if not text.strip():
+        raise UserError(f"--context {args.context}: no text; give one that may hold the answer")
+    question, threshold = Question("asked", args.ask, 0, "", []), null_threshold(model)
+    squad = SquadSet([text], [question], threshold is not None)
+    with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
+        data, rows = look(args, ranks, model, tokenizer, squad, Places(places.data, folder), "asked")
+        (null, spans), = candidates(data, rows).values()
+        shares = {found["text"]: found["probability"]
+                  for found in n_best_answers(data, question, null, spans, args.n_best, threshold is not None)}  # fmt: skip
+        start, end = place_of(data, question, spans[0]) if spans else (0, 0)
+    if not ranks.first:
+        return
+    best = text[start:end]
+    if not spans or (threshold is not None and null_odds(null, spans) > threshold):
+        print(f"answer       none in this text\nprobability  {shares.get('', 1.0):.3f}")
+        best = best and f"best guess   {' '.join(best.split())} ({shares[best]:.3f})"
+    else:
+        best = f"answer       {' '.join(best.split())}\nprobability  {shares[best]:.3f}"
+    if best:
+        print(f"{best}\nsentence     {sentence_around(text, start, end)}")
+
+
+def sentence_around(text, start, end):
+    """The sentence in which the characters from ``start`` to ``end`` stand (all that they touch), blanks made single."""
+    left, right = text.rfind("\n\n", 0, start), text.find("\n\n", end)  # its paragraph
+    left, right = max(0, left), right if right >= 0 else len(text)
+    first = count_letters(text[left:start])
+    last, place, kept = first + count_letters(text[start:end]), 0, []
+    for sentence in sentences(" ".join(text[left:right].split())):
+        length = count_letters(sentence)
+        if place < last and first < place + length:
+            kept.append(sentence)
+        place += length
+    return " ".join(kept)
+
+
+def count_letters(text):
+    """Characters but blanks, of which a sentence has the same number in the text and on its own."""
+    return len("".join(text.split()))
 
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     model, tokenizer = utils.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
-    if args.predict:
-        return predict(args, ranks, model, tokenizer, places)
+    if args.predict or args.ask:
+        return (predict if args.predict else ask)(args, ranks, model, tokenizer, places)
     splits = load_squad_splits(args.dataset, places, ("test",) if args.evaluate else SPLITS)
     examples = {
         split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{Path(args.dataset).name}-{split}",
@@ -173,6 +303,7 @@ def run(args, ranks):
         raise UserError(f"{args.dataset}: no questions to score")
     if not args.evaluate:
         vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
+        examples["valid"].spread(args.valid_examples)
     task = utils.Task(
         "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length),
         make_figures(model, lambda: not hasattr(model, "notes")), summary, "f1", notes,

@@ -102,21 +102,19 @@ def load_squad_splits(name, places, splits=SPLITS):
     """
     if name == "Sample":
         return {split: load_squad(places.sample() / f"squad-{split}.json") for split in splits}
-    if name in SQUAD_SETS:
-        def path_of(part):
-            file = f"{part}-{SQUAD_SETS[name]}.json"
-            return places.find(f"squad/{file}", file)
-    else:
-        folder = places.own(name, "questions")
-
-        def path_of(part):
-            return only_json(folder, part)
-
-    found = {"test": load_squad(path_of("dev"))} if "test" in splits else {}
+    found = {"test": load_squad(squad_path(name, "dev", places))} if "test" in splits else {}
     if set(splits) != set(found):
-        path = path_of("train")
+        path = squad_path(name, "train", places)
         found |= set_aside(load_squad(path), path)
     return {split: found[split] for split in splits}
+
+
+def squad_path(name, part, places):
+    """The training ("train") or development ("dev") file. Raises UserError where it is not to be had."""
+    if name not in SQUAD_SETS:
+        return only_json(places.own(name, "questions"), part)
+    file = f"{part}-{SQUAD_SETS[name]}.json"
+    return places.find(f"squad/{file}", file)
 
 
 def set_aside(squad, path):

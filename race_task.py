@@ -2,7 +2,7 @@
 
     python race_task.py                                             # from ns_bert.pt, on the embedded data set
     python race_task.py --bert-model ns_bert.pt --dataset RACE --level middle --epochs 2
-    python race_task.py --bert-model race_model.pt --predict RACE/test --output answers.json
+    python race_task.py --predict RACE/test --output answers.json   # by race_model.pt, or --bert-model FILE
 
 Writes the model to race_model.pt. Scores are the accuracy on the test split, for middle, high and all.
 """
@@ -26,7 +26,7 @@ from ranks import launch
 def arguments():
     p = utils.parser(
         "race", "Fine-tune a BERT to choose among four options.",
-        bert_model="ns_bert.pt", save="race_model.pt", epochs=2, batch_size=16, bptt=512, optimizer="adamw",
+        save="race_model.pt", epochs=2, batch_size=16, bptt=512, optimizer="adamw",
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, or window by window",
@@ -35,10 +35,7 @@ def arguments():
            choices=["all", "question", "options"], default="all")  # fmt: skip
     p.flag("predict", "no training: choose for the articles of this folder")
     p.flag("output", "where the answers of --predict go", default="answers.json")
-    args = p.parse_args()
-    if args.predict:  # the model is the trained one
-        args.bert_model = args.bert_model if args.bert_model != "ns_bert.pt" else "race_model.pt"
-    return args
+    return utils.with_default_model(p.parse_args(), "ns_bert.pt")
 
 
 def loss(model, batch):
@@ -48,7 +45,9 @@ def loss(model, batch):
 
 def rows(model, batch, data, indices):
     """For each question the logits of its four options, over its windows each option's best."""
-    logits = model(**utils.inputs(batch)).float().cpu()  # (windows, 4)
+    few = len(indices)  # windows at a time, so that long articles take no more memory than short ones
+    parts = [{name: x[i : i + few] for name, x in utils.inputs(batch).items()} for i in range(0, len(batch["labels"]), few)]
+    logits = torch.cat([model(**part).float().cpu() for part in parts])  # (windows, 4)
     owner = batch["question"].cpu()[:, None].expand_as(logits)
     best = torch.full((len(indices), 4), -math.inf).scatter_reduce(0, owner, logits, "amax")
     return best.tolist()

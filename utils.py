@@ -97,7 +97,8 @@ def parser(task, description, **defaults):
     p.flag("log-dir", "logs, result.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file, body and head")
-    p.flag("bert-model", "start from the body of this model file; none: random weights")
+    p.flag("bert-model", "start from the body of this model file; none: random weights (default: what the task before "
+           "saved; with --evaluate and the like, what this one saved)")  # fmt: skip
     p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
     p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
 
@@ -134,6 +135,22 @@ def parser(task, description, **defaults):
     return p
 
 
+def uses_trained(args):
+    """Is the run to use a trained model, body and head, instead of training one? Raises UserError for two uses at once."""
+    uses = [f"--{name}" for name in ("evaluate", "predict", "ask") if getattr(args, name, None)]
+    if len(uses) > 1:
+        raise UserError(f"{' and '.join(uses)}: each is a run of its own; choose one")
+    return bool(uses)
+
+
+def with_default_model(args, start=None):
+    """``args`` with --bert-model where it is not given: ``start`` to train from, --save to use what the task trained."""
+    trained = uses_trained(args)
+    if args.bert_model is None:
+        args.bert_model = args.save if trained else start
+    return args
+
+
 def sizes(args, vocab_size):
     """The sizes of a new model, from --size and the flags that override it."""
     layers, width = SIZES[args.size or ("tiny" if args.dataset == "Sample" else "base")]
@@ -157,7 +174,7 @@ def new_or_loaded(cls, args, make_tokenizer):
     torch.manual_seed(args.seed)
     if args.dropout is None:  # the small model of the embedded data set has nothing to spare
         args.dropout = 0.0 if args.dataset == "Sample" else 0.1
-    if args.checkpoint or args.evaluate or getattr(args, "predict", None):
+    if args.checkpoint or uses_trained(args):
         path = args.checkpoint or args.bert_model
         if path in (None, "none"):
             raise UserError("no model named; add --bert-model FILE (or --checkpoint FILE) with a trained model")
