@@ -24,11 +24,11 @@ def shared_data():
 def run_script(tmp_path):
     """Run a top-level script as a user would, in an empty folder; gives the finished process, output as text."""
 
-    def run(*arguments, code=0, cwd=tmp_path, timeout=300, **environment):
+    def run(*arguments, code=0, cwd=tmp_path, timeout=300, input=None, **environment):
         script, *rest = map(str, arguments)
         process = subprocess.run(
             [sys.executable, str(ROOT / script), *rest],
-            cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment},
+            cwd=cwd, capture_output=True, text=True, input=input, timeout=timeout, env={**os.environ, **environment},
         )  # fmt: skip
         assert process.returncode == code, process.stdout + process.stderr
         return process

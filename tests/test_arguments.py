@@ -43,6 +43,23 @@ def test_new_flags_are_the_same_for_every_task(monkeypatch, task):
     assert args.resume and args.evaluate and (args.size, args.vocab_size) == ("mini", 300)
 
 
+FIRST = {"mlm": None, "ns": "mlm_bert.pt", "qa": "ns_bert.pt", "race": "ns_bert.pt"}
+SAVED = {"mlm": "mlm_bert.pt", "ns": "ns_bert.pt", "qa": "qa_model.pt", "race": "race_model.pt"}
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_the_model_to_use_is_the_one_named_else_what_the_task_saved_and_to_train_from_what_the_one_before_did(
+    monkeypatch, task
+):
+    assert parsed(monkeypatch, task).bert_model == FIRST[task]
+    others = {"qa": ["--predict a.json", "--ask Who? --context a.txt"], "race": ["--predict a"]}
+    for use in ["--evaluate", *others.get(task, [])]:
+        assert parsed(monkeypatch, task, *use.split()).bert_model == SAVED[task]
+        assert parsed(monkeypatch, task, *use.split(), "--save", "mine.pt").bert_model == "mine.pt"
+        for named in ("mlm_bert.pt", "ns_bert.pt", "none"):
+            assert parsed(monkeypatch, task, *use.split(), "--bert-model", named).bert_model == named
+
+
 @pytest.mark.parametrize("flags", [
     "--size huge", "--epochs 0", "--steps -1", "--dropout 1", "--dropout -0.1", "--batch-size 0", "--lr 0", "--minutes 0",
     "--seed -1", "--parallel MPI", "--precision fp8", "--bptt x", "--emsi 3", "--nonsense", "--accumulate 0",
@@ -68,7 +85,15 @@ def folder(tmp_path):
     ("qa", "", ["ns_bert.pt", "no such file", "ns_task.py first"]),
     ("race", "", ["ns_bert.pt", "no such file", "ns_task.py first"]),
     ("mlm", "--checkpoint gone.pt", ["gone.pt", "no such file"]),
-    ("mlm", "--evaluate", ["no model named", "--bert-model"]),
+    ("mlm", "--evaluate", ["mlm_bert.pt", "no such file"]),
+    ("ns", "--evaluate", ["ns_bert.pt", "no such file"]),
+    ("qa", "--evaluate --save mine.pt", ["mine.pt", "no such file"]),
+    ("qa", "--predict train.json", ["qa_model.pt", "no such file"]),
+    ("qa", "--ask Who? --context a.txt", ["qa_model.pt", "no such file"]),
+    ("race", "--predict .", ["race_model.pt", "no such file"]),
+    ("race", "--evaluate --bert-model none", ["no model named", "--bert-model"]),
+    ("qa", "--ask Who?", ["--context"]),
+    ("qa", "--predict train.json --ask Who? --context a.txt", ["--predict and --ask", "choose one"]),
     ("mlm", "--precision fp16", ["--precision fp16", "bf16"]),
     ("mlm", "--emsize 30 --nhead 4", ["30", "4", "--nhead"]),
     ("mlm", "--bptt 4", ["--bptt 4", "at least 8"]),

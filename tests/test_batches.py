@@ -182,7 +182,7 @@ def test_positive_pairs_are_true_neighbours():
             assert start == end + 1 == corpus.sentences[sentence, 0] and document == second_document
 
 
-def test_negatives_come_from_another_document_and_from_any_place_in_it():
+def test_negatives_come_from_another_document_and_from_any_place_in_it_but_the_first():
     corpus = toys.corpus(*LONG)
     where, places, documents = Where(corpus), [], []
     for first, second, label in parts(pairs(corpus)):
@@ -192,7 +192,7 @@ def test_negatives_come_from_another_document_and_from_any_place_in_it():
             places.append(sentence - corpus.documents[document])
             documents.append(document)
     counts = np.bincount(places, minlength=8) / len(places)  # sentence of the document at which the second part begins
-    assert len(places) > 300 and (abs(counts - 1 / 8) < 0.05).all()
+    assert len(places) > 300 and counts[0] == 0 and (abs(counts[1:] - 1 / 7) < 0.05).all()
     assert len(set(documents)) > 100
 
 
@@ -208,6 +208,18 @@ def test_second_parts_of_both_classes_look_alike():
         means = [np.mean([pair[column] for pair in lengths[label]]) for label in (0, 1)]
         assert abs(means[0] - means[1]) < 2
     assert abs(np.mean(beginnings[0]) - np.mean(beginnings[1])) < 2
+
+
+@many
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=8).filter(lambda sizes: max(sizes) > 2), st.integers(8, 40))
+def test_no_second_part_is_the_beginning_of_a_document(sizes, bptt):
+    """Else a beginning, which is easily told by its look, would give "does not follow" away."""
+    corpus = toys.corpus(*([4] * size for size in sizes))
+    where, beginnings = Where(corpus), corpus.tokens[corpus.sentences[corpus.documents, 0]].tolist()
+    for first, second, label in parts(pairs(corpus, bptt)):
+        assert second[0] not in beginnings
+        if not label and sum(size > 1 for size in sizes) > 1:
+            assert where(second[0])[2] != where(first[-1])[2]
 
 
 def test_a_corpus_of_one_document_has_negatives_from_elsewhere_in_it():

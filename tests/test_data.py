@@ -291,6 +291,20 @@ def test_inspect_says_what_a_set_holds_and_needs_no_torch(script, places):
     assert "example: high1.txt\n  The cat sat.\n  Who _ ?\n    A  a\n    B  b\n    C  c\n  * D  sat\n" in choices
 
 
+def test_questions_without_a_training_file_are_prepared_and_inspected_as_far_as_they_go(
+    places, site, tmp_path, monkeypatch, capsys
+):
+    write_all(places.data, {"squad/dev-v2.0.json": squad(2)})
+    monkeypatch.setitem(data.SOURCES, "train-v2.0.json", Source("", f"{site[1]}/gone.json"))
+    (tmp_path / "vocab.txt").write_text(VOCAB)
+    args = argparse.Namespace(dataset="SQuAD2", bert_model=None, vocab=tmp_path / "vocab.txt")
+    for command in (data.prepare, data.inspect):
+        command(args, places)
+        output = capsys.readouterr()
+        assert "2 questions" in output.out and "\ntest  " in output.out and "\ntrain" not in output.out
+        assert output.err.startswith("warning: only the test split; ") and "train-v2.0.json: not found" in output.err
+
+
 def test_prepare_takes_the_vocabulary_of_a_model(script, places, tmp_path):
     from checkpoint import save_model
     from model import BertConfig, MLMTask

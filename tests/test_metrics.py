@@ -299,6 +299,12 @@ def test_race_ids_come_from_the_article_or_its_place(tmp_path):
     assert read_race_answers(tmp_path) == {"high77.txt": ["A"], "high3132.txt": ["B", "C"], "middle5.txt": ["D"]}
 
 
+def test_race_files_that_macos_adds_are_no_articles(tmp_path):
+    write_race(tmp_path, "high/1.txt", answers=["A"])
+    (tmp_path / "high" / "._1.txt").write_bytes(b"\x00\x05\x16\x07")
+    assert read_race_answers(tmp_path) == {"high1.txt": ["A"]}
+
+
 @pytest.mark.parametrize("answers", [None, "ABC", ["A", 2], ["x"], [""]])
 def test_race_files_that_are_not_articles_are_named(tmp_path, answers):
     write_race(tmp_path, "high/1.txt", answers=answers)

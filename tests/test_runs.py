@@ -152,27 +152,111 @@ def test_fine_tuning_repeats_as_well(trained, run, tmp_path):
 # Predictions
 
 
+def read(path):
+    return json.loads(path.read_text())
+
+
 @slow
 def test_qa_answers_every_question_of_a_file_from_its_context(trained, run, tmp_path):
     squad = toys.squad(contexts=3)
     (tmp_path / "in.json").write_text(json.dumps(toys.as_json(squad, answers=False)))
-    run("qa", f"--predict in.json --output out.json --bert-model {trained}/qa_model.pt")
-    answers = json.loads((tmp_path / "out.json").read_text())
-    assert set(answers) == {question.id for question in squad.questions}
-    assert all(answers[question.id] in squad.contexts[question.context] for question in squad.questions)
+    run("qa", f"--predict in.json --output out.json --bert-model {trained}/qa_model.pt --n-best 4 --stride 9")
+    answers, lists, odds = (read(tmp_path / f"out{end}.json") for end in ("", ".nbest", ".null_odds"))
+    threshold = torch.load(trained / "qa_model.pt", weights_only=True)["notes"]["null_threshold"]
+    assert set(answers) == set(lists) == set(odds) == {question.id for question in squad.questions}
+    for question in squad.questions:
+        found = lists[question.id]
+        texts = [entry["text"] for entry in found]
+        assert len(set(texts)) == len(texts) == 5 and "" in texts  # four spans and no answer
+        assert all(text in squad.contexts[question.context] for text in texts)
+        assert answers[question.id] == ("" if odds[question.id] > threshold else next(text for text in texts if text))
+        assert sum(entry["probability"] for entry in found) == pytest.approx(1)
+        scores = [entry["start_logit"] + entry["end_logit"] for entry in found]
+        assert scores == sorted(scores, reverse=True)
 
 
 @slow
-def test_race_chooses_for_every_article_of_a_folder(trained, run, tmp_path):
-    articles = toys.articles()
-    (tmp_path / "in" / "middle").mkdir(parents=True)
-    for number, article in enumerate(articles):
+@pytest.mark.parametrize("flags", ["", "--parallel DDP --world_size 2"], ids=["one rank", "two ranks"])
+def test_qa_predictions_score_as_the_evaluation_says(trained, run, run_script, cache, tmp_path, flags):
+    gold, = cache.glob("sample-*/squad-test.json")
+    run("qa", f"--predict {gold} --output out.json {flags}", cwd=trained, threads=2)
+    scored = run_script("metrics.py", "squad", gold, "out.json", "--null-odds", "out.null_odds.json", cwd=trained)
+    evaluated = figures(trained / "runs/qa")
+    for name, value in json.loads(scored.stdout).items():
+        if "best" not in name:  # in hindsight, withheld answers are gone
+            assert value == pytest.approx(evaluated[name], abs=1e-9), name
+
+
+@slow
+def test_qa_without_unanswerable_questions_withholds_nothing(trained, run, tmp_path):
+    squad = toys.squad(contexts=30, words=40, impossible=False)
+    content = toys.as_json(squad)
+    for question in (question for article in content["data"] for question in article["paragraphs"][0]["qas"]):
+        del question["is_impossible"]
+    for name in ("train.json", "dev.json"):
+        (tmp_path / name).write_text(json.dumps(content))
+    run("qa", f"--dataset . --bert-model {trained}/ns_bert.pt --steps 2")
+    run("qa", "--predict dev.json --output out")
+    assert all(read(tmp_path / "out").values()) and not (tmp_path / "out.null_odds.json").exists()
+    assert all(entry["text"] for found in read(tmp_path / "out.nbest.json").values() for entry in found)
+
+
+@slow
+def test_qa_answers_a_question_from_a_file_or_standard_input(trained, run, tmp_path):
+    text = "The cat sat on the mat.\n\nThe dog went to\nthe river. It was blue."
+    (tmp_path / "text.txt").write_text(text)
+    common = f"--bert-model {trained}/qa_model.pt --ask Who? --context"
+    output = run("qa", f"{common} text.txt").stdout
+    shown = {line[:13].strip(): line[13:] for line in output.splitlines()}
+    answer = re.sub(r" \(0\.\d{3}\)$", "", shown.get("best guess", shown["answer"]))
+    assert answer in shown["sentence"] and shown["sentence"] in " ".join(text.split())
+    assert 0 < float(shown["probability"]) < 1
+    assert run("qa", f"{common} -", input=text).stdout == output
+    for flags, words in ((f"{common} gone.txt", "gone.txt: cannot be read"), (f"{common} -", "--context -: no text")):
+        error = run("qa", flags, code=2, input="").stderr
+        assert error.startswith("error: ") and words in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("*.json")) and not list(tmp_path.rglob("asked*"))
+
+
+def write_articles(folder, articles, answers=True):
+    for article in articles:
         record = {"article": article.text, "questions": article.questions, "options": article.options}
-        (tmp_path / "in" / "middle" / f"{number}.txt").write_text(json.dumps(record))
-    run("race", f"--predict in --output out.json --bert-model {trained}/race_model.pt")
-    answers = json.loads((tmp_path / "out.json").read_text())
-    assert set(answers) == {f"middle{number}.txt" for number in range(len(articles))}
+        record |= {"answers": ["ABCD"[answer] for answer in article.answers]} if answers else {}
+        path = folder / article.level / article.id.removeprefix(article.level)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+
+
+@slow
+@pytest.mark.parametrize("passage", ["truncate", "window"])
+def test_race_chooses_for_every_article_of_a_folder(trained, run, run_script, tmp_path, passage):
+    articles = toys.articles()
+    write_articles(tmp_path / "in", articles, answers=False)
+    write_articles(tmp_path / "gold", articles)
+    (tmp_path / "in" / "high" / "._1.txt").write_bytes(b"\x00\x05")  # as macOS adds them
+    model = f"--bert-model {trained}/race_model.pt --passage {passage}"
+    run("race", f"--predict in --output out.json {model}")
+    answers = read(tmp_path / "out.json")
+    assert list(answers) == sorted(article.id for article in articles)
     assert all(len(letters) == 2 and set(letters) <= set("ABCD") for letters in answers.values())
+    scores = json.loads(run_script("metrics.py", "race", "gold", "out.json").stdout)
+    assert list(scores) == ["accuracy", "middle_accuracy", "high_accuracy", "total"] and scores["total"] == 10
+    run("race", f"--predict in --level high --output high.json {model}")
+    assert read(tmp_path / "high.json") == {id: letters for id, letters in answers.items() if id.startswith("high")}
+
+
+@slow
+def test_race_scores_the_level_that_is_asked_for(trained, run, tmp_path):
+    for split in ("train", "dev", "test"):
+        write_articles(tmp_path / "set" / split, toys.articles(count=4))
+    model = f"--dataset set --bert-model {trained}/race_model.pt --evaluate"
+    run("race", model)
+    both = result(tmp_path / "runs/race")
+    run("race", f"{model} --level middle")
+    middle = result(tmp_path / "runs/race")
+    assert middle["accuracy"] == middle["middle_accuracy"] == both["middle_accuracy"] and "high_accuracy" not in middle
+    assert (both["total"], middle["total"]) == (8, 4)
+    assert both["accuracy"] == pytest.approx((both["middle_accuracy"] + both["high_accuracy"]) / 2)
 
 
 # Ranks and micro-batches

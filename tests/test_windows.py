@@ -2,6 +2,8 @@
 
 import math
 import random
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,11 +198,98 @@ def test_a_span_begins_where_its_window_shows_the_most_context(places):
     start, end = torch.randn(2, *batch["input_ids"].shape, generator=torch.Generator().manual_seed(2))
     rows = qa_task.make_rows(3, 5)(lambda **_: (start, end), batch, data, range(len(data)))
     for window, (_, null, spans) in enumerate(rows):
-        assert null == (start[window, 0] + end[window, 0]).item()
+        assert null == (start[window, 0].item(), end[window, 0].item())
         best, shift = data.best_context(window), data.context_start(window) - data.windows[window, 1]
-        for score, first, last in spans:
+        for begin, finish, first, last in spans:
             assert best[first - data.windows[window, 1]] and first <= last < first + 5
-            assert score == pytest.approx((start[window, first + shift] + end[window, last + shift]).item())
+            assert (begin, finish) == (start[window, first + shift].item(), end[window, last + shift].item())
+
+
+@some
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12))
+def test_the_best_spans_are_those_of_a_search_through_all(seed, length, n_best, longest):
+    """Logits are whole numbers, so that many spans are as good as others, and some places are closed."""
+    drawn = torch.randint(-4, 5, (2, 3, length), generator=torch.Generator().manual_seed(seed)).float()
+    begins, ends = drawn.masked_fill(drawn == -4, -math.inf)
+    scores, firsts, lasts = (found.tolist() for found in qa_task.best_spans(begins, ends, n_best, longest))
+    for row in range(3):
+        every = [(begins[row, i] + ends[row, j]).item() for i in range(length) for j in range(i, min(i + longest, length))]
+        wanted = sorted((score for score in every if score > -math.inf), reverse=True)[:n_best]
+        found = [span for span in zip(scores[row], firsts[row], lasts[row], strict=True) if span[0] > -math.inf]
+        assert [score for score, _, _ in found] == wanted and len(set(found)) == len(found)
+        for score, first, last in found:
+            assert score == begins[row, first] + ends[row, last] and first <= last < first + longest
+
+
+def listed(spans, null=(0.0, 0.0), n_best=20, may_withhold=False, context="the cat sat on the mat"):
+    """The n-best list of one question, from spans as (start logit, end logit, first and last word)."""
+
+    class Texts:
+        def text_spans(self, _):
+            return np.array([match.span() for match in re.finditer(r"\w+", context)])
+
+    question = Question("q", "who ?", 0, "", [])
+    data = SimpleNamespace(texts=Texts(), squad=SquadSet([context], [question], may_withhold))
+    return qa_task.n_best_answers(data, question, null, spans, n_best, may_withhold)
+
+
+def test_an_n_best_list_shares_out_the_probability_and_names_a_text_once():
+    spans = [(3.0, 1.0, 0, 0), (2.0, 1.0, 1, 2), (1.0, 1.0, 4, 4), (0.0, 1.0, 3, 3)]  # words 0 and 4: "the"
+    found = listed(spans)
+    assert [entry["text"] for entry in found] == ["the", "cat sat", "on"]
+    assert [(entry["start_logit"], entry["end_logit"]) for entry in found] == [(3.0, 1.0), (2.0, 1.0), (0.0, 1.0)]
+    total = math.exp(4) + math.exp(3) + math.exp(1)
+    assert [entry["probability"] for entry in found] == pytest.approx([math.exp(n) / total for n in (4, 3, 1)])
+    assert [entry["text"] for entry in listed(spans, n_best=2)] == ["the", "cat sat"]
+
+
+def test_no_answer_is_in_the_n_best_list_where_answers_may_be_withheld():
+    spans = [(3.0, 1.0, 0, 0), (2.0, 1.0, 1, 2)]
+    found = listed(spans, null=(1.5, 2.0), n_best=2, may_withhold=True)
+    assert [entry["text"] for entry in found] == ["the", "", "cat sat"]
+    assert found[1]["start_logit"] == 1.5 and sum(entry["probability"] for entry in found) == pytest.approx(1)
+    nothing = [{"text": "", "probability": 1.0, "start_logit": 1.5, "end_logit": 2.0}]
+    assert listed([], (1.5, 2.0)) == listed([], (1.5, 2.0), may_withhold=True) == nothing
+
+
+def test_null_odds_are_the_probability_of_no_answer_against_the_best_span():
+    assert qa_task.null_odds((1.0, 1.0), [(2.0, 0.0, 5, 6), (0.0, 0.0, 1, 1)]) == 0.5
+    assert qa_task.null_odds((1.0, 2.0), [(1.0, 1.0, 5, 6)]) == pytest.approx(1 / (1 + math.exp(-1)))
+    assert qa_task.null_odds((-1e4, -1e4), [(1e4, 1e4, 0, 0)]) < 1e-300 and qa_task.null_odds((0.0, 0.0), []) == 1.0
+
+
+def test_no_answer_counts_as_likely_as_in_the_window_where_it_is_least(places):
+    data = windows(toys.squad(contexts=1, questions=1), places, max_length=40)
+    assert len(data) > 2
+    rows = [(window, (0.0, (float(window == 1), 3.0 * window), [(1.0, -window, 0, 0)])) for window in range(len(data))]
+    assert qa_task.candidates(data, rows)[0] == ((0.0, 0.0), [(1.0, -w, 0, 0) for w in range(len(data))])
+
+
+def test_validation_on_a_part_takes_whole_questions(places):
+    whole = windows(QUESTIONS, places)
+    for limit in (1, 7, 30, len(whole), 10**6):
+        part, count = windows(QUESTIONS, places).spread(limit), np.bincount(whole.windows[:, 0])
+        numbers = np.unique(part.windows[:, 0])
+        assert len(part) <= limit or len(numbers) == 1
+        assert np.bincount(part.windows[:, 0], minlength=len(count))[numbers].tolist() == count[numbers].tolist()
+        kept = np.isin(whole.windows[:, 0], numbers)
+        assert (part.windows == whole.windows[kept]).all() and (part.lengths == whole.lengths[kept]).all()
+        for ours, theirs in enumerate(np.flatnonzero(kept)):
+            assert (part.best_context(ours) == whole.best_context(theirs)).all()
+            assert (part.question_tokens(ours) == whole.question_tokens(theirs)).all()
+    assert len(windows(QUESTIONS, places).spread(30)) > 15 and len(part) == len(whole)
+
+
+TEXT = "A heading\n\nMr. Fox saw a red\ncat. It slept!  Who \"knew\"? Nobody did.\n\nThe end."
+
+
+@pytest.mark.parametrize("part, sentence", [
+    ("red\ncat", "Mr. Fox saw a red cat."), ("Mr", "Mr. Fox saw a red cat."), ("slept", "It slept!"),
+    ("slept!  Who", 'It slept! Who "knew"?'), ("did.", "Nobody did."), ("heading", "A heading"), ("end", "The end."),
+])  # fmt: skip
+def test_an_answer_is_shown_in_its_sentence(part, sentence):
+    start = TEXT.index(part)
+    assert qa_task.sentence_around(TEXT, start, start + len(part)) == sentence
 
 
 def test_an_empty_context_gives_an_empty_answer(places):
@@ -271,10 +360,18 @@ def test_training_reads_one_window_at_random_and_scoring_all(places):
 def test_an_option_scores_as_high_as_its_best_window(places):
     data = options(ARTICLES, places)
     batch = data.collate([0, 3], EVALUATION)
-    logits = torch.randn(len(batch["question"]), 4)
-    got = race_task.rows(lambda **_: logits, batch, data, [0, 3])
+    logits, given = torch.randn(len(batch["question"]), 4), []
+
+    def model(input_ids, **_):
+        given.append(input_ids)
+        place = sum(map(len, given[:-1]))
+        return logits[place : place + len(input_ids)]
+
+    got = race_task.rows(model, batch, data, [0, 3])
     for owner in (0, 1):
         assert got[owner] == logits[batch["question"] == owner].amax(0).tolist()
+    assert torch.equal(torch.cat(given), batch["input_ids"])
+    assert max(map(len, given)) == 2  # as many windows at a time as there are questions, however long the articles
 
 
 def test_answers_come_in_the_order_of_the_questions(places):
