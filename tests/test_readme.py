@@ -48,6 +48,7 @@ def folder(tmp_path_factory):
             place = data / "RACE" / part / level
             place.mkdir(parents=True, exist_ok=True)
             (place / article["id"].removeprefix(level)).write_text(json.dumps(article))
+    (folder / "story.txt").write_text(stories[0])
     srun = folder / "bin" / "srun"
     srun.parent.mkdir()
     srun.write_text('#!/bin/sh\nwhile [ "$1" != python ]; do shift; done\nexec "$@"\n')
