@@ -57,9 +57,9 @@ def atomic_write(path, mode="wb"):
     written, or ``path`` is one.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give the name of a file")
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()

@@ -75,6 +75,8 @@ def squad_scores(data, predictions, null_odds=None, no_answer_threshold=1.0, whe
     three, each where there are such questions, and with ``null_odds``, ``{id: number}``, ``best_exact,
     best_exact_thresh, best_f1, best_f1_thresh``: what the best threshold in hindsight would give. In 2.0 a question
     whose odds exceed ``no_answer_threshold`` is scored as if answered by "no answer" (no ``null_odds``: all are 0).
+    Null odds may be any numbers that grow with the belief in "no answer": qa_task.py writes probabilities, others write
+    a difference of scores, for which the threshold must then be chosen (0.0 instead of 1.0, say).
 
     A question without a prediction counts as wrong whatever the odds, even where "no answer" is right: silence earns
     nothing. ``missing`` (questions without a prediction) and ``unknown`` (predictions without a question) tell how

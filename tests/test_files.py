@@ -46,6 +46,8 @@ def test_atomic_write_below_a_file_or_onto_a_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "x"):
         pass
+    with pytest.raises(UserError, match="is a folder"), atomic_write("."):
+        pass
     with pytest.raises(UserError, match="is a folder"), atomic_write(tmp_path):
         pass
 
