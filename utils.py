@@ -97,8 +97,7 @@ def parser(task, description, **defaults):
     p.flag("log-dir", "logs, result.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file, body and head")
-    p.flag("bert-model", "start from the body of this model file; none: random weights (default: what the task before "
-           "saved; with --evaluate and the like, what this one saved)")  # fmt: skip
+    p.flag("bert-model", "start from the body of this model file; none: random weights")
     p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
     p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
 
