@@ -51,9 +51,9 @@ def read_torch(path, remedy):
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {remedy}")
-    with open(path, "rb") as stream:
-        first = stream.read(64)
-    if first[:4] != b"PK\x03\x04":
+    if not starts_as_zip(path):
+        with open(path, "rb") as stream:
+            first = stream.read(64)
         if first.lstrip().startswith(b"<"):
             raise UserError(f"{path}: not a file that torch.save wrote but a web page (HTML); fetch the file itself")
         if first.startswith(b"version https://git-lfs"):
@@ -68,6 +68,13 @@ def read_torch(path, remedy):
         raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}); {remedy}") from None
 
 
+def starts_as_zip(path):
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
 def read_model(path, remedy="name a file that one of the tasks saved, or a Hugging Face folder", vocab=None, heads=None):
     """The checked content of a model, ours or other people's.
 
@@ -80,7 +87,7 @@ def read_model(path, remedy="name a file that one of the tasks saved, or a Huggi
         import huggingface
 
         return huggingface.read_folder(path)
-    if not path.is_file() and (".ckpt" in path.name or list(path.parent.glob(f"{path.name}.index"))):
+    if ".ckpt" in path.name and not starts_as_zip(path):
         import huggingface
 
         raise huggingface.tensorflow(path)

@@ -1,7 +1,7 @@
 """The files of torchtext's BERT example (2020): bare state dicts, and a pickled vocabulary of torchtext 0.7.
 
     content = read_model(weights, "mlm_bert.pt", "bert_vocab.pt")       # as checkpoint.read_model gives it
-    tokenizer = read_vocab("bert_vocab.pt")
+    tokenizer, rows = read_vocab("bert_vocab.pt")
 
 Sizes are deduced from the tensors. What tensors do not tell, that example's code does: exact GELU, norms behind the
 residuals with eps 1e-5 (1e-12 in the masked-word head), words cut by basic_english, heads 64 wide. Class 1 of its
@@ -55,8 +55,7 @@ def read_model(weights, path, vocab, heads=None):
         raise UserError(f"{path}: a file of torchtext's BERT example; name its vocabulary with --save-vocab bert_vocab.pt")
     weights = {name.removeprefix("bert_model."): weight for name, weight in weights.items()}
     dropped = [name for name in list(weights) if name.startswith("qa_span.") and weights.pop(name) is not None]
-    tokenizer = read_vocab(vocab)
-    new = add_rows(weights, tokenizer, path, vocab)
+    new, tokenizer = add_rows(weights, path, vocab)
     config = sizes_of(weights, path, heads)
     body, found = take(weights, BODY, body_shapes(config, "linear_layer.weight" in weights), path), {}
     for task, table in HEADS.items():
@@ -92,23 +91,24 @@ def sizes_of(weights, path, heads):
         raise UserError(f"{path}: {error}; add --nhead with the number of attention heads") from None
 
 
-def add_rows(weights, tokenizer, path, vocab):
-    """Rows for the special tokens that the example's vocabulary lacked; gives a line that names them.
+def add_rows(weights, path, vocab):
+    """Rows for the special tokens that the example's vocabulary lacked. Gives a line that names them, and the tokenizer.
 
     They begin as those of <unk>, which stood in their place when the model was trained.
     """
+    tokenizer, fitting = read_vocab(vocab)
     rows = len(weights.get("bert_embed.embed.weight", ()))
+    if rows not in fitting:
+        raise UserError(f"{vocab}: {' or '.join(map(str, fitting))} words, but {path} has {rows}; name the vocabulary "
+                        "that belongs to it with --save-vocab")  # fmt: skip
     added = tokenizer.tokens[rows:]
-    if len(tokenizer) < rows or not set(added) <= set(tokenizer.specials):
-        raise UserError(f"{vocab}: {len(tokenizer)} tokens with the special ones, but {path} has {rows}; name the "
-                        "vocabulary that belongs to it with --save-vocab")  # fmt: skip
     if not added:
-        return []
+        return [], tokenizer
     for name in ("bert_embed.embed.weight", "mlm_head.weight", "mlm_head.bias"):
         if name in weights:
             unknown = weights[name][tokenizer.unk_id]
             weights[name] = torch.cat([weights[name], *[unknown[None]] * len(added)])
-    return [f"the words {' '.join(added)} (they begin as {tokenizer.specials[1]})"]
+    return [f"the words {' '.join(added)} (they begin as {tokenizer.specials[1]})"], tokenizer
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -153,14 +153,19 @@ class Unpickler(pickle._Unpickler):  # the one in Python: the one in C reserves 
 
 
 def read_vocab(path):
-    """The tokenizer of a vocabulary that the example pickled, or that mlm_task.py wrote. Raises UserError otherwise."""
+    """The tokenizer of a vocabulary that the example pickled, or that mlm_task.py wrote; and how many words a model may
+    have to which it belongs: special tokens at the end may be those added here. Raises UserError for anything else."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         remedy = "name the model's vocabulary with --save-vocab"
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    if data.startswith(b"PK\x03\x04") and b"torchtext" not in data:
-        return load_vocab(path)
+    if data.startswith(b"PK\x03\x04") and b"torchtext.vocab" not in data:
+        tokenizer = load_vocab(path)
+        own = len(tokenizer)
+        while own and tokenizer.tokens[own - 1] in tokenizer.specials:
+            own -= 1
+        return tokenizer, sorted({own, len(tokenizer)})
     try:
         vocabulary = unpickle(data)
     except Exception as error:  # a broken pickle can raise anything
@@ -170,7 +175,7 @@ def read_vocab(path):
     tokens = vocabulary.content.get("itos") if isinstance(vocabulary.content, dict) else None
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
         raise UserError(f"{path}: its vocabulary has no list of words (itos); fetch it again")
-    return with_specials(tokens, path)
+    return with_specials(tokens, path), [len(tokens)]
 
 
 def with_specials(tokens, path):
