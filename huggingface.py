@@ -15,6 +15,7 @@ A folder holds config.json, the weights (model.safetensors, whole or in parts, o
 """
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -141,6 +142,7 @@ def swap_rows(head):
 # In
 # --------------------------------------------------------------------------------------------------------------------
 
+CAPITAL = re.compile("[A-Z]")
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu"}  # other names of ours
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 OTHER_HEADS = ("cls.", "predictions.", "sop_classifier.", "qa_outputs.", "classifier.")
@@ -214,8 +216,9 @@ def read_config(path):
     found = read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path}: not a config.json of transformers; fetch the folder again")
-    architecture = (found.get("architectures") or [None])[0]
-    kind = found.get("model_type") or ("albert" if "embedding_size" in found else "bert")
+    names = found.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else None
+    kind = str(found.get("model_type") or ("albert" if "embedding_size" in found else "bert"))
     albert = kind == "albert"
     if kind not in BODIES:
         raise UserError(f"{path}: model_type {kind} is another network; known are {', '.join(BODIES)}")
@@ -370,8 +373,8 @@ def read_vocab_txt(path, settings):
         return Tokenizer("basic_english", tokens, specials)
     lowercase = settings.get("do_lower_case")
     if lowercase is None:  # the vocabulary tells: a cased one has capitals outside of [CLS] and its like
-        names = (token for token in read_text(path).split("\n") if not token.startswith("["))
-        lowercase = not any(token != token.lower() for token in names)
+        words = (token for token in read_text(path).split("\n") if not token.startswith("["))
+        lowercase = not any(CAPITAL.search(word) for word in words)
     refuse_wordpiece(path, settings, lowercase)
     return wordpiece(path, bool(lowercase), specials)
 

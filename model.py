@@ -57,13 +57,11 @@ class BertConfig:
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                     "max_position_embeddings", "type_vocab_size", "embedding_size"):  # fmt: skip
+                     "max_position_embeddings", "type_vocab_size", "word_size"):  # fmt: skip
             value = getattr(self, name)
-            if name == "embedding_size" and value is None:
-                continue
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "head_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if self.hidden_size % self.num_attention_heads:
@@ -76,7 +74,7 @@ class BertConfig:
     @property
     def word_size(self):
         """E, the width of a word's vector, and of its position's and part's."""
-        return self.embedding_size or self.hidden_size
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     @property
     def head_dropout(self):

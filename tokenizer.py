@@ -310,7 +310,7 @@ class _SentencePiece:
                 pieces.append(piece)
                 continue
             number = self.processor.EncodeAsPieces(piece[:-1].replace("▁", ""))
-            if not piece.startswith("▁"):
+            if number and not piece.startswith("▁"):
                 number[0] = number[0].removeprefix("▁")
             pieces += [*filter(None, number), ","]
         return pieces

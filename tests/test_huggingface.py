@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 import toys
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import model as networks
 from checkpoint import load_body, load_model, read_model, save_model
 from files import UserError
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
-from tokenizer import Tokenizer, train_tokenizer
+from tokenizer import Tokenizer, sentencepiece_as_it_is, train_tokenizer
 
 transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -245,14 +247,14 @@ def test_half_precision_weights_become_whole(tmp_path):
 CASED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "The", *"abcT"]
 
 
-@pytest.mark.parametrize("vocabulary, settings, lowercase", [
+@pytest.mark.parametrize("vocabulary, rules, lowercase", [
     (LETTERS.tokens, None, True), (CASED, None, False), (LETTERS.tokens, {"do_lower_case": False}, False),
     (CASED, {"do_lower_case": True}, True),
 ])  # fmt: skip
-def test_case_is_what_the_settings_say_or_what_the_vocabulary_shows(vocabulary, settings, lowercase, tmp_path):
+def test_case_is_what_the_settings_say_or_what_the_vocabulary_shows(vocabulary, rules, lowercase, tmp_path):
     save(theirs("bert", "Model"), tmp_path, vocabulary)
-    if settings:
-        change_json(tmp_path, "tokenizer_config.json", **settings)
+    if rules:
+        change_json(tmp_path, "tokenizer_config.json", **rules)
     _, tokenizer = load_body(QuestionAnswerTask, tmp_path)
     assert tokenizer.lowercase is lowercase
     expected = transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=lowercase)
@@ -288,6 +290,11 @@ def spiece():
     albert = Tokenizer("sentencepiece", ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", *trained.tokens[5:]],
                        ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), model=trained.model)  # fmt: skip
     return sentencepiece_with_specials(albert)
+
+
+@pytest.fixture(scope="module")
+def albert_tokenizer(spiece):
+    return sentencepiece_as_it_is(spiece, ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), clean=True, lowercase=True)
 
 
 @pytest.fixture
@@ -345,14 +352,24 @@ def test_alberts_ids_are_those_of_transformers_fast_tokenizer(albert, spiece):
         assert tokenizer.encode_ids(text) == fast.encode(text, add_special_tokens=False).ids
 
 
-@pytest.mark.parametrize("settings, words", [
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.sampled_from("aéÄĳ½¨´`'\"9,.² \u0301İ①ﬁ▁中") | st.characters(), max_size=30))
+def test_alberts_offsets_hold_for_any_text(albert_tokenizer, text):
+    encoding = albert_tokenizer.encode(text)
+    assert encoding.ids == albert_tokenizer.encode_ids(text)
+    assert all(0 <= start < end <= len(text) for start, end in encoding.offsets)
+    for side in zip(*encoding.offsets, strict=True):
+        assert list(side) == sorted(side)
+
+
+@pytest.mark.parametrize("rules, words", [
     ({"strip_accents": False, "do_lower_case": True}, ["strip_accents", "false"]),
     ({"tokenize_chinese_chars": False}, ["tokenize_chinese_chars"]),
     ({"tokenizer_class": "BertJapaneseTokenizer"}, ["BertJapaneseTokenizer"]),
 ])  # fmt: skip
-def test_rules_of_a_tokenizer_that_are_unknown_here_are_refused(settings, words, tmp_path):
+def test_rules_of_a_tokenizer_that_are_unknown_here_are_refused(rules, words, tmp_path):
     save(theirs("bert", "Model"), tmp_path)
-    refused(change_json(tmp_path, "tokenizer_config.json", **settings), *words)
+    refused(change_json(tmp_path, "tokenizer_config.json", **rules), *words)
 
 
 # What is wrong is told in one line
@@ -366,6 +383,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("changes, words", [
     ({"model_type": "roberta"}, ["model_type roberta", "albert"]),
     ({"position_embedding_type": "relative_key"}, ["position_embedding_type", "relative_key"]),
+    ({"classifier_dropout": 2}, ["head_dropout", "2"]), ({"model_type": ["bert"]}, ["model_type"]),
     ({"is_decoder": True}, ["is_decoder"]), ({"add_cross_attention": True}, ["add_cross_attention"]),
     ({"hidden_act": "silu"}, ["silu", "gelu"]), ({"hidden_size": "wide"}, ["hidden_size", "wide"]),
     ({"num_attention_heads": 5}, ["32", "5"]), ({"layer_norm_eps": "small"}, ["config.json", "small"]),
@@ -507,7 +525,10 @@ AUTO = {MLMTask: transformers.AutoModelForMaskedLM, NextSentenceTask: transforme
         QuestionAnswerTask: transformers.AutoModelForQuestionAnswering,
         RaceTask: transformers.AutoModelForMultipleChoice}  # fmt: skip
 KINDS = {"bert": {}, "megatron-bert": dict(norm_first=True), "albert": dict(share_layers=True, embedding_size=20),
-         "albert, wide": dict(share_layers=True), "albert, a layer each": dict(embedding_size=20)}  # fmt: skip
+         "albert, wide": dict(share_layers=True), "albert, a layer each": dict(embedding_size=20),
+         "bert, untied": dict(tie_word_embeddings=False),
+         "megatron-bert, untied": dict(norm_first=True, tie_word_embeddings=False),
+         "albert, untied": dict(share_layers=True, embedding_size=20, tie_word_embeddings=False)}  # fmt: skip
 
 
 @every_head
@@ -629,6 +650,18 @@ def test_shared_layers_and_narrow_words_train(head):
     assert len(model.bert.layers) == 1
     full = sum(p.numel() for p in networks.BertModel(BertConfig(**SIZES)).parameters())
     assert sum(p.numel() for p in model.bert.parameters()) < full / 1.5
+
+
+@pytest.mark.slow
+def test_an_albert_is_pretrained_here_and_leaves_for_transformers(run_script, tmp_path):
+    run_script("mlm_task.py", "--share-layers", "--embedding-size", 16, "--emsize", 32, "--nhead", 2, "--nlayers", 3,
+               "--steps", 2, "--bptt", 32, "--batch_size", 4, "--valid-examples", 4)  # fmt: skip
+    run_script("checkpoint.py", "export", "mlm_bert.pt", "folder")
+    model, tokenizer = load_model(MLMTask, tmp_path / "mlm_bert.pt")
+    other = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "folder").eval()
+    ids = torch.tensor([[tokenizer.cls_id, *tokenizer.encode_ids("Anna goes to the house."), tokenizer.sep_id]])
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(ids), other(ids).logits, atol=1e-5, rtol=0)
 
 
 def test_shared_layers_are_the_same_layer_again_and_again():
