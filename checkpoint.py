@@ -101,7 +101,7 @@ def read_model(path, remedy="name a file that one of the tasks saved, or a Huggi
             return torchtext_files.read_model(content, path, vocab, heads)
         raise UserError(f"{path}: bare weights such as {next(iter(content))}, not a model file; {remedy}")
     keys = {"format", "task", "config", "tokenizer", "body", "head", "notes"}
-    complete = isinstance(content, dict) and keys <= set(content)
+    complete = isinstance(content, dict) and keys <= set(content) and isinstance(content["task"], str)
     if not complete or not (holds_weights(content["body"]) and holds_weights(content["head"])):
         raise UserError(f"{path}: not a model file of this project; {remedy}")
     if content["format"] != FORMAT:

@@ -274,8 +274,9 @@ def read_weights(folder):
 
 def tensorflow(path):
     """The error for what TensorFlow wrote."""
-    return UserError(f"{path}: a TensorFlow checkpoint; convert it to a Hugging Face folder first, e.g. by python -m "
-                     "transformers.models.bert.convert_bert_original_tf_checkpoint_to_pytorch, and name that")  # fmt: skip
+    return UserError(f"{path}: a TensorFlow checkpoint; convert it to a Hugging Face folder first (transformers 4 beside "
+                     "TensorFlow: BertForPreTraining.from_pretrained('bert_model.ckpt', from_tf=True, config=...)"
+                     ".save_pretrained('folder')), add its vocab.txt, and name that")  # fmt: skip
 
 
 def safetensors_module(path):
