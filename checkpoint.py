@@ -1,17 +1,22 @@
 """Saving and loading models.
 
-    python checkpoint.py show FILE      # what is inside a model file
+    python checkpoint.py show FILE                # what is inside
+    python checkpoint.py export FILE FOLDER       # as a Hugging Face folder, for transformers and its like
+
+FILE is a model file of ours, a Hugging Face folder (huggingface.py), or a file of torchtext's BERT example
+(torchtext_files.py, with the vocabulary that --save-vocab names).
 
 A model file holds all that using the model needs: sizes, tokenizer, weights of body and head, and what the task noted
 (such as SQuAD's threshold). It is torch.save's zip format with tensors and plain values only, and it is read with
 ``weights_only=True``: no pickle of anybody's is ever executed. Sizes come from the file, never from flags.
 """
 
+import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from files import UserError, atomic_write, run_main
 from model import BertConfig
@@ -46,9 +51,14 @@ def read_torch(path, remedy):
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {remedy}")
-    with open(path, "rb") as stream:
-        if stream.read(4) != b"PK\x03\x04":
-            raise UserError(f"{path}: not a file that torch.save wrote (damaged, or in its format before 1.6); {remedy}")
+    if not starts_as_zip(path):
+        with open(path, "rb") as stream:
+            first = stream.read(64)
+        if first.lstrip().startswith(b"<"):
+            raise UserError(f"{path}: not a file that torch.save wrote but a web page (HTML); fetch the file itself")
+        if first.startswith(b"version https://git-lfs"):
+            raise UserError(f"{path}: a pointer to the file, not the file (Git LFS); run git lfs pull")
+        raise UserError(f"{path}: not a file that torch.save wrote (damaged, or in its format before 1.6); {remedy}")
     try:
         if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
             raise ValueError("a TorchScript program")
@@ -58,11 +68,40 @@ def read_torch(path, remedy):
         raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}); {remedy}") from None
 
 
-def read_model(path, remedy="name a file that one of the tasks saved"):
-    """The checked content of a model file (see save_model)."""
+def starts_as_zip(path):
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
+def read_model(path, remedy="name a file that one of the tasks saved, or a Hugging Face folder", vocab=None, heads=None):
+    """The checked content of a model, ours or other people's.
+
+    ``config`` (a BertConfig), ``tokenizer`` (its state), ``body`` (weights), ``heads`` (task -> weights), ``task`` (the
+    first of them, or None), ``notes``; of other people's files also ``dropped`` (names of weights that have no place
+    here) and ``new`` (what had to be added). ``vocab`` and ``heads`` (a number) count for torchtext's files only.
+    """
+    path = Path(path)
+    if path.is_dir():
+        import huggingface
+
+        return huggingface.read_folder(path)
+    if ".ckpt" in path.name and not starts_as_zip(path):
+        import huggingface
+
+        raise huggingface.tensorflow(path)
+    if path.name == "model.safetensors":
+        raise UserError(f"{path}: weights alone; name the folder, which holds their config and vocabulary too")
     content = read_torch(path, remedy)
+    if holds_weights(content) and content:
+        import torchtext_files
+
+        if torchtext_files.is_published(content):
+            return torchtext_files.read_model(content, path, vocab, heads)
+        raise UserError(f"{path}: bare weights such as {next(iter(content))}, not a model file; {remedy}")
     keys = {"format", "task", "config", "tokenizer", "body", "head", "notes"}
-    complete = isinstance(content, dict) and keys <= set(content)
+    complete = isinstance(content, dict) and keys <= set(content) and isinstance(content["task"], str)
     if not complete or not (holds_weights(content["body"]) and holds_weights(content["head"])):
         raise UserError(f"{path}: not a model file of this project; {remedy}")
     if content["format"] != FORMAT:
@@ -71,48 +110,78 @@ def read_model(path, remedy="name a file that one of the tasks saved"):
         content["config"] = BertConfig(**content["config"])
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
-    return content
+    return {**content, "heads": {content["task"]: content["head"]}, "dropped": [], "new": []}
 
 
 def holds_weights(part):
     return isinstance(part, dict) and all(isinstance(weight, torch.Tensor) for weight in part.values())
 
 
-def load_model(cls, path, dropout=None):
+def load_model(cls, path, dropout=None, vocab=None, heads=None):
     """The model of class ``cls`` (a head of model.py) in ``path``, body and head, and its tokenizer.
 
-    ``dropout`` overrides the file's. Raises UserError where ``path`` holds another task's head.
+    ``path`` is a model file, a Hugging Face folder, or a file of torchtext's BERT example; for the last, ``vocab`` is
+    the path of its vocabulary and ``heads`` its number of attention heads, where they are not 64 wide. ``dropout``
+    overrides the file's. Raises UserError where ``path`` holds no such head.
     """
-    content = read_model(path)
-    if content["task"] != cls.__name__:
-        raise UserError(f"{path}: holds a {content['task']}, not a {cls.__name__}; use --bert-model to take its body")
+    content = read_model(path, vocab=vocab, heads=heads)
+    task = cls.__name__
+    if task not in content["heads"]:
+        found = " and ".join(f"a {name}" for name in content["heads"]) or "no head of a task here"
+        raise UserError(f"{path}: holds {found}, not a {task}; use --bert-model to take its body")
     model = cls(with_dropout(content["config"], dropout))
-    insert(model, whole(content), path)
+    weights, unused = whole(content, task), others(content, task)
+    if model.bert.pooler is None and "bert.pooler.weight" in weights:
+        weights = {name: weight for name, weight in weights.items() if not name.startswith("bert.pooler.")}
+        unused.append("the pooler")
+    insert(model, weights, path)
+    tell(path, content["new"], unused)
     model.notes = content["notes"]
     return model, Tokenizer.from_state(content["tokenizer"])
 
 
-def whole(content):
-    """The weights of a model file under the names that the model has for them."""
-    return {**{f"bert.{name}": weight for name, weight in content["body"].items()}, **content["head"]}
+def whole(content, task=None):
+    """The weights of a model under the names that the model has for them."""
+    body = {f"bert.{name}": weight for name, weight in content["body"].items()}
+    return {**body, **content["heads"][task or content["task"]]}
+
+
+def others(content, task):
+    """What a model of ``task`` leaves in the file."""
+    return [f"the head of {name}" for name in content["heads"] if name != task] + content["dropped"]
+
+
+def tell(path, new, unused):
+    """One line, by one process, on what a loaded model did not get from its file, or left there."""
+    parts = [f"{what}: {', '.join(names)}" for what, names in (("new", new), ("not used", unused)) if names]
+    if parts and not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        print(f"{path}: {'; '.join(parts)}", flush=True)
 
 
 def with_dropout(config, dropout):
     if dropout is None:
         return config
-    return dataclasses.replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    return dataclasses.replace(
+        config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, classifier_dropout=None
+    )
 
 
-def load_body(cls, path, dropout=None):
-    """A model of class ``cls`` with the body in ``path`` and a new head, and the file's tokenizer."""
-    content = read_model(path, "run mlm_task.py or ns_task.py first, or name a file that they saved")
-    model = cls(with_dropout(content["config"], dropout))
+def load_body(cls, path, dropout=None, vocab=None, heads=None):
+    """A model of class ``cls`` with the body in ``path`` and a new head, and the file's tokenizer; see load_model."""
+    content = read_model(path, "run mlm_task.py or ns_task.py first, or name a file that they saved", vocab, heads)
+    config = dataclasses.replace(content["config"], tie_word_embeddings=True, head_norm_eps=None)  # those of a new head
+    model = cls(with_dropout(config, dropout))
+    parts = dict.fromkeys(name.split(".")[0] for name in model.state_dict() if not name.startswith("bert."))
+    new, unused = [f"the head of {cls.__name__} ({', '.join(parts)})"], others(content, None)
     body = content["body"]
     if model.bert.pooler is None:
+        unused += ["the pooler"] * ("pooler.weight" in body)
         body = {name: weight for name, weight in body.items() if not name.startswith("pooler.")}
     elif "pooler.weight" not in body:
+        new.append("the pooler")
         body = {**body, **{f"pooler.{name}": weight for name, weight in model.bert.pooler.state_dict().items()}}
     insert(model.bert, body, path)
+    tell(path, new + content["new"], unused)
     return model, Tokenizer.from_state(content["tokenizer"])
 
 
@@ -127,23 +196,54 @@ def insert(module, weights, path):
     module.load_state_dict(weights)
 
 
-def describe(path):
-    content = read_model(path)
-    config, count = content["config"], sum(w.numel() for part in ("body", "head") for w in content[part].values())
-    print(f"{path}: {content['task']}, {count:,} weights")
+def show(args):
+    """Print what is inside a model."""
+    content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
+    config, parts = content["config"], {"body": content["body"]}
+    for task, head in content["heads"].items():
+        parts["head" if len(content["heads"]) == 1 else task] = head
+    count = sum(weight.numel() for part in parts.values() for weight in part.values())
+    print(f"{args.file}: {' and '.join(content['heads']) or 'a body without a head'}, {count:,} weights")
     print("config:", ", ".join(f"{k}={v}" for k, v in dataclasses.asdict(config).items()))
     tokenizer = Tokenizer.from_state(content["tokenizer"])
     print(f"tokenizer: {tokenizer.kind}, {len(tokenizer):,} tokens")
     print("notes:", content["notes"] or "none")
-    for part in ("body", "head"):
-        for name, weight in content[part].items():
+    for part, weights in parts.items():
+        for name, weight in weights.items():
             print(f"{part:5} {name:45} {str(weight.dtype).removeprefix('torch.'):9} {list(weight.shape)}")
+    tell(args.file, content["new"], content["dropped"])
+
+
+def export(args):
+    """Write a model as a Hugging Face folder."""
+    import huggingface
+
+    content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
+    lines = huggingface.write_folder(content, args.folder)
+    print(f"{args.folder}: written")
+    for line in lines:
+        print(f"note: {line}")
+    if content["notes"]:
+        print(f"note: what the task noted has no place there: {content['notes']}")
+    tell(args.file, content["new"], content["dropped"])
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] != "show":
-        raise UserError("usage: python checkpoint.py show FILE")
-    describe(sys.argv[2])
+    parser = argparse.ArgumentParser(description="Look into a model, or export it.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for function in (show, export):
+        p = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, allow_abbrev=False)
+        p.set_defaults(function=function)
+        p.add_argument("file", help="a model file, a Hugging Face folder, or a file of torchtext's BERT example")
+        if function is export:
+            p.add_argument("folder", help="a new folder")
+        for name, help, options in (
+            ("save-vocab", "the vocabulary of a file of torchtext's BERT example", {"default": "bert_vocab.pt"}),
+            ("nhead", "its number of attention heads, where they are not 64 wide", {"type": int}),
+        ):
+            p.add_argument(*dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"]), help=help, **options)
+    args = parser.parse_args()
+    args.function(args)
 
 
 if __name__ == "__main__":

@@ -306,7 +306,8 @@ def prepare(args, places):
     if args.bert_model:
         import checkpoint
 
-        tokenizer = Tokenizer.from_state(checkpoint.read_model(args.bert_model)["tokenizer"])
+        content = checkpoint.read_model(args.bert_model, vocab=args.save_vocab, heads=1)  # heads tell nothing of tokens
+        tokenizer = Tokenizer.from_state(content["tokenizer"])
     else:
         tokenizer = load_tokenizer(args, args.dataset, places)
     print(f"{args.dataset}: {tokenizer.kind} vocabulary of {len(tokenizer):,}; tokens go to {places.cache}", flush=True)
@@ -454,7 +455,9 @@ def main():
             flags += [("tokenizer", "kind of a new vocabulary", {"choices": kinds}),
                       ("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab", {}),
                       ("vocab-size", "size of a new vocabulary", {"type": int}),
-                      ("bert-model", "take the vocabulary of this model file", {})]  # fmt: skip
+                      ("bert-model", "take the vocabulary of this model file, or Hugging Face folder", {}),
+                      ("save-vocab", "vocabulary of a --bert-model that torchtext's BERT example made",
+                       {"default": "bert_vocab.pt"})]  # fmt: skip
         for name, help, options in flags:
             p.add_argument(*dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"]), help=help, **options)
     args = parser.parse_args()

@@ -75,6 +75,31 @@ def atomic_write(path, mode="wb"):
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path):
+    """A temporary folder beside ``path``; on success its files are synced and it becomes ``path``, else it is removed.
+
+    Raises UserError where ``path`` exists and is not an empty folder, or cannot be written.
+    """
+    path = Path(path).absolute()
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: exists already; remove it, or name a new folder")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+        if path.exists():
+            path.rmdir()
+        os.rename(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _unwritable(path, error):
     return UserError(f"{path}: cannot be written ({error.strerror or error}); choose another folder or free space")
 

@@ -27,7 +27,6 @@ def arguments():
         "mlm", "Pretrain a BERT by masked language modelling.",
         save="mlm_bert.pt", epochs=4, batch_size=16, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
-    p.flag("save-vocab", "where the vocabulary goes", default="bert_vocab.pt")
     p.flag("mask_frac", "share of the tokens to mask in training; scores always mask 0.15", type=float, default=0.3)
     p.flag("mask-unit", "what is masked at once", choices=["token", "whole-word"], default="token")
     return utils.with_default_model(p.parse_args())

@@ -12,6 +12,8 @@ Design choices:
   rates and therefore wins short pretraining runs.
 - The pooler belongs to the body, as in everybody's checkpoints, but exists only under the heads that read it: a weight
   that never gets a gradient stalls distributed training and hides mistakes.
+- ALBERT (Lan et al. 2020, arXiv 1909.11942) is two fields: ``embedding_size`` E, words narrower than D and projected to
+  it, and ``share_layers``, one layer applied again and again.
 - The vocabulary-wide product, the most expensive one of pretraining, is done at the masked positions only.
 """
 
@@ -45,16 +47,21 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     norm_first: bool = False
+    embedding_size: int | None = None  # E; default: D, without a projection
+    share_layers: bool = False
+    classifier_dropout: float | None = None  # before a classifier; default: hidden_dropout_prob
+    tie_word_embeddings: bool = True  # False: the masked-word head has an output matrix of its own
+    head_norm_eps: float | None = None  # of the masked-word head; default: layer_norm_eps
 
     def __post_init__(self):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                     "max_position_embeddings", "type_vocab_size"):  # fmt: skip
+                     "max_position_embeddings", "type_vocab_size", "word_size"):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "head_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if self.hidden_size % self.num_attention_heads:
@@ -64,9 +71,18 @@ class BertConfig:
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
 
+    @property
+    def word_size(self):
+        """E, the width of a word's vector, and of its position's and part's."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
+    def head_dropout(self):
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
 
 class PositionalEncoding(nn.Module):
-    """A learned vector for each position: (S,) -> (S, D).
+    """A learned vector for each position: (S,) -> (S, E).
 
     It starts as the sinusoids of Vaswani et al. 2017 (section 3.5), of the size of a word's vector: neighbours can be
     told from the first step on, which short runs would otherwise spend half of their time on.
@@ -74,7 +90,7 @@ class PositionalEncoding(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.embed = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.embed = nn.Embedding(config.max_position_embeddings, config.word_size)
 
     def initialise(self):
         count, width = self.embed.weight.shape
@@ -90,11 +106,11 @@ class PositionalEncoding(nn.Module):
 
 
 class TokenTypeEncoding(nn.Module):
-    """A learned vector for the first and the second part of a pair: (N, S) -> (N, S, D)."""
+    """A learned vector for the first and the second part of a pair: (N, S) -> (N, S, E)."""
 
     def __init__(self, config):
         super().__init__()
-        self.embed = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.embed = nn.Embedding(config.type_vocab_size, config.word_size)
 
     def forward(self, token_type_ids):
         if token_type_ids is None:
@@ -105,24 +121,25 @@ class TokenTypeEncoding(nn.Module):
 
 
 class BertEmbedding(nn.Module):
-    """Word, position and part, summed, normalised, dropped out: (N, S) -> (N, S, D)."""
+    """Word, position and part, summed, normalised, dropped out, and E widened to D: (N, S) -> (N, S, D)."""
 
     def __init__(self, config):
         super().__init__()
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed = nn.Embedding(config.vocab_size, config.word_size)
         self.position = PositionalEncoding(config)
         self.token_type = TokenTypeEncoding(config)
-        self.norm = nn.Identity() if config.norm_first else nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.norm = nn.Identity() if config.norm_first else nn.LayerNorm(config.word_size, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.project = nn.Linear(config.embedding_size, config.hidden_size) if config.embedding_size else nn.Identity()
 
     def initialise(self):
-        """Words normal(0, D^-0.5), so that the tied output layer begins with logits of unit variance."""
+        """Words normal(0, E^-0.5), so that the tied output layer begins with logits of unit variance."""
         nn.init.normal_(self.embed.weight, std=self.embed.embedding_dim**-0.5)
         self.position.initialise()
 
     def forward(self, input_ids, token_type_ids=None):
         x = self.embed(input_ids) + self.position(input_ids.size(1)) + self.token_type(token_type_ids)
-        return self.dropout(self.norm(x))
+        return self.project(self.dropout(self.norm(x)))
 
 
 def attention(query, key, value, mask=None, dropout=0.0):
@@ -191,7 +208,8 @@ class BertModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = BertEmbedding(config)
-        self.layers = nn.ModuleList(TransformerEncoderLayer(config) for _ in range(config.num_hidden_layers))
+        depth = 1 if config.share_layers else config.num_hidden_layers
+        self.layers = nn.ModuleList(TransformerEncoderLayer(config) for _ in range(depth))
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.norm_first else nn.Identity()
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if pooler else None
         self.apply(self.initialise)
@@ -201,13 +219,14 @@ class BertModel(nn.Module):
         """Weights normal(0, initializer_range), biases 0 (Devlin et al. 2019 and their code)."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
     def forward(self, input_ids, token_type_ids=None, attention_mask=None):
         x = self.embedding(input_ids, token_type_ids)
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None]  # (N, 1, 1, S)
-        for layer in self.layers:
+        rounds = self.config.num_hidden_layers // len(self.layers)  # more than 1 where one layer is all
+        for layer in [*self.layers] * rounds:
             x = layer(x, mask)
         return self.norm(x)
 
@@ -220,24 +239,29 @@ class MLMTask(nn.Module):
     """The masked-language-model head: the words that stand behind the masks.
 
     Gives logits (N, S, V), or with a boolean ``positions`` (N, S) those of its M true places only, (M, V). The output
-    matrix is the word embedding (Press & Wolf 2017, arXiv 1608.05859), with a bias of its own.
+    matrix is the word embedding (Press & Wolf 2017, arXiv 1608.05859), with a bias of its own; some older models, which
+    ``tie_word_embeddings=False`` stands for, have another matrix.
     """
 
     def __init__(self, config):
         super().__init__()
         self.bert = BertModel(config)
-        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.transform = nn.Linear(config.hidden_size, config.word_size)
         self.activation = ACTIVATIONS[config.hidden_act]
-        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        eps = config.layer_norm_eps if config.head_norm_eps is None else config.head_norm_eps
+        self.norm = nn.LayerNorm(config.word_size, eps)
+        self.decoder = None if config.tie_word_embeddings else nn.Linear(config.word_size, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.bert.initialise(self.transform)
+        self.bert.initialise(self.decoder)
 
     def forward(self, input_ids, token_type_ids=None, attention_mask=None, positions=None):
         x = self.bert(input_ids, token_type_ids, attention_mask)
         if positions is not None:
             x = x[positions]
         x = self.norm(self.activation(self.transform(x)))
-        return F.linear(x, self.bert.embedding.embed.weight, self.bias)
+        words = self.bert.embedding.embed if self.decoder is None else self.decoder
+        return F.linear(x, words.weight, self.bias)
 
 
 class NextSentenceTask(nn.Module):
@@ -246,7 +270,7 @@ class NextSentenceTask(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.bert = BertModel(config, pooler=True)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, 2)
         self.bert.initialise(self.classifier)
 
@@ -275,7 +299,7 @@ class RaceTask(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.bert = BertModel(config, pooler=True)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.bert.initialise(self.classifier)
 

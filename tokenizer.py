@@ -68,17 +68,18 @@ class Tokenizer:
     """One vocabulary and its rules.
 
     ``tokens`` holds the V token strings by id, ``specials`` the strings of padding, unknown, beginning, separator and
-    mask among them. ``model`` is SentencePiece's file as bytes, ``lowercase`` counts for "wordpiece" only.
+    mask among them. ``model`` is SentencePiece's file as bytes. ``clean`` counts for "sentencepiece" only: ALBERT's
+    clean-up of the text comes first. ``lowercase`` counts for that, and for "wordpiece".
     """
 
-    def __init__(self, kind, tokens, specials=SPECIALS, lowercase=True, model=b""):
+    def __init__(self, kind, tokens, specials=SPECIALS, lowercase=True, model=b"", clean=False):
         self.kind, self.tokens, self.specials = kind, list(tokens), tuple(specials)
-        self.lowercase, self.model = lowercase, bytes(model)
+        self.lowercase, self.model, self.clean = lowercase, bytes(model), clean
         self.special_ids = [self.tokens.index(special) for special in self.specials]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = self.special_ids
         index = {token: i for i, token in enumerate(self.tokens) if i not in self.special_ids}
         if kind == "sentencepiece":
-            self._rules = _SentencePiece(index, self.unk_id, self.model)
+            self._rules = _SentencePiece(index, self.unk_id, self.model, clean, lowercase)
         elif kind == "wordpiece":
             self._rules = _WordPiece(index, self.unk_id, lowercase)
         else:
@@ -122,7 +123,7 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self):
         """Short hash of all that determines ids: caches of ids carry it. Raise the number when a rule changes."""
-        rules = json.dumps([1, self.kind, self.tokens, self.specials, self.lowercase])
+        rules = json.dumps([1, self.kind, self.tokens, self.specials, self.lowercase] + ["clean"] * self.clean)
         return hashlib.sha256(rules.encode() + self.model).hexdigest()[:16]
 
     def state(self):
@@ -131,7 +132,7 @@ class Tokenizer:
 
         model = torch.tensor(list(self.model), dtype=torch.uint8)
         return {"kind": self.kind, "tokens": list(self.tokens), "specials": list(self.specials),
-                "lowercase": self.lowercase, "model": model}  # fmt: skip
+                "lowercase": self.lowercase, "model": model, "clean": self.clean}  # fmt: skip
 
     @staticmethod
     def from_state(state):
@@ -141,7 +142,8 @@ class Tokenizer:
             raise UserError("no tokenizer in this state: 'kind' must be one of " + ", ".join(kinds))
         try:
             model = bytes(state["model"].tolist())
-            return Tokenizer(state["kind"], state["tokens"], state["specials"], state["lowercase"], model)
+            clean = state.get("clean", False)  # newer than some files
+            return Tokenizer(state["kind"], state["tokens"], state["specials"], state["lowercase"], model, clean)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"broken tokenizer state ({error!r}); save it again") from None
 
@@ -175,7 +177,7 @@ def _clusters(chunk):
     yield start, len(chunk)
 
 
-def _sources(chunk, normalised, normalise):
+def _sources(chunk, normalised, normalise, clusters=_clusters):
     """Where in ``chunk`` the characters of ``normalised`` come from: their starts and their ends.
 
     The clusters are normalised one by one. Where that does not add up to what the whole chunk gave, every character
@@ -184,7 +186,7 @@ def _sources(chunk, normalised, normalise):
     if normalised == chunk:
         return range(len(chunk)), range(1, len(chunk) + 1)
     starts, ends, parts = [], [], []
-    for start, end in _clusters(chunk):
+    for start, end in clusters(chunk):
         parts.append(normalise(chunk[start:end]))
         starts += [start] * len(parts[-1])
         ends += [end] * len(parts[-1])
@@ -281,9 +283,11 @@ class _WordPiece:
 class _SentencePiece:
     SURROGATE = re.compile("[\ud800-\udfff]")  # cannot be handed to C++
 
-    def __init__(self, index, unk_id, model):
-        self.index, self.unk_id, self.model = index, unk_id, model
-        self.normal_form = _Memo(lambda cluster: "".join(self.processor.EncodeAsPieces(cluster)).removeprefix("▁"))
+    QUOTES = re.compile("``|''")
+
+    def __init__(self, index, unk_id, model, clean=False, lowercase=True):
+        self.index, self.unk_id, self.model, self.clean, self.lowercase = index, unk_id, model, clean, lowercase
+        self.normal_form = _Memo(lambda cluster: "".join(self._pieces(cluster)).removeprefix("▁"))
 
     @functools.cached_property
     def processor(self):
@@ -292,14 +296,43 @@ class _SentencePiece:
     def prepare(self, text):
         return text if text.isascii() else self.SURROGATE.sub("\ufffd", text)
 
+    def _pieces(self, text):
+        return self._albert_pieces(text) if self.clean else self.processor.EncodeAsPieces(text)
+
+    def _albert_pieces(self, text):
+        """The pieces after ALBERT's clean-up (Lan et al.'s code): plain quotes, no accents, no capitals; a comma that a
+        piece has behind a digit stands alone."""
+        text = unicodedata.normalize("NFKD", self.QUOTES.sub('"', text))
+        text = "".join(character for character in text if not unicodedata.combining(character))
+        pieces = []
+        for piece in self.processor.EncodeAsPieces(text.lower() if self.lowercase else text):
+            if piece[-1] != "," or not piece[-2:-1].isdigit():
+                pieces.append(piece)
+                continue
+            number = self.processor.EncodeAsPieces(piece[:-1].replace("▁", ""))
+            if number and not piece.startswith("▁"):
+                number[0] = number[0].removeprefix("▁")
+            pieces += [*filter(None, number), ","]
+        return pieces
+
+    def _clusters(self, chunk):
+        """As the function of this name, but a quote of two characters stays in one piece."""
+        start = 0
+        for quote in self.QUOTES.finditer(chunk if self.clean else ""):
+            yield from ((start + a, start + b) for a, b in _clusters(chunk[start : quote.start()]))
+            yield quote.span()
+            start = quote.end()
+        yield from ((start + a, start + b) for a, b in _clusters(chunk[start:]))
+
     def encode(self, chunk):
         ids, spans = [], []
         for base in range(0, len(chunk), LONGEST_CHUNK):
             part = chunk[base : base + LONGEST_CHUNK]
-            pieces = self.processor.EncodeAsPieces(part)  # an unknown piece comes as its text
+            pieces = self._pieces(part)  # an unknown piece comes as its text
             ids += [self.index.get(piece, self.unk_id) for piece in pieces]
             normalised = "".join(pieces)
-            starts, ends = _sources(part, normalised.removeprefix("▁"), self.normal_form.__getitem__)
+            bare = normalised.removeprefix("▁")
+            starts, ends = _sources(part, bare, self.normal_form.__getitem__, self._clusters)
             if normalised.startswith("▁"):  # stands for the whitespace before; its span is the first letter
                 starts, ends = [*(starts[:1] or [0]), *starts], [*(ends[:1] or [len(part)]), *ends]
             borders = itertools.pairwise(itertools.accumulate(map(len, pieces), initial=0))
@@ -482,11 +515,11 @@ def save_vocab(tokenizer, path):
         torch.save(tokenizer.state(), stream)
 
 
-def wordpiece(vocab_path, lowercase=True):
+def wordpiece(vocab_path, lowercase=True, specials=BERT_SPECIALS):
     """BERT's tokenizer for a vocab.txt, one token a line, UTF-8. Raises UserError where the file is no such thing."""
     text = read_text(vocab_path).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
     tokens = text.split("\n")
-    missing = [special for special in BERT_SPECIALS if special not in tokens]
+    missing = [special for special in specials if special not in tokens]
     if not text or missing:
         what = f"lacks {' '.join(missing)}" if text else "empty file"
         raise UserError(f"{vocab_path}: {what}; give the vocab.txt of a BERT model, one token a line")
@@ -494,7 +527,7 @@ def wordpiece(vocab_path, lowercase=True):
     for number, token in enumerate(tokens, start=1):
         if first_line.setdefault(token, number) != number:
             raise UserError(f"{vocab_path}: line {number} repeats line {first_line[token]} ({token!r}); remove one")
-    return Tokenizer("wordpiece", tokens, BERT_SPECIALS, lowercase)
+    return Tokenizer("wordpiece", tokens, specials, lowercase)
 
 
 def sentencepiece(model):
@@ -502,16 +535,48 @@ def sentencepiece(model):
 
     Raises ValueError where the bytes are something else.
     """
+    # types: 1 normal, 4 user-defined, 6 byte; left out: 2 unknown, 3 control, 5 unused
+    tokens = [text for text, kind in sentencepiece_pieces(model) if kind in (1, 4, 6)]
+    if not tokens:
+        raise ValueError("no pieces")
+    return Tokenizer("sentencepiece", [*SPECIALS, *tokens], model=model)
+
+
+def sentencepiece_as_it_is(model, specials, clean, lowercase):
+    """The tokenizer for a SentencePiece model that holds its own special pieces, under the file's own ids.
+
+    Raises ValueError where it does not, or the bytes are something else.
+    """
+    tokens = [text for text, _ in sentencepiece_pieces(model)]
+    return Tokenizer("sentencepiece", tokens, specials, lowercase, model, clean)
+
+
+def sentencepiece_pieces(model):
+    """[(text, type)] of a SentencePiece model. Raises ValueError where the bytes are something else."""
     try:
         fields = [(number, value) for number, value, _ in _fields(model)]
         pieces = [{key: part for key, part, _ in _fields(value)} for number, value in fields if number == 1]
-        # types: 1 normal, 4 user-defined, 6 byte; left out: 2 unknown, 3 control, 5 unused
-        tokens = [piece[1].decode() for piece in pieces if piece.get(3, 1) in (1, 4, 6)]
+        pieces = [(piece[1].decode(), piece.get(3, 1)) for piece in pieces]
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("no SentencePiece model") from error
-    if not tokens or 3 not in dict(fields):  # the normaliser comes last: without it the file was cut off
+    if not pieces or 3 not in dict(fields):  # the normaliser comes last: without it the file was cut off
         raise ValueError("no pieces, or no end")
-    return Tokenizer("sentencepiece", [*SPECIALS, *tokens], model=model)
+    return pieces
+
+
+def sentencepiece_with_specials(tokenizer):
+    """A SentencePiece model file in which the pieces have the ids that they have in ``tokenizer``, specials included."""
+
+    def field(number, value):
+        return bytes([number << 3 | 2]) + _as_varint(len(value)) + value
+
+    if [text for text, _ in sentencepiece_pieces(tokenizer.model)] == tokenizer.tokens:
+        return tokenizer.model
+    specials = [field(1, field(1, text.encode()) + bytes([3 << 3, 2 if i == tokenizer.unk_id else 3]))
+                for i, text in enumerate(tokenizer.specials)]  # fmt: skip
+    rest = [raw for number, value, raw in _fields(tokenizer.model)
+            if number != 1 or {key: part for key, part, _ in _fields(value)}.get(3, 1) in (1, 4, 6)]  # fmt: skip
+    return b"".join([*specials, *rest])
 
 
 # A SentencePiece file is a protocol buffer (sentencepiece_model.proto): field 1, repeated: a piece (1 text, 2 score,
@@ -532,6 +597,14 @@ def _fields(message):
         if at > len(message):
             raise ValueError("cut off")
         yield key >> 3, value, message[start:at]
+
+
+def _as_varint(value):
+    parts = []
+    while value >= 128:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*parts, value])
 
 
 def _varint(message, at):

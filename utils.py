@@ -96,8 +96,10 @@ def parser(task, description, **defaults):
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=cache.default_cache_dir())
     p.flag("log-dir", "logs, result.json, resume state")
     p.flag("save", "where the trained model goes")
-    p.flag("checkpoint", "start from this model file, body and head")
-    p.flag("bert-model", "start from the body of this model file; none: random weights")
+    p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
+    p.flag("bert-model", "start from the body of this model file or Hugging Face folder; none: random weights")
+    p.flag("save-vocab", "the vocabulary that belongs to a file of torchtext's BERT example; mlm_task.py writes its own",
+           default="bert_vocab.pt")  # fmt: skip
     p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
     p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
 
@@ -106,6 +108,10 @@ def parser(task, description, **defaults):
     p.flag("nhid", "width of its feed-forward layers (default: 4 * emsize)", type=positive(int))
     p.flag("nlayers", "its layers", type=positive(int))
     p.flag("nhead", "its attention heads (default: one for each 64 of width)", type=positive(int))
+    p.flag("share-layers", "one layer's weights for all layers of a new model, as in ALBERT", action="store_true",
+           default=False)  # fmt: skip
+    p.flag("embedding-size", "width of its words, projected to --emsize, as in ALBERT (default: --emsize)",
+           type=positive(int))  # fmt: skip
     p.flag("norm", "LayerNorm before (pre) or after (post) each residual of a new model", choices=["pre", "post"],
            default="post")  # fmt: skip
     p.flag("dropout", "dropout (default in fine-tuning: 0 for Sample, else 0.1)", type=fraction)
@@ -160,6 +166,7 @@ def sizes(args, vocab_size):
             num_attention_heads=args.nhead or max(1, width // 64), intermediate_size=args.nhid or 4 * width,
             hidden_dropout_prob=args.dropout, attention_probs_dropout_prob=args.dropout,
             max_position_embeddings=max(512, args.bptt), norm_first=args.norm == "pre",
+            embedding_size=args.embedding_size, share_layers=args.share_layers,
         )  # fmt: skip
     except ValueError as error:
         raise UserError(f"{error}; see --emsize, --nhead, --nhid and --nlayers") from None
@@ -177,9 +184,9 @@ def new_or_loaded(cls, args, make_tokenizer):
         path = args.checkpoint or args.bert_model
         if path in (None, "none"):
             raise UserError("no model named; add --bert-model FILE (or --checkpoint FILE) with a trained model")
-        model, tokenizer = checkpoint.load_model(cls, path, args.dropout)
+        model, tokenizer = checkpoint.load_model(cls, path, args.dropout, args.save_vocab, args.nhead)
     elif args.bert_model not in (None, "none"):
-        model, tokenizer = checkpoint.load_body(cls, args.bert_model, args.dropout)
+        model, tokenizer = checkpoint.load_body(cls, args.bert_model, args.dropout, args.save_vocab, args.nhead)
     else:
         tokenizer = make_tokenizer()
         torch.manual_seed(args.seed)  # training a vocabulary may have drawn numbers, reading one has not

@@ -1,0 +1,511 @@
+"""Hugging Face folders, in and out: BERT, Megatron-BERT (BERT with the norms first) and ALBERT.
+
+    content = read_folder("bert-base-uncased")       # as checkpoint.read_model gives it
+    lines = write_folder(content, "folder")          # transformers' AutoModel... classes load it
+
+A folder holds config.json, the weights (model.safetensors, whole or in parts, or pytorch_model.bin) and the vocabulary
+(vocab.txt or spiece.model). Design choices:
+
+- One table of names for both directions. What a folder must hold follows from its config: the names and shapes of our
+  own model of that config, translated. So nothing is left at random, and nothing is left over unnoticed.
+- A config that our network does not compute is refused by name, not approximated.
+- transformers counts the pair that belongs together as class 0 of the next-sentence head, we as class 1: its rows are
+  swapped on the way. ALBERT's sentence-order head counts the same way and is the same head to us.
+- A head of transformers that no task here has is dropped, and named.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+import model as networks
+from files import UserError, atomic_folder, parse_json, read_json, read_text, write_json
+from model import BertConfig
+from tokenizer import BERT_SPECIALS, Tokenizer, sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
+
+# --------------------------------------------------------------------------------------------------------------------
+# Names: ours -> theirs, without ".weight" and ".bias", # for a layer's number; "" is the head itself
+# --------------------------------------------------------------------------------------------------------------------
+
+EMBEDDING = {
+    "embedding.embed": "embeddings.word_embeddings",
+    "embedding.position.embed": "embeddings.position_embeddings",
+    "embedding.token_type.embed": "embeddings.token_type_embeddings",
+    "embedding.norm": "embeddings.LayerNorm",
+}
+LAYER = {
+    "layers.#.attention.in_proj": [f"encoder.layer.#.attention.self.{part}" for part in ("query", "key", "value")],
+    "layers.#.attention.out_proj": "encoder.layer.#.attention.output.dense",
+    "layers.#.linear1": "encoder.layer.#.intermediate.dense",
+    "layers.#.linear2": "encoder.layer.#.output.dense",
+    "pooler": "pooler.dense",
+}
+HEADS = {
+    "MLMTask": {
+        "transform": "cls.predictions.transform.dense",
+        "norm": "cls.predictions.transform.LayerNorm",
+        "decoder": "cls.predictions.decoder",
+        "": "cls.predictions",
+    },
+    "NextSentenceTask": {"classifier": "cls.seq_relationship"},
+    "QuestionAnswerTask": {"classifier": "qa_outputs"},
+    "RaceTask": {"classifier": "classifier"},
+}
+ALBERT_LAYER = "encoder.albert_layer_groups.#.albert_layers.0"
+BODIES = {  # by model_type
+    "bert": {
+        **EMBEDDING, **LAYER,
+        "layers.#.norm1": "encoder.layer.#.attention.output.LayerNorm",
+        "layers.#.norm2": "encoder.layer.#.output.LayerNorm",
+    },
+    "megatron-bert": {
+        **EMBEDDING, **LAYER,
+        "layers.#.norm1": "encoder.layer.#.attention.ln",
+        "layers.#.norm2": "encoder.layer.#.ln",
+        "norm": "encoder.ln",
+    },
+    "albert": {
+        **EMBEDDING,
+        "embedding.project": "encoder.embedding_hidden_mapping_in",
+        "layers.#.attention.in_proj": [f"{ALBERT_LAYER}.attention.{part}" for part in ("query", "key", "value")],
+        "layers.#.attention.out_proj": f"{ALBERT_LAYER}.attention.dense",
+        "layers.#.norm1": f"{ALBERT_LAYER}.attention.LayerNorm",
+        "layers.#.linear1": f"{ALBERT_LAYER}.ffn",
+        "layers.#.linear2": f"{ALBERT_LAYER}.ffn_output",
+        "layers.#.norm2": f"{ALBERT_LAYER}.full_layer_layer_norm",
+        "pooler": "pooler",
+    },
+}  # fmt: skip
+ALBERT_HEADS = {
+    **HEADS,
+    "MLMTask": {
+        "transform": "predictions.dense", "norm": "predictions.LayerNorm", "decoder": "predictions.decoder",
+        "": "predictions",
+    },
+    "NextSentenceTask": {"classifier": "sop_classifier.classifier"},
+}  # fmt: skip
+CLASSES = {"bert": "Bert", "megatron-bert": "MegatronBert", "albert": "Albert"}
+ARCHITECTURES = {"MLMTask": "ForMaskedLM", "NextSentenceTask": "ForNextSentencePrediction",
+                 "QuestionAnswerTask": "ForQuestionAnswering", "RaceTask": "ForMultipleChoice"}  # fmt: skip
+
+
+def heads_of(kind):
+    return ALBERT_HEADS if kind == "albert" else HEADS
+
+
+def their_names(table, name):
+    """What others call our tensor ``name``: one name, or three that are stacked in ours (query, key, value)."""
+    module, _, kind = name.rpartition(".")
+    number = next((part for part in module.split(".") if part.isdigit()), "")
+    theirs = table[".".join("#" if part.isdigit() else part for part in module.split("."))]
+    return [f"{one.replace('#', number)}.{kind}" for one in ([theirs] if isinstance(theirs, str) else theirs)]
+
+
+def take(weights, table, wanted, path):
+    """Our tensors ``wanted`` (name -> shape), moved out of ``weights``. Raises UserError where one lacks or differs."""
+    taken = {}
+    for name, shape in wanted.items():
+        theirs = their_names(table, name)
+        part = [shape[0] // len(theirs), *shape[1:]]
+        for one in theirs:
+            if one not in weights:
+                raise UserError(f"{path}: lacks weight {one}; fetch or convert it again")
+            if list(weights[one].shape) != part:
+                found = list(weights[one].shape)
+                raise UserError(f"{path}: weight {one} is {found}, the model's sizes ask for {part}; fetch it again")
+        parts = [weights.pop(one).float() for one in theirs]
+        taken[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return taken
+
+
+def body_shapes(config, pooler):
+    """name -> shape of our body's tensors, without memory for them."""
+    with torch.device("meta"):
+        module = networks.BertModel(config, pooler)
+    return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def head_shapes(task, config):
+    """name -> shape of the tensors that the head of that task adds to the body."""
+    with torch.device("meta"):
+        module = getattr(networks, task)(config)
+    return {name: list(tensor.shape) for name, tensor in module.state_dict().items() if not name.startswith("bert.")}
+
+
+def swap_rows(head):
+    return {name: weight.flip(0) for name, weight in head.items()}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# In
+# --------------------------------------------------------------------------------------------------------------------
+
+CAPITAL = re.compile("[A-Z]")
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu"}  # other names of ours
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+OTHER_HEADS = ("cls.", "predictions.", "sop_classifier.", "qa_outputs.", "classifier.")
+
+
+def read_folder(folder):
+    """The content of a Hugging Face folder, as checkpoint.read_model gives it. Raises UserError, one line, where it holds
+    another kind of model, or weights that its config does not ask for, or lacks some."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        if any(".ckpt" in file.name for file in folder.iterdir()):
+            raise tensorflow(folder)
+        raise UserError(f"{folder / 'config.json'}: no such file; name a Hugging Face folder, or a model file")
+    config, kind, architecture = read_config(folder / "config.json")
+    weights = {plain_name(name, kind): weight for name, weight in read_weights(folder).items()}
+    dropped = [name for name in BUFFERS if weights.pop(name, None) is not None]
+    pooler = any(name.startswith("pooler.") for name in weights)
+    body = take(weights, BODIES[kind], body_shapes(config, pooler), folder)
+    heads = read_heads(weights, config, kind, architecture, folder)
+    for name in list(weights):
+        if name.startswith(OTHER_HEADS):
+            del weights[name]
+            dropped.append(name)
+    if weights:
+        raise UserError(f"{folder}: has a left-over weight {min(weights)} ({len(weights)} in all) that a {kind} model of "
+                        "this config does not have; fetch or convert it again")  # fmt: skip
+    tokenizer = read_tokenizer(folder, config)
+    return {"task": next(iter(heads), None), "config": config, "tokenizer": tokenizer.state(), "body": body, "heads": heads,
+            "notes": {}, "dropped": dropped, "new": []}  # fmt: skip
+
+
+def plain_name(name, kind):
+    """A weight's name without the body's prefix, and with the older names of LayerNorm's weights made new."""
+    name = name.removeprefix("albert." if kind == "albert" else "bert.")
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+        if name.endswith(old):
+            name = name.removesuffix(old) + new
+    return name
+
+
+def read_heads(weights, config, kind, architecture, folder):
+    """task -> weights of each head in the folder that one of our tasks has."""
+    heads = {}
+    prefix = heads_of(kind)["MLMTask"][""]
+    # The bias has two names, and a tied matrix is the word embedding again: transformers reads neither.
+    bias = weights.pop(f"{prefix}.decoder.bias", None)
+    if bias is not None:
+        weights.setdefault(f"{prefix}.bias", bias)
+    if config.tie_word_embeddings:
+        weights.pop(f"{prefix}.decoder.weight", None)
+    for task, table in heads_of(kind).items():
+        if task == "RaceTask" and not scores_options(weights, architecture):
+            continue
+        first = min(table.values(), key=len)
+        if any(name.startswith(f"{first}.") for name in weights):
+            heads[task] = take(weights, table, head_shapes(task, config), folder)
+            if task == "NextSentenceTask":
+                heads[task] = swap_rows(heads[task])
+    return heads
+
+
+def scores_options(weights, architecture):
+    """Is "classifier" the multiple-choice head? Other heads have that name too."""
+    if architecture:
+        return architecture.endswith("ForMultipleChoice")
+    return "classifier.weight" in weights and len(weights["classifier.weight"]) == 1
+
+
+def read_config(path):
+    """(BertConfig, model_type, the architecture's name or None) of a config.json."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a config.json of transformers; fetch the folder again")
+    names = found.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else None
+    kind = str(found.get("model_type") or ("albert" if "embedding_size" in found else "bert"))
+    albert = kind == "albert"
+    if kind not in BODIES:
+        raise UserError(f"{path}: model_type {kind} is another network; known are {', '.join(BODIES)}")
+    refuse = [
+        ("position_embedding_type", found.get("position_embedding_type", "absolute") != "absolute"),
+        ("is_decoder", found.get("is_decoder")), ("add_cross_attention", found.get("add_cross_attention")),
+        ("pruned_heads", found.get("pruned_heads")), ("quantization_config", found.get("quantization_config")),
+        ("inner_group_num", albert and found.get("inner_group_num", 1) != 1),
+        ("num_hidden_groups", albert and found.get("num_hidden_groups", 1) not in (1, found.get("num_hidden_layers"))),
+    ]  # fmt: skip
+    for name, wrong in refuse:
+        if wrong:
+            raise UserError(f"{path}: {name} {found[name]!r} is not supported; choose a plain {kind} encoder")
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    missing = [name for name in sizes if name not in found]
+    if missing:
+        raise UserError(f"{path}: lacks {missing[0]}; fetch the folder again")
+    # The defaults are those of transformers' BertConfig and AlbertConfig.
+    dropout = 0.0 if albert else 0.1
+    activation = found.get("hidden_act", "gelu_new" if albert else "gelu")
+    try:
+        config = BertConfig(
+            **{name: found[name] for name in sizes},
+            max_position_embeddings=found.get("max_position_embeddings", 512),
+            type_vocab_size=found.get("type_vocab_size", 2),
+            hidden_dropout_prob=found.get("hidden_dropout_prob", dropout),
+            attention_probs_dropout_prob=found.get("attention_probs_dropout_prob", dropout),
+            hidden_act=ACTIVATIONS.get(activation, activation),
+            layer_norm_eps=float(found.get("layer_norm_eps", 1e-12)),
+            initializer_range=float(found.get("initializer_range", 0.02)),
+            norm_first=kind == "megatron-bert",
+            embedding_size=found.get("embedding_size", 128) if albert else None,
+            share_layers=albert and found.get("num_hidden_groups", 1) == 1,
+            classifier_dropout=found.get("classifier_dropout_prob", 0.1) if albert else found.get("classifier_dropout"),
+            tie_word_embeddings=bool(found.get("tie_word_embeddings", True)),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error}; choose another model") from None
+    return config, kind, architecture
+
+
+def read_weights(folder):
+    """name -> tensor, from the first of the layouts that the folder has."""
+    for name, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_bin)):
+        if (folder / name).is_file():
+            return read(folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            return read_parts(folder / f"{name}.index.json", read)
+    if any(".ckpt" in file.name or file.name == "tf_model.h5" for file in folder.iterdir()):
+        raise tensorflow(folder)
+    raise UserError(f"{folder}: holds neither model.safetensors nor pytorch_model.bin; fetch the weights too")
+
+
+def tensorflow(path):
+    """The error for what TensorFlow wrote."""
+    return UserError(f"{path}: a TensorFlow checkpoint; convert it to a Hugging Face folder first (transformers 4 beside "
+                     "TensorFlow: BertForPreTraining.from_pretrained('bert_model.ckpt', from_tf=True, config=...)"
+                     ".save_pretrained('folder')), add its vocab.txt, and name that")  # fmt: skip
+
+
+def safetensors_module(path):
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise UserError(f"{path}: needs safetensors; pip install safetensors") from None
+    return safetensors.torch
+
+
+def read_safetensors(path):
+    module = safetensors_module(path)
+    try:
+        return module.load_file(path)
+    except Exception as error:  # its errors share no class with others
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{path}: not a whole safetensors file ({reason}); fetch it again") from None
+
+
+def read_bin(path):
+    from checkpoint import holds_weights, read_torch  # not above: checkpoint.py imports this module
+
+    weights = read_torch(path, "save it again with a newer torch, or fetch model.safetensors")
+    if not holds_weights(weights):
+        raise UserError(f"{path}: holds something else than weights; fetch it again")
+    return weights
+
+
+def read_parts(index, read):
+    """The weights that an index names, from the files of which it says that they hold them."""
+    found = read_json(index)
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise UserError(f"{index}: no weight_map from names to files; fetch it again")
+    weights = {}
+    for place in sorted(set(places.values())):
+        if Path(place).name != place:
+            raise UserError(f"{index}: {place} leads out of the folder; fetch the model from a source you trust")
+        if not (index.parent / place).is_file():
+            raise UserError(f"{index.parent / place}: no such file, but {index.name} names it; fetch it too")
+        part = read(index.parent / place)
+        for name in (name for name, where in places.items() if where == place):
+            if name not in part:
+                raise UserError(f"{index.parent / place}: lacks weight {name}, which {index.name} promises; fetch it again")
+            weights[name] = part[name]
+    return weights
+
+
+def read_tokenizer(folder, config):
+    """The folder's tokenizer: vocab.txt as WordPiece (or basic_english, where we wrote it), else spiece.model."""
+    settings = {}
+    if (folder / "tokenizer_config.json").is_file():
+        settings = read_json(folder / "tokenizer_config.json")
+        if not isinstance(settings, dict):
+            raise UserError(f"{folder / 'tokenizer_config.json'}: holds no settings; fetch it again")
+    if (folder / "vocab.txt").is_file():
+        path = folder / "vocab.txt"
+        tokenizer = read_vocab_txt(path, settings)
+    elif (folder / "spiece.model").is_file():
+        path = folder / "spiece.model"
+        tokenizer = read_spiece(path, settings)
+    elif (folder / "tokenizer.json").is_file():
+        path = folder / "tokenizer.json"
+        tokenizer = read_tokenizer_json(path, settings)
+    else:
+        raise UserError(f"{folder}: holds no vocab.txt, spiece.model or tokenizer.json; fetch the vocabulary too")
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(f"{path}: {len(tokenizer)} tokens, but config.json says {config.vocab_size}; fetch both again")
+    return tokenizer
+
+
+def special_tokens(settings, defaults):
+    """The strings of padding, unknown, beginning, separator and mask; a setting is a string or a dict with "content"."""
+    found = []
+    for name, default in zip(("pad", "unk", "cls", "sep", "mask"), defaults, strict=True):
+        value = settings.get(f"{name}_token") or default
+        found.append(str(value.get("content", default)) if isinstance(value, dict) else str(value))
+    return tuple(found)
+
+
+def refuse_settings(path, settings, unsupported):
+    for name, value in unsupported:
+        if settings.get(name) == value:
+            raise UserError(f"{path}: {name} {json.dumps(value)} in tokenizer_config.json is not supported; "
+                            "choose another model, or remove it there if your texts do not need it")  # fmt: skip
+
+
+def read_vocab_txt(path, settings):
+    specials = special_tokens(settings, BERT_SPECIALS)
+    if settings.get("basic_english") is True:
+        tokens = read_text(path).rstrip("\n").split("\n")
+        missing = [special for special in specials if special not in tokens]
+        if missing:
+            raise UserError(f"{path}: lacks {' '.join(missing)}; export the model again")
+        return Tokenizer("basic_english", tokens, specials)
+    lowercase = settings.get("do_lower_case")
+    if lowercase is None:  # the vocabulary tells: a cased one has capitals outside of [CLS] and its like
+        words = (token for token in read_text(path).split("\n") if not token.startswith("["))
+        lowercase = not any(CAPITAL.search(word) for word in words)
+    refuse_wordpiece(path, settings, lowercase)
+    return wordpiece(path, bool(lowercase), specials)
+
+
+def refuse_wordpiece(path, settings, lowercase):
+    """Accents go with the capitals, and ideographs stand alone: nothing else is known here."""
+    refuse_settings(path, settings, [
+        ("strip_accents", not lowercase), ("tokenize_chinese_chars", False), ("tokenizer_class", "BertJapaneseTokenizer"),
+    ])  # fmt: skip
+
+
+def read_spiece(path, settings):
+    """ALBERT's tokenizer, or the one that an export of our own SentencePiece vocabularies describes."""
+    clean, lowercase = not settings.get("keep_accents", False), bool(settings.get("do_lower_case", True))
+    if not clean and lowercase:
+        refuse_settings(path, settings, [("keep_accents", True)])
+    specials = special_tokens(settings, ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
+    try:
+        return sentencepiece_as_it_is(path.read_bytes(), specials, clean, lowercase or not clean)
+    except ValueError as error:
+        raise UserError(f"{path}: no whole SentencePiece model with its special tokens ({error}); fetch it again") from None
+
+
+def read_tokenizer_json(path, settings):
+    """The WordPiece vocabulary in a tokenizer.json: newer folders of BERT models hold no vocab.txt."""
+    found = parse_json(read_text(path), path)
+    try:
+        vocabulary = found["model"]["vocab"]
+        tokens = sorted(vocabulary, key=vocabulary.get)
+        normalizer = found["normalizer"] or {}
+        kind, ids = found["model"].get("type", "WordPiece"), list(map(vocabulary.get, tokens))
+        if kind != "WordPiece" or ids != list(range(len(ids))):
+            raise ValueError("not WordPiece")
+        lowercase = bool(normalizer.get("lowercase", settings.get("do_lower_case", True)))
+        settings = {"strip_accents": normalizer.get("strip_accents"), **settings}
+        refuse_wordpiece(path, settings, lowercase)
+        return Tokenizer("wordpiece", tokens, special_tokens(settings, BERT_SPECIALS), lowercase)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path}: not a BERT model's WordPiece; add its vocab.txt or spiece.model") from None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Out
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def write_folder(content, folder):
+    """Write a model that transformers loads. Gives lines on what other software will not reproduce.
+
+    Pre-norm models leave as Megatron-BERT, shared layers or narrow words as ALBERT, all others as BERT. Raises UserError
+    where transformers has no such network, or ``folder`` is not empty.
+    """
+    safetensors = safetensors_module(folder)
+    config, tokenizer, lines = content["config"], Tokenizer.from_state(content["tokenizer"]), []
+    kind = kind_of(config)
+    if config.head_norm_eps not in (None, config.layer_norm_eps) and "MLMTask" in content["heads"]:
+        lines.append(f"the masked-word head's LayerNorm eps is {config.head_norm_eps} here and will be "
+                     f"{config.layer_norm_eps} there: its logits differ a little")  # fmt: skip
+    weights = {}
+    body = content["body"]
+    if kind == "albert" and config.embedding_size is None:  # ALBERT always projects: by the identity then
+        width = config.hidden_size
+        body = {**body, "embedding.project.weight": torch.eye(width), "embedding.project.bias": torch.zeros(width)}
+    for name, weight in body.items():
+        add(weights, BODIES[kind], name, weight, "albert." if kind == "albert" else "bert.")
+    for task, head in content["heads"].items():
+        for name, weight in (swap_rows(head) if task == "NextSentenceTask" else head).items():
+            add(weights, heads_of(kind)[task], name, weight)
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / "config.json", their_config(config, kind, content["heads"], tokenizer))
+        safetensors.save_file(weights, str(temporary / "model.safetensors"), {"format": "pt"})
+        lines += write_tokenizer(tokenizer, temporary, config)
+    return lines
+
+
+def kind_of(config):
+    if not config.norm_first:
+        return "albert" if config.share_layers or config.embedding_size else "bert"
+    if config.share_layers or config.embedding_size:
+        raise UserError("transformers has no pre-norm network with shared layers or an embedding size; it stays here")
+    return "megatron-bert"
+
+
+def add(weights, table, name, weight, prefix=""):
+    theirs = their_names(table, name)
+    for one, part in zip(theirs, weight.chunk(len(theirs)), strict=True):
+        weights[prefix + one] = part.clone(memory_format=torch.contiguous_format)
+
+
+def their_config(config, kind, heads, tokenizer):
+    same = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+            "max_position_embeddings", "type_vocab_size", "hidden_dropout_prob", "attention_probs_dropout_prob",
+            "hidden_act", "layer_norm_eps", "initializer_range", "tie_word_embeddings")  # fmt: skip
+    if {"MLMTask", "NextSentenceTask"} <= set(heads) or (kind == "albert" and "NextSentenceTask" in heads):
+        ending = "ForPreTraining"
+    else:
+        ending = ARCHITECTURES[next(iter(heads))] if heads else "Model"
+    theirs = {
+        "architectures": [CLASSES[kind] + ending], "model_type": kind, **{name: getattr(config, name) for name in same},
+        "position_embedding_type": "absolute", "pad_token_id": tokenizer.pad_id, "torch_dtype": "float32",
+    }  # fmt: skip
+    if kind == "albert":
+        groups = 1 if config.share_layers else config.num_hidden_layers
+        theirs.update(embedding_size=config.word_size, num_hidden_groups=groups, inner_group_num=1,
+                      classifier_dropout_prob=config.head_dropout, bos_token_id=tokenizer.cls_id,
+                      eos_token_id=tokenizer.sep_id)  # fmt: skip
+    else:
+        theirs["classifier_dropout"] = config.classifier_dropout
+    return theirs
+
+
+def write_tokenizer(tokenizer, folder, config):
+    """The vocabulary and tokenizer_config.json; gives a line on what other software does differently."""
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    settings = {**dict(zip(names, tokenizer.specials, strict=True)), "model_max_length": config.max_position_embeddings}
+    lines = []
+    if tokenizer.kind == "sentencepiece":
+        (folder / "spiece.model").write_bytes(sentencepiece_with_specials(tokenizer))
+        lowercase = tokenizer.clean and tokenizer.lowercase
+        settings.update(tokenizer_class="AlbertTokenizer", do_lower_case=lowercase, keep_accents=not tokenizer.clean)
+        if not tokenizer.clean:
+            lines.append("spiece.model is meant for transformers' AlbertTokenizer, which cuts doubled quotes and digits "
+                         "before commas in its own way: a few ids will differ")  # fmt: skip
+    else:
+        (folder / "vocab.txt").write_bytes("".join(f"{token}\n" for token in tokenizer.tokens).encode())
+        lowercase = tokenizer.lowercase or tokenizer.kind == "basic_english"
+        settings.update(tokenizer_class="BertTokenizer", do_lower_case=lowercase)
+        if tokenizer.kind == "basic_english":
+            settings["basic_english"] = True
+            lines.append("vocab.txt holds whole words of torchtext's basic_english: transformers' BertTokenizer finds "
+                         "them, but treats punctuation and accents in its own way")  # fmt: skip
+    write_json(folder / "tokenizer_config.json", settings)
+    return lines
