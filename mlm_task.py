@@ -25,7 +25,7 @@ from tokenizer import save_vocab
 def arguments():
     p = utils.parser(
         "mlm", "Pretrain a BERT by masked language modelling.",
-        save="mlm_bert.pt", epochs=4, batch_size=16, bptt=128, dropout=0.0, optimizer="muon",
+        save="mlm_bert.pt", epochs=2, batch_size=16, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("mask_frac", "share of the tokens to mask in training; scores always mask 0.15", type=float, default=0.3)
     p.flag("mask-unit", "what is masked at once", choices=["token", "whole-word"], default="token")
@@ -33,8 +33,7 @@ def arguments():
 
 
 def loss(model, batch):
-    logits = model(**utils.inputs(batch), positions=batch["positions"])  # (M, V)
-    return F.cross_entropy(logits.float(), batch["labels"], reduction="sum")
+    return model(**utils.inputs(batch), positions=batch["positions"], labels=batch["labels"])
 
 
 def rows(model, batch, data, indices):

@@ -12,8 +12,11 @@ options. Design choices:
   nothing about the answer.
 - What is tested was never shown. One in five pairs of a person and a word is set aside: no training story ever tells
   of it, and the held-out stories tell of nothing else, so no answer can be known from what somebody did elsewhere.
-- Facts are told more than once, in other words, so that a masked word can often be found elsewhere in the story. That
-  is what pretraining learns and what the questions then need.
+- In the stories to read, facts are told three times, in other words, so that a masked word can often be found elsewhere
+  in the story. That is what pretraining learns and what the questions then need. The stories to ask about tell a fact
+  once or twice.
+- Sentences stand in any order. Where openings and endings can be told apart, that alone answers most next-sentence
+  questions, and nothing is learned from them.
 """
 
 import json
@@ -78,6 +81,7 @@ FACTS = {
     ),
 }  # fmt: skip
 KINDS = list(FACTS)
+WAYS = ["tell", "again", "dialogue"]
 FILLERS = ["The weather was mild.", "It rained a little.", "The wind was cold.", "Everybody was in good spirits.",
            "The road was long.", "The bells rang twice.", "It was a quiet day.", "Snow lay on the roofs.",
            "The sun came out.", "Nobody was in a hurry."]  # fmt: skip
@@ -98,18 +102,18 @@ class Story:
     """Four people and what is told of them: ``pairs`` of (kind, person), for which ``facts[kind][person]`` is a word.
 
     Either everybody did something of the same kind, and one of them something else besides, so that only the person
-    tells the facts apart; or (``mixed``) everybody did something of another kind. ``untold`` is a (kind, person) of
-    which the story says nothing.
+    tells the facts apart; or three of them did something of another kind each, as in all stories ``asked_about``.
+    ``untold`` is a (kind, person) of which the story says nothing.
     """
 
-    def __init__(self, rng, held_out, mixed):
-        self.rng = rng
+    def __init__(self, rng, held_out, asked_about):
+        self.rng, self.asked_about = rng, asked_about
         self.people, self.facts, kinds = [], {}, rng.sample(KINDS, len(KINDS))
         while not all(self.facts.get(kind) for kind in KINDS):
             self.people = rng.sample(WOMEN + MEN, 4)
             self.facts = {kind: self.draw(kind, held_out) for kind in KINDS}
         self.colour = {person: rng.choice(COLOURS) for person in self.people}
-        if mixed:
+        if asked_about or rng.random() < 0.5:
             self.pairs = list(zip(kinds, self.people, strict=True))
             self.untold = self.pairs.pop()
         else:
@@ -132,26 +136,26 @@ class Story:
         return template.format(p=name or person, v=self.facts[kind][person], c=self.colour[person])
 
     def tell(self):
-        """The sentences: every fact once, most of them again in other words, some in a dialogue."""
-        rng, opening, ending = self.rng, [], []
-        if rng.random() < 0.5:  # person by person, the second fact with a pronoun
-            self.pairs.sort(key=lambda pair: self.people.index(pair[1]))
-        previous = None
-        for kind, person in self.pairs:
+        """The sentences, in any order: where one stands says nothing about what it tells."""
+        rng = self.rng
+        if self.asked_about:
+            tellings = [(way, pair) for pair in self.pairs for way in rng.sample(WAYS, rng.randint(1, 2))]
+        else:
+            tellings = [(way, pair) for pair in self.pairs for way in WAYS]
+        rng.shuffle(tellings)
+        sentences, previous = [], None
+        for way, (kind, person) in tellings:
             pronoun = "she" if person in WOMEN else "he"
-            opening.append(self.statement(kind, person, pronoun if person == previous and rng.random() < 0.3 else person))
+            name = pronoun if person == previous and rng.random() < 0.3 else person
+            sentences.append(self.dialogue(kind, person) if way == "dialogue" else self.statement(way, kind, person, name))
             previous = person
-        for kind, person in rng.sample(self.pairs, len(self.pairs)):
-            ending.append(capital(self.fill(rng.choice(FACTS[kind]["again"]), kind, person)) + ".")
-        for kind, person in rng.sample(self.pairs, len(self.pairs)):
-            ending.append(self.dialogue(kind, person))
         if rng.random() < 0.1:
-            opening.insert(0, rng.choice(FILLERS))
-        return opening + ending
+            sentences.insert(rng.randrange(len(sentences)), rng.choice(FILLERS))
+        return sentences
 
-    def statement(self, kind, person, name=None):
-        text = self.fill(self.rng.choice(FACTS[kind]["tell"]), kind, person, name)
-        if self.rng.random() < 0.1:
+    def statement(self, way, kind, person, name):
+        text = self.fill(self.rng.choice(FACTS[kind][way]), kind, person, name)
+        if self.rng.random() < 0.05:
             time = self.rng.choice(TIMES)
             text = f"{time} {text}" if self.rng.random() < 0.3 else f"{text} {time}"
         return capital(text) + "."
@@ -171,12 +175,9 @@ class Story:
 
 
 def stories(split, count, purpose):
-    """``count`` stories; each (split, purpose) has a random generator of its own, the same on every machine.
-
-    Those to read are of both sorts, those to ask about are mixed.
-    """
-    rng = random.Random(f"sample 1 {split} {purpose}")
-    return (Story(rng, split != "train", purpose != "text" or rng.random() < 0.5) for _ in range(count))
+    """``count`` stories; each (split, purpose) has a random generator of its own, the same on every machine."""
+    rng = random.Random(f"sample 2 {split} {purpose}")
+    return (Story(rng, split != "train", purpose != "text") for _ in range(count))
 
 
 def nearest(text, word, place):
@@ -195,7 +196,7 @@ def squad(split, count):
             ask_who = story.rng.random() < 0.5
             word = story.facts[kind][person]
             answers = []
-            if told:  # every fact is told before it is told again, so the first mention of the word is the place
+            if told:
                 place = nearest(story.text, word, 0)
                 start = nearest(story.text, person, place) if ask_who else place
                 end = start + len(person if ask_who else word)

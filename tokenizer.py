@@ -407,7 +407,9 @@ def train_basic_english(lines, vocab_size):
 def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
     """A SentencePiece unigram model of the first ``sample_bytes`` of ``lines``.
 
-    The same lines give the same model, byte for byte. A text too small for ``vocab_size`` gets what it can fill.
+    The same lines give the same model, byte for byte. A text whose words are too few for ``vocab_size`` gets a BPE model
+    of what it can fill: unigram's candidates are the strings that two different words share, so that there the
+    most frequent words would fall to pieces.
     """
     _check_size(vocab_size)
     generate = _torchtext().generate_sp_model
@@ -417,10 +419,11 @@ def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
             raise UserError(f"{folder}: SentencePiece takes no path with blanks or commas; set TMPDIR to another")
         sample, prefix = os.path.join(folder, "sample.txt"), os.path.join(folder, "trained")
         _write_sample(lines, sample, sample_bytes)
+        algorithm = "unigram"
         while True:
             try:
                 with _silence():
-                    generate(sample, size, "unigram", prefix)
+                    generate(sample, size, algorithm, prefix)
                 break
             except RuntimeError as error:
                 least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
@@ -430,10 +433,14 @@ def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
                 most = re.search(r"too high.*<= (\d+)", str(error))
                 if not most or int(most[1]) >= size:
                     raise
-                size = int(most[1])
+                if algorithm == "unigram":
+                    algorithm = "bpe"
+                else:
+                    size = int(most[1])
         model = Path(prefix + ".model").read_bytes()
-    # Field 2, how it was trained, holds temporary names that make every model differ. Unigram is what its lack means.
-    return sentencepiece(b"".join(field for number, _, field in _fields(model) if number != 2))
+    # Field 2, how it was trained, holds temporary names that make every model differ: only the algorithm is kept.
+    trained = b"\x12\x02\x18" + (b"\x01" if algorithm == "unigram" else b"\x02")
+    return sentencepiece(b"".join(trained if number == 2 else field for number, _, field in _fields(model)))
 
 
 def _write_sample(lines, path, sample_bytes):

