@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -213,7 +214,7 @@ def _start_worker(parent, function, arguments):
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    _work = function(*arguments)
+    _work = function(*pickle.loads(arguments))
 
 
 def _leave_with(parent):
@@ -238,7 +239,10 @@ def _work_through(pieces, make_worker, arguments):
             yield size, worker(piece)
         return
     # Not multiprocessing.Pool: when a worker is killed, it waits for ever.
-    pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=(os.getpid(), make_worker, arguments))
+    # The arguments as bytes: where processes are spawned, as by a rank, torch would hand over tensors as shared memory
+    # by means of file descriptors, which fails now and then.
+    initial = (os.getpid(), make_worker, pickle.dumps(arguments))
+    pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=initial)
     waiting = collections.deque()
     try:
         for size, piece in pieces:
