@@ -105,9 +105,9 @@ def trees(folder):  # noqa: F811
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.bin"))}
 
 
-BATCH = ("sbatch --parsable --nodes=2 --gres= --cpus-per-task=2 --time=10 --job-name={name} --output={name}.out "
+BATCH = ("sbatch --parsable --nodes=2 --cpus-per-task=2 --time=10 --job-name={name} --output={name}.out "
          "slurm/pretrain.sbatch {flags}")  # fmt: skip
-LONG = f"{MODEL} --dataset BookCorpus --vocab-size 300 --dropout 0.1 --epochs 12"
+LONG = f"{MODEL} --dataset BookCorpus --vocab-size 300 --dropout 0.1 --epochs 5"
 
 
 def test_a_job_at_its_end_is_requeued_and_goes_on(shell, folder):  # noqa: F811
