@@ -137,7 +137,7 @@ def wait_for(processes):
         multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()], timeout=0.5)
         failed = [(rank, p.exitcode) for rank, p in enumerate(processes) if p.exitcode]
         if failed and not code:
-            rank, code = failed[0]
+            rank, code = min(failed, key=lambda one: (one[1] >= 0, one[1] != 2))  # the others have lost that one
             until = time.monotonic() + (0 if code == 2 else GRACE)  # a user's mistake has been told by now
             if code < 0:
                 name = signal.Signals(-code).name
