@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,8 +125,8 @@ def test_a_rank_that_is_killed_takes_the_others_down(books, tmp_path, victim):
 
 def rank_processes(parent):
     """The ranks in their order: children of ``parent``, but for Python's own helper."""
-    numbers = map(int, open(f"/proc/{parent}/task/{parent}/children").read().split())
-    return [number for number in numbers if "spawn_main" in open(f"/proc/{number}/cmdline").read()]
+    numbers = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    return [number for number in numbers if "spawn_main" in Path(f"/proc/{number}/cmdline").read_text()]
 
 
 FAILING = """
@@ -249,7 +250,7 @@ def test_a_node_whose_name_does_not_resolve_is_told(slurm, monkeypatch):
 
 
 def test_several_processes_of_a_run_without_parallel_are_refused(slurm):
-    with pytest.raises(UserError, match="4 processes were started.* add --parallel DDP"):
+    with pytest.raises(UserError, match=r"4 processes were started.* add --parallel DDP"):
         ranks.launch(None, Namespace(parallel="None", world_size=None))
     with pytest.raises(UserError, match=re.escape("--world_size 2: srun has started a task for each of 4 ranks")):
         ranks.launch(None, Namespace(parallel="DDP", world_size=2))

@@ -3,6 +3,7 @@
 Tiny models on toy text and toy questions; a resumed run must end with the weights of one that nothing disturbed.
 """
 
+import itertools
 import json
 import os
 import random
@@ -19,8 +20,13 @@ import torch
 import toys
 from conftest import ROOT
 
+import mlm_task
 import states
+import utils
+from batches import MaskedBlocks
 from files import UserError
+from model import BertConfig, MLMTask
+from ranks import Ranks
 
 slow = pytest.mark.slow
 TINY = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20 --log-interval 1".split()
@@ -312,6 +318,72 @@ def test_resuming_needs_the_flags_of_the_run(run, tmp_path):
 
 
 # Losses that are not finite
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """``toy("--steps 9", bad=[3])`` trains a toy in this process; the losses of the calls in ``bad`` are not numbers."""
+
+    def call(flags, bad=(), bad_validations=()):
+        parser = utils.parser("toy", "A toy.", save=str(tmp_path / "toy.pt"), epochs=1, batch_size=4, bptt=16,
+                              optimizer="adamw", log_dir=str(tmp_path / "runs"))  # fmt: skip
+        args = parser.parse_args(["--dropout", "0", "--log-interval", "1", "--lr", "0.01", *flags.split()])
+        tokenizer = toys.letters()
+        corpus = toys.corpus(*[[8, 9, 7] * 4] * 3)
+        corpus.tokens = (corpus.tokens % 40 + 10).astype("u2")
+        examples = {split: MaskedBlocks(corpus, tokenizer, 16, 1) for split in ("train", "valid", "test")}
+        torch.manual_seed(1)
+        model = MLMTask(BertConfig(len(tokenizer), 16, 1, 2, 32, max_position_embeddings=16, hidden_dropout_prob=0.0,
+                                   attention_probs_dropout_prob=0.0))  # fmt: skip
+        calls, validations = itertools.count(), itertools.count(1)
+
+        def loss(model, batch):
+            return mlm_task.loss(model, batch) * (float("nan") if next(calls) in bad else 1.0)
+
+        def figures(data, rows):
+            made = mlm_task.figures(data, rows)
+            return dict.fromkeys(made, float("nan")) if next(validations) in bad_validations else made
+
+        task = utils.Task("toy", model, tokenizer, examples, loss, mlm_task.rows, figures, mlm_task.summary)
+        code = utils.run(task, args, Ranks())
+        return code, json.loads((tmp_path / "runs/result.json").read_text())
+
+    return call
+
+
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(toy, capsys):
+    code, result = toy("--steps 9 --save-minutes 1e-9", bad=[3, 5, 6])
+    assert code == 0 and result["skipped_steps"] == 3 and result["steps"] == 9
+    assert "3 skipped" in capsys.readouterr().out
+
+
+def test_five_in_a_row_and_the_run_goes_back_with_a_lower_rate(toy, tmp_path, capsys):
+    code, result = toy("--steps 20 --save-minutes 1e-9", bad=range(7, 12))
+    assert code == 0 and result["skipped_steps"] == 5 and result["steps"] == 20
+    assert "up to step 12: going back to step 7, on with 0.3 of the learning rate" in capsys.readouterr().out
+    assert saved(tmp_path / "runs")["state"]["lowered"] == 0.3
+
+
+def test_the_second_time_it_stops_and_a_lower_rate_goes_on(toy):
+    with pytest.raises(UserError, match=r"no finite loss in 5 steps in a row, up to step 12, again.*--resume and a lower"):
+        toy("--steps 20 --save-minutes 1e-9", bad=[*range(7, 12), *range(12, 17)])
+    code, result = toy("--steps 20 --save-minutes 1e-9 --resume --lr 0.001")
+    assert code == 0 and result["steps"] == 20
+
+
+def test_a_validation_without_a_finite_score_does_not_stand_in_the_way_of_later_ones(toy, tmp_path):
+    assert toy("--steps 10", bad_validations=[1])[0] == 0
+    assert (tmp_path / "toy.pt").exists()
+
+
+def test_a_run_without_any_finite_score_says_that_there_is_no_model(toy):
+    with pytest.raises(UserError, match="no validation gave a finite score"):
+        toy("--steps 3", bad_validations=range(1, 9))
+
+
+def test_two_budgets_are_one_too_many(toy):
+    with pytest.raises(UserError, match=r"^--steps 3 and --minutes 2: two budgets; leave one out$"):
+        toy("--steps 3 --minutes 2")
 
 
 @slow
