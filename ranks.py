@@ -91,7 +91,7 @@ def launch(function, args):
         return run_rank({}, function, args)
     if tasks > nodes:  # srun with one task for each rank
         if args.world_size:
-            raise UserError(f"--world_size {args.world_size}: srun has started a task for each of {tasks} ranks; leave it out")
+            raise UserError(f"--world_size {args.world_size}: srun has started a task for each of {tasks} ranks; omit it")
         return run_rank(slurm_place(), function, args)
     return start_ranks(function, args, nodes)
 

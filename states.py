@@ -193,7 +193,7 @@ def check_same_run(saved, task, sizes, args, examples):
     """Raises UserError, which names the flag and both values, where a state belongs to another run."""
     where = saved["path"]
     if saved["task"] != task:
-        raise UserError(f"{where}: belongs to another task ({saved['task']}); resume with its script, or use another --log-dir")
+        raise UserError(f"{where}: belongs to another task, {saved['task']}; resume with its script, or choose a --log-dir")
     for name, value in saved["arguments"].items():
         now = getattr(args, name, value)
         if name not in FREE and now != value:
