@@ -2,6 +2,7 @@
 #
 #   make demo      pretrain, fine-tune and compare on the embedded data set (some minutes)
 #   make test      all tests
+#   make test-slurm   the same commands on a real Slurm (root on Debian; elsewhere it says why it skips)
 #   make install   .venv with the pinned packages
 #   make lint      ruff, with the rules of pyproject.toml
 #   make bench     the benchmarks, one table
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.10; do \
 	&& { echo "$$p"; exit; }; done; done)
 VENV = .venv/bin/python
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test test-slurm lint bench clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml
@@ -29,6 +30,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	@$(VENV) -m pytest -q
+
+test-slurm: .venv/installed
+	@tests/slurm/with_slurm.sh $(VENV) -m pytest -q -rP tests/slurm/in_slurm.py
 
 lint: .venv/installed
 	@.venv/bin/ruff check .

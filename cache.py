@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -171,18 +172,65 @@ def build(folder, pieces, make_worker, arguments, vocab_size, meta=None, total=N
     with build_once(folder) as temporary:
         if temporary is not None:
             token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
-            shapes = _write(temporary, pieces, make_worker, arguments, token_type, total, description)
-            if empty and not (shapes and all(shape[0] for _, shape in shapes.values())):
-                raise UserError(empty)
-            write_json(temporary / "meta.json", {**(meta or {}), "arrays": shapes})
+            shapes = _write(temporary, _work_through(pieces, make_worker, arguments), token_type, total, description)
+            _finish(temporary, shapes, meta, empty)
     return TokenCache(folder)
 
 
-def _write(folder, pieces, make_worker, arguments, token_type, total, description):
-    """Append the arrays of all pieces to files. Gives {name: (dtype, shape)}."""
+def build_together(folder, shares, first, make_worker, arguments, vocab_size, meta=None, total=None,
+                   description="tokenising", empty=""):  # fmt: skip
+    """As `build`, by several processes that call it at once, on one machine or several; gives the very same cache.
+
+    ``shares`` are functions, of which each gives a share of the pieces in their order. Each process begins with share
+    ``first`` and takes those that nobody works at; at the end it waits for the others', or does the work of those that
+    died. One process joins the shares.
+    """
+    folder, token_type = Path(folder), np.uint16 if vocab_size <= 1 << 16 else np.int32
+    places = [folder.with_name(f"{folder.name}.share-{number}-of-{len(shares)}") for number in range(len(shares))]
+    order = [*range(first, len(shares)), *range(first)]
+    for waiting, number in itertools.product([False, True], order):
+        if folder.is_dir() or (not waiting and busy(places[number])):
+            continue
+        with build_once(places[number]) as temporary:
+            if temporary is not None:
+                work = _work_through(shares[number](), make_worker, arguments)
+                _finish(temporary, _write(temporary, work, token_type, total, description), meta)
+    with build_once(folder) as temporary:
+        if temporary is not None:
+            parts = (TokenCache(place) for place in places)
+            work = ((0, {name: getattr(part, name) for name in part.meta["arrays"]}) for part in parts)
+            _finish(temporary, _write(temporary, work, token_type, total, "joining"), meta, empty)
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
+    return TokenCache(folder)
+
+
+def busy(folder):
+    """Is another process building ``folder`` now? False where the file system knows no locks."""
+    with contextlib.suppress(ImportError, FileNotFoundError):
+        import fcntl
+
+        with open(folder.with_name(f"{folder.name}.lock")) as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+    return False
+
+
+def _finish(folder, shapes, meta, empty=""):
+    if empty and not (shapes and all(shape[0] for _, shape in shapes.values())):
+        raise UserError(empty)
+    write_json(folder / "meta.json", {**(meta or {}), "arrays": shapes})
+
+
+def _write(folder, work, token_type, total, description):
+    """Append the arrays of all pieces, from (size, arrays) in ``work``, to files. Gives {name: (dtype, shape)}."""
     lengths, shapes, streams = {}, {}, {}
     bar = tqdm(total=total, unit="B", unit_scale=True, desc=description, disable=None, leave=False)
-    with bar, contextlib.ExitStack() as stack, contextlib.closing(_work_through(pieces, make_worker, arguments)) as work:
+    with bar, contextlib.ExitStack() as stack, contextlib.closing(work):
         for size, arrays in work:
             bases = {name: lengths.get(name, 0) for name in arrays}
             for name, array in arrays.items():
@@ -213,7 +261,7 @@ def _start_worker(parent, function, arguments):
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    _work = function(*arguments)
+    _work = function(*pickle.loads(arguments))
 
 
 def _leave_with(parent):
@@ -238,7 +286,10 @@ def _work_through(pieces, make_worker, arguments):
             yield size, worker(piece)
         return
     # Not multiprocessing.Pool: when a worker is killed, it waits for ever.
-    pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=(os.getpid(), make_worker, arguments))
+    # The arguments as bytes: where processes are spawned, as by a rank, torch would hand over tensors as shared memory
+    # by means of file descriptors, which fails now and then.
+    initial = (os.getpid(), make_worker, pickle.dumps(arguments))
+    pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=initial)
     waiting = collections.deque()
     try:
         for size, piece in pieces:

@@ -1,6 +1,7 @@
 """Data sets: where their files come from, and from their text to the token cache.
 
     python data.py prepare --dataset BookCorpus --data-dir data     # vocabulary and token cache, ahead of a run
+    srun -n 8 python data.py prepare --dataset BookCorpus           # the same; the tasks share the files
     python data.py inspect --dataset SQuAD1 --data-dir data         # what a data set holds, and an example
 
 Files lie in ``--data-dir``; what is missing is fetched where the set is public. Archives are unpacked, and tokens kept,
@@ -18,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -192,15 +194,27 @@ def no_text(parts, split):
     return f"{where}: no text for the {split} split; add more"
 
 
-def load_corpus(name, split, tokenizer, places):
-    """The token cache of a corpus' split, built on first use."""
+def load_corpus(name, split, tokenizer, places, task=0, tasks=1):
+    """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once."""
     parts, style = corpus_parts(name, split, places)
     total = sum(end - start for _, start, end in parts)
     key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint)
-    return cache.build(
-        places.cache / f"{Path(name).name}-{split}-{key}", pieces(parts, style), make_corpus_worker, (tokenizer, style),
-        len(tokenizer), {"bytes": total}, total, f"tokenising {Path(name).name} {split}", no_text(parts, split),
-    )  # fmt: skip
+    folder = places.cache / f"{Path(name).name}-{split}-{key}"
+    rest = (make_corpus_worker, (tokenizer, style), len(tokenizer), {"bytes": total}, total,
+            f"tokenising {Path(name).name} {split}", no_text(parts, split))  # fmt: skip
+    if tasks == 1:
+        return cache.build(folder, pieces(parts, style), *rest)
+    shares = [partial(pieces, share, style) for share in shared_out(parts, 4 * tasks)]
+    return cache.build_together(folder, shares, task * len(shares) // tasks, *rest)
+
+
+def shared_out(parts, count):
+    """Files, or parts of them, in at most ``count`` groups of neighbours of about the same number of bytes."""
+    total, groups, done = sum(end - start for _, start, end in parts), {}, 0
+    for part in parts:
+        groups.setdefault(done * count // max(total, 1), []).append(part)
+        done += part[2] - part[1]
+    return list(groups.values())
 
 
 def corpus_lines(name, places, limit=16 << 20):
@@ -303,6 +317,9 @@ def kinds_of(name, places):
 def prepare(args, places):
     """Vocabulary and token caches, as the tasks look for them; a line for each split."""
     kinds, name = kinds_of(args.dataset, places), Path(args.dataset).name
+    task, tasks = int(os.environ.get("SLURM_PROCID", 0)), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if task:  # srun's other tasks would say the same
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if args.bert_model:
         import checkpoint
 
@@ -314,7 +331,7 @@ def prepare(args, places):
     if "text" in kinds:
         for split in SPLITS:
             with reported(split) as counts:
-                tokens = load_corpus(args.dataset, split, tokenizer, places)
+                tokens = load_corpus(args.dataset, split, tokenizer, places, task, tasks)
                 counts.update(documents=len(tokens.documents), sentences=len(tokens.sentences))
                 counts.update(tokens=len(tokens.tokens), bytes=tokens.meta["bytes"])
     if "questions" in kinds:

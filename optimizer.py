@@ -52,17 +52,28 @@ class MuonAdamW(torch.optim.AdamW):
         parameter.add_(step.reshape(rows, columns), alpha=-group["lr"])
 
 
-def make_optimizer(model, kind, weight_decay):
+def make_optimizer(model, kind, weight_decay, dims=None, zero=False):
     """"adamw" or "muon" for ``model``. A group's rate is ``scale`` times the schedule's.
 
-    No weight decay for biases and norms (Devlin et al. 2019 and their code).
+    No weight decay for biases and norms (Devlin et al. 2019 and their code). ``dims``: how many dimensions each
+    parameter has, by name, where ``model`` is cut up and its own do not tell. ``zero``: each rank keeps the state of a
+    share of the parameters (Rajbhandari et al. 2020, arXiv 1910.02054, stage 1).
     """
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name]
-    others = [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." not in name]
-    vectors = [p for p in model.parameters() if p.dim() != 2]
+    matrices, others, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        name = name.replace("_fsdp_wrapped_module.", "")
+        inner = ".layers." in name
+        kind_of = vectors if (dims[name] if dims else parameter.dim()) != 2 else matrices if inner else others
+        kind_of.append(parameter)
     muon = kind == "muon"
-    return MuonAdamW([
+    groups = [
         {"params": matrices, "muon": muon, "scale": 6.0 if muon else 1.0, "weight_decay": weight_decay},
         {"params": others, "muon": False, "scale": 1.0, "weight_decay": weight_decay},
         {"params": vectors, "muon": False, "scale": 1.0, "weight_decay": 0.0},
-    ], lr=0.0, betas=(0.9, 0.98), eps=1e-6)  # fmt: skip
+    ]
+    options = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6)
+    if not zero:
+        return MuonAdamW(groups, **options)
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return ZeroRedundancyOptimizer(groups, MuonAdamW, **options)

@@ -1,25 +1,40 @@
 """Devices and ranks: where a run computes, and with whom.
 
-``--parallel DDP`` runs one process for each GPU (nccl), or ``--world_size`` processes on the CPU (gloo). Started by
-torchrun, each process finds its place in the environment; else this module starts the processes itself. A `Ranks`
-object holds what a process must know of the others; alone, all its calls give back what they got.
+``--parallel DDP`` (or ZeRO, FSDP) works with one rank for each GPU (nccl), or ``--world_size`` ranks on the CPU (gloo).
+How the processes came about is read from the environment and never configured:
+
+    python mlm_task.py --parallel DDP                            this process starts the ranks of this machine
+    torchrun --nproc-per-node 8 mlm_task.py --parallel DDP       each process is a rank, as LOCAL_RANK says
+    srun --ntasks-per-node=1 python mlm_task.py --parallel DDP   each task starts the ranks of its node
+    srun --ntasks-per-node=8 python mlm_task.py --parallel DDP   each task is a rank
+
+Every rank then finds its place in torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR,
+MASTER_PORT), which this module sets where torchrun did not. A `Ranks` object holds what a process must know of the
+others; alone, all its calls give back what they got. The first rank that fails ends the others.
 """
 
 import contextlib
+import multiprocessing.connection
 import os
+import re
 import resource
 import signal
 import socket
 import sys
+import threading
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 import cache
 from files import UserError
+
+GRACE = 10  # seconds that a rank's last words may take
 
 
 @dataclass
@@ -55,27 +70,81 @@ class Ranks:
         return values
 
 
+# --------------------------------------------------------------------------------------------------------------------
+# Starting the ranks, or finding this one's place among them
+# --------------------------------------------------------------------------------------------------------------------
+
+
 def launch(function, args):
-    """Call ``function(args, ranks)`` in this process, or with ``--parallel DDP`` in one process for each rank."""
+    """Call ``function(args, ranks)`` in this process, or with ``--parallel`` in one process for each rank.
+
+    Gives the exit code. Raises UserError where the processes that were started do not go with the flags.
+    """
+    tasks, nodes = slurm_tasks()
+    started = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else tasks
     if args.parallel == "None":
+        if started > 1:
+            raise UserError(f"--parallel None: {started} processes were started, which would do the same; add --parallel "
+                            "DDP, or start one")  # fmt: skip
         return function(args, Ranks(device=local_device(0)))
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # started by torchrun
-        return run_rank(None, function, args, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
-    world = args.world_size or torch.cuda.device_count() or 1
-    if torch.cuda.device_count() not in (0, world) and torch.cuda.device_count() < world:
-        raise UserError(f"--world_size {world}: only {torch.cuda.device_count()} GPUs here; choose at most that")
-    os.environ.update(WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
-    processes = torch.multiprocessing.start_processes(
-        run_rank, (function, args, "127.0.0.1", free_port()), nprocs=world, join=False, start_method="spawn"
-    )
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the ranks as well; they stop together
+    if "LOCAL_RANK" in os.environ:  # started by torchrun
+        return run_rank({}, function, args)
+    if tasks > nodes:  # srun with one task for each rank
+        if args.world_size:
+            raise UserError(f"--world_size {args.world_size}: srun has started a task for each of {tasks} ranks; omit it")
+        return run_rank(slurm_place(), function, args)
+    return start_ranks(function, args, nodes)
+
+
+def start_ranks(function, args, nodes):
+    """Start this machine's ranks, one of ``nodes`` such groups, and wait for them. Gives the first failure's exit code."""
+    gpus = torch.cuda.device_count()
+    here = args.world_size or gpus or 1
+    if gpus and here > gpus:
+        raise UserError(f"--world_size {here}: only {gpus} GPUs here; choose at most that")
+    node = int(os.environ["SLURM_NODEID"]) if nodes > 1 else 0
+    address = slurm_address() if nodes > 1 else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    context = multiprocessing.get_context("spawn")
+    processes = []
+    for local in range(here):
+        place = dict(RANK=node * here + local, WORLD_SIZE=nodes * here, LOCAL_RANK=local, LOCAL_WORLD_SIZE=here, **address)
+        processes.append(context.Process(target=run_rank, args=(place, function, args, os.getpid())))
+    handlers = {number: signal.signal(number, lambda number, _: tell(processes, number))
+                for number in (signal.SIGTERM, signal.SIGUSR1)}  # fmt: skip
+    handlers[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the ranks as well
     try:
-        while not processes.join():
-            pass
-    except torch.multiprocessing.ProcessExitedException as error:  # the rank has printed its message
-        return error.exit_code
+        for process in processes:
+            process.start()
+        return wait_for(processes)
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def tell(processes, number):
+    for process in processes:
+        if process.is_alive():
+            os.kill(process.pid, number)
+
+
+def wait_for(processes):
+    """Wait until all have ended; when one has failed, for GRACE seconds at most. Gives the first failure's exit code."""
+    code, until = 0, None
+    while any(process.is_alive() for process in processes):
+        if until is not None and time.monotonic() > until:
+            for process in processes:
+                process.kill()
+        multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()], timeout=0.5)
+        failed = [(rank, p.exitcode) for rank, p in enumerate(processes) if p.exitcode]
+        if failed and not code:
+            rank, code = min(failed, key=lambda one: (one[1] >= 0, one[1] != 2))  # the others have lost that one
+            until = time.monotonic() + (0 if code == 2 else GRACE)  # a user's mistake has been told by now
+            if code < 0:
+                name = signal.Signals(-code).name
+                print(f"error: {name} ended the process of local rank {rank}"
+                      + (" (by hand, or for want of memory)" if code == -signal.SIGKILL else ""), file=sys.stderr)
+                code = 128 - code  # as shells have it
+    return code
 
 
 def free_port():
@@ -88,33 +157,124 @@ def local_device(local_rank):
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def run_rank(local_rank, function, args, address, port):
-    """One rank of several: join the others, run, leave. A user's mistake is told once, by rank 0.
+def run_rank(place, function, args, parent=None):
+    """One rank of several: join the others, run, leave. ``place`` is added to the environment.
 
-    The first rank that fails ends the others, so those wait until rank 0 has spoken; where it has nothing to tell, the
-    mistake was not common to all, and they speak themselves.
+    A user's mistake is told once, by rank 0: the others wait until that has spoken, and are then ended; where it has
+    nothing to tell, the mistake was not common to all, and they speak themselves.
     """
-    local_rank = int(os.environ["LOCAL_RANK"]) if local_rank is None else local_rank
-    rank, world = int(os.environ.get("RANK", local_rank)), int(os.environ["WORLD_SIZE"])
-    device = local_device(local_rank)
+    os.environ.update({name: str(value) for name, value in place.items()})
+    tqdm.set_lock(threading.RLock())  # its own, between processes, is reported as leaked when a rank leaves (see below)
+    if parent:
+        threading.Thread(target=leave_with, args=(parent,), daemon=True).start()
+    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if torch.cuda.is_available():  # Slurm may show each task its own GPU only
+        local %= torch.cuda.device_count()
+    device = local_device(local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(max(1, cache.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", world))))
-    store = f"tcp://{address}:{port}"
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store, rank=rank, world_size=world)
+        torch.set_num_threads(threads())
     try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", "env://", rank=rank, world_size=world)
         code = function(args, Ranks(rank, world, device)) or 0
     except UserError as error:
         if rank:
-            time.sleep(10)
+            time.sleep(GRACE)
         print(f"error: {error}", file=sys.stderr, flush=True)
         code = 2
+    except Exception as error:
+        if lost_a_peer(error):
+            print(f"error: rank {rank} stops, for it has lost another rank, whose message tells why", file=sys.stderr)
+        else:
+            print(f"error: rank {rank} of {world} on {socket.gethostname()}:\n{traceback.format_exc()}", file=sys.stderr)
+        code = 1
     # Not dist.destroy_process_group(), nor Python's own clean-up, which calls it: gloo then joins its threads while it
     # holds the interpreter's lock, and hangs now and then, when one of them is waiting for that lock (torch 2.3).
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def leave_with(parent):
+    """A rank outlives a parent that is killed; so it looks once a second."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def lost_a_peer(error):
+    """Did another rank's end cause this error?"""
+    text = str(error)
+    return isinstance(error, dist.DistError) or "gloo/transport" in text or "Connection closed by peer" in text
+
+
+def threads():
+    """How many threads a rank on the CPU may use: its share of the cores that its task has."""
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if "SLURM_CPUS_PER_TASK" in os.environ and slurm_tasks()[0] > slurm_tasks()[1]:
+        return int(os.environ["SLURM_CPUS_PER_TASK"])
+    return max(1, cache.cores() // own)
+
+
+def restarted():
+    """Has torchrun, or Slurm by a requeue, started this run again?"""
+    return any(int(os.environ.get(name) or 0) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Slurm: what srun tells a task
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def slurm_tasks():
+    """How many tasks this step has, and on how many nodes; (1, 1) outside of srun, and in a batch script itself."""
+    if "SLURM_STEP_NUM_TASKS" not in os.environ or os.environ.get("SLURM_STEP_ID") in (None, "batch"):
+        return 1, 1
+    return int(os.environ["SLURM_STEP_NUM_TASKS"]), int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+
+
+def slurm_place():
+    """The place of a task that is a rank, in torchrun's terms."""
+    here = tasks_of_node(os.environ["SLURM_STEP_TASKS_PER_NODE"], int(os.environ["SLURM_NODEID"]))
+    return dict(RANK=os.environ["SLURM_PROCID"], WORLD_SIZE=os.environ["SLURM_STEP_NUM_TASKS"],
+                LOCAL_RANK=os.environ["SLURM_LOCALID"], LOCAL_WORLD_SIZE=here, **slurm_address())  # fmt: skip
+
+
+def tasks_of_node(counts, node):
+    """From Slurm's "2(x3),1", tasks of each node in their order, those of one node."""
+    numbers = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
+        numbers += [int(count)] * int(times or 1)
+    return numbers[node]
+
+
+def slurm_address():
+    """Where the ranks meet: the step's first node, and a port that jobs and steps which run at once do not share.
+
+    MASTER_ADDR and MASTER_PORT of the user's come first. Raises UserError where the node's name does not resolve, which
+    torch would try for ever.
+    """
+    job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ["SLURM_STEP_ID"])
+    port = 10000 + job % 2800 * 8 + step % 8  # below the ports that systems give away by themselves
+    alone = int(os.environ.get("SLURM_STEP_NUM_NODES", 1)) == 1
+    node = os.environ.get("MASTER_ADDR") or ("127.0.0.1" if alone else first_node(os.environ["SLURM_STEP_NODELIST"]))
+    try:
+        socket.getaddrinfo(node, None)
+    except OSError:
+        raise UserError(f"the node name {node} does not resolve here; set MASTER_ADDR to an address of it") from None
+    return {"MASTER_ADDR": node, "MASTER_PORT": os.environ.get("MASTER_PORT") or str(port)}
+
+
+def first_node(names):
+    """The first of Slurm's node list: "gpu[03-07,11],login" -> "gpu03"."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", names)[0]
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Devices
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def has_fast_bf16(device):

@@ -9,12 +9,15 @@ A task script fills in a ``Task`` (its model, examples, loss and score) and hand
 - A loss is a sum over examples and their number. Both are summed over micro-batches and ranks before the division, so
   neither ``--accumulate`` nor the number of ranks changes the gradient.
 - Every random choice is a function of seed, step and rank, never of what happened before, so that saved state needs no
-  generators and a resumed run repeats the interrupted one bit for bit.
+  generators and a resumed run repeats the interrupted one bit for bit. What is saved, and when not, is in states.py.
+- A signal to stop is noted and obeyed after the step, by all ranks after the same one. A step whose loss or gradient is
+  not finite is skipped; after several in a row the run goes back to its last saved state once, with a lower rate.
 - Scores are computed from rows, one per example, gathered in order: the same on any number of ranks.
 """
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import os
 import queue
@@ -22,7 +25,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +36,19 @@ from tqdm import tqdm
 import batches
 import cache
 import checkpoint
+import sharding
 from files import UserError, atomic_write, write_json
 from model import BertConfig
-from optimizer import make_optimizer
-from ranks import peak_memory, precision_of
+from ranks import peak_memory, precision_of, restarted
+from states import State, States, check_same_run, kept_arguments
 
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
 }  # fmt: skip
+STOPPED = 75  # exit code after SIGTERM or SIGUSR1: saved, to be continued (EX_TEMPFAIL of sysexits.h)
+INTERRUPTED = 130  # after Ctrl-C, as shells have it; saved as well
+PATIENCE = 5  # steps in a row without a finite loss, before the run goes back
+LOWER = 0.3  # factor of the learning rate from then on
 
 # --------------------------------------------------------------------------------------------------------------------
 # Arguments
@@ -61,6 +69,12 @@ class Parser(argparse.ArgumentParser):
         destination = name.replace("-", "_")
         options.setdefault("default", self.task_defaults.get(destination))
         self.add_argument(*spellings, dest=destination, help=help, **options)
+
+    def parse_args(self, *arguments):
+        args = super().parse_args(*arguments)
+        if args.steps and args.minutes:
+            raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
+        return args
 
 
 def positive(kind):
@@ -122,6 +136,7 @@ def parser(task, description, **defaults):
     p.flag("epochs", "budget: passes over the training data", type=positive(int))
     p.flag("steps", "budget instead: optimizer steps", type=positive(int))
     p.flag("minutes", "budget instead: minutes of training", type=positive(float))
+    p.flag("save-minutes", "between saved states, which each validation writes as well", type=positive(float), default=10.0)
     p.flag("batch_size", "examples a step, over all ranks", type=positive(int))
     p.flag("accumulate", "micro-batches a step", type=positive(int), default=1)
     p.flag("bptt", "tokens of an example at most", type=positive(int))
@@ -135,8 +150,9 @@ def parser(task, description, **defaults):
     p.flag("seed", "of all random choices", type=natural, default=5431916812)
     p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
     p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int), default=1000)
-    p.flag("parallel", "DDP: one process for each GPU, or --world_size of them", choices=["None", "DDP"], default="None")
-    p.flag("world_size", "processes of --parallel DDP on this machine (default: its GPUs)", type=positive(int))
+    p.flag("parallel", "one process for each GPU; ZeRO: the optimizer, FSDP: the model as well is shared out",
+           choices=["None", "DDP", "ZeRO", "FSDP"], default="None")  # fmt: skip
+    p.flag("world_size", "processes of --parallel on each machine (default: its GPUs)", type=positive(int))
     return p
 
 
@@ -257,6 +273,8 @@ class Computer:
         lengths = None if data.lengths is None else data.lengths[chosen]
         work = batches.evaluation_batches(len(chosen), batch_size, lengths)
         mine = range(self.ranks.rank, len(work), self.ranks.world)
+        if sharding.is_cut(model):  # all ranks must call it equally often; what is scored twice comes out the same
+            mine = [min(first + self.ranks.rank, len(work) - 1) for first in range(0, len(work), self.ranks.world)]
         rows = {}
         for number in tqdm(mine, f"scoring {split}", disable=None if self.ranks.first else True, leave=False):
             indices = chosen[work[number]]
@@ -272,20 +290,6 @@ class Computer:
 # --------------------------------------------------------------------------------------------------------------------
 # The loop
 # --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class State:
-    """Where a run is; together with weights and optimizer, all that is saved and resumed."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0  # global batches of this epoch that are done
-    seconds: float = 0.0
-    tokens: int = 0
-    validations: int = 0
-    best: float | None = None
-    history: list = field(default_factory=list)  # (step, "train" or "valid", {figure: value})
 
 
 def prefetch(iterable, depth=2):
@@ -328,20 +332,21 @@ class Trainer:
         self.task, self.args, self.ranks = task, args, ranks
         self.compute = Computer(args, ranks)
         self.model = task.model.to(ranks.device).train()
-        self.parallel = self.model
-        if ranks.world > 1:
-            devices = [ranks.device] if ranks.device.type == "cuda" else None
-            self.parallel = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
-        self.optimizer = make_optimizer(self.model, args.optimizer, args.weight_decay)
-        self.scaler = torch.cuda.amp.GradScaler(enabled=self.compute.dtype == torch.float16)
+        # What model files are made from: with FSDP a whole copy, of which only rank 0's is used
+        self.shell = copy.deepcopy(self.model) if args.parallel == "FSDP" and ranks.world > 1 else self.model
+        self.parallel, self.optimizer = sharding.share(self.model, args, ranks)
+        if sharding.is_cut(self.parallel):
+            task.model = self.parallel
+        self.scaler = sharding.make_scaler(self.parallel, enabled=self.compute.dtype == torch.float16)
         self.state = State()
         self.folder = Path(args.log_dir)
         self.data = task.examples["train"]
         self.batches_per_epoch = -(-len(self.data) // args.batch_size)
-        self.recent = []  # (summed loss, count, tokens) of each step since the last log line
-        self.started = time.monotonic()
+        self.states = States(self.folder, self.say)
+        self.started = self.saved = time.monotonic()
         self.bar = self.board = None
-        self.stop_wanted = self.stop = False  # by Ctrl-C on this rank; on any rank
+        self.stop_wanted = 0  # the exit code, once a signal came to this rank
+        self.stop = self.save = False  # on any rank; by rank 0's clock
 
     # The budget
 
@@ -359,7 +364,7 @@ class Trainer:
         if not self.args.minutes:  # the first step should do something
             progress += 0.5 / (self.args.steps or self.args.epochs * self.batches_per_epoch)
         rise = progress / self.args.warmup if self.args.warmup else 1.0
-        return self.args.lr * min(rise, (1.0 - progress) / (1.0 - self.args.warmup))
+        return self.args.lr * self.state.lowered * min(rise, (1.0 - progress) / (1.0 - self.args.warmup))
 
     def validation_due(self, progress):
         """At the end of each epoch; under --steps and --minutes five times in the whole budget."""
@@ -392,7 +397,8 @@ class Trainer:
         torch.manual_seed((args.seed + 1_000_003 * self.state.step + self.ranks.rank) % (1 << 63))  # for dropout
         counts = [0 if idle else count_terms(batch) for batch in micro_batches]
         tokens = 0 if idle else sum(count_tokens(batch) for batch in micro_batches)
-        count, tokens, stop = self.ranks.sum(sum(counts), tokens, self.stop_wanted)
+        save = self.ranks.first and time.monotonic() - self.saved > 60 * args.save_minutes
+        count, tokens, stop, save = self.ranks.sum(sum(counts), tokens, self.stop_wanted, save)
         count = max(count, 1)  # blocks of unknown tokens have nothing to restore
         summed = 0.0
         for number, batch in enumerate(micro_batches):
@@ -405,22 +411,17 @@ class Trainer:
                 summed += float(loss.detach())
         summed, = self.ranks.sum(summed)
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
+        norm = sharding.clip(self.parallel, args.clip)
         # One step along a gradient that is not finite ruins all weights; fp16's scaler passes over it by itself.
-        if not np.isfinite(summed) or not (self.scaler.is_enabled() or torch.isfinite(norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            self.save_state()
-            self.ranks.gather(None)  # until rank 0 has written it
-            what = "gradient" if np.isfinite(summed) else "loss"
-            raise UserError(
-                f"the {what} is not finite at step {self.state.step}; the state before it is in {self.folder}: "
-                f"go on with --resume and a lower --lr (now {args.lr:g}) or --precision fp32"
-            )
-        self.scaler.step(self.optimizer)
+        good = np.isfinite(summed) and (self.scaler.is_enabled() or bool(torch.isfinite(norm)))
+        if good:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.recent.append((summed, count, tokens))
-        self.stop = stop > 0
+        self.state.bad = 0 if good else self.state.bad + 1
+        self.state.skipped += not good
+        self.state.recent.append((summed, count, tokens) if good else (0.0, 0, tokens))
+        self.stop, self.save = stop > 0, save > 0
         return rate, norm
 
     def run(self):
@@ -428,26 +429,43 @@ class Trainer:
         self.started = self.logged = time.monotonic()
         progress = self.progress()
         if self.ranks.first:
-            self.open_logs(progress)
-        for micro_batches, idle, after in prefetch(self.work()):
-            if progress >= 1.0:
-                break
-            rate, norm = self.step(micro_batches, idle, progress)
-            self.state.step += 1
-            self.state.epoch, self.state.batch = after
-            progress = self.progress()
-            self.log_step(progress, rate, norm)
-            if self.validation_due(progress):
-                self.validate()
-            if self.stop:
-                break
+            self.open_logs()
+        while progress < 1.0 and not self.stop:
+            for micro_batches, idle, after in prefetch(self.work()):
+                rate, norm = self.step(micro_batches, idle, progress)
+                self.state.step += 1
+                self.state.epoch, self.state.batch = after
+                progress = self.progress()
+                self.log_step(progress, rate, norm)
+                if self.state.bad == PATIENCE:
+                    self.go_back()
+                    progress = self.progress()
+                    break  # and on with the batches from there
+                if self.validation_due(progress):
+                    self.validate()
+                elif self.save:
+                    self.save_state()
+                if self.stop or progress >= 1.0:
+                    break
         if self.bar is not None:
             self.bar.close()
 
-    def want_stop(self, *_):
-        """Ctrl-C: stop after a step, where the state is whole. A second one interrupts as ever."""
-        self.stop_wanted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def go_back(self):
+        """To the last saved state, once, with a lower rate. Raises UserError the second time."""
+        step, seconds, skipped = self.state.step, self.seconds(), self.state.skipped
+        self.states.wait()
+        self.ranks.gather(None)  # until rank 0 has written what there is
+        what = f"no finite loss in {PATIENCE} steps in a row, up to step {step}"
+        saved = None if self.state.lowered < 1 else self.states.load()
+        if saved is None:
+            again = "again, after going back" if self.state.lowered < 1 else "and no saved state to go back to"
+            raise UserError(f"{what}, {again}; go on from {self.folder} with --resume and a lower --lr (now "
+                            f"{self.args.lr:g}) or --precision fp32")  # fmt: skip
+        self.restore(saved)
+        self.state.seconds, self.state.skipped, self.state.lowered = seconds, skipped, LOWER
+        self.started = time.monotonic()
+        self.say(f"{what}: going back to step {self.state.step}, on with {LOWER:g} of the learning rate")
+        self.save_state()
 
     # Validation and state
 
@@ -456,55 +474,111 @@ class Trainer:
         figures = self.compute.score(self.task, "valid", evaluation_size(self.args), self.args.valid_examples)
         self.state.validations += 1
         value = figures[self.task.best]
-        better = self.state.best is None or (
-            value < self.state.best if self.task.best == "loss" else value > self.state.best
-        )
-        if better:
-            self.state.best = value
+        better = np.isfinite(value) and np.isfinite(figures["loss"]) and (
+            self.state.best is None or (value < self.state.best if self.task.best == "loss" else value > self.state.best)
+        )  # fmt: skip
         if self.ranks.first:
             self.say("-" * 89)
             self.say(f"| end of epoch {self.epoch():3d} | step {self.state.step:6d} | time: "
                      f"{time.monotonic() - begun:5.2f}s | {self.task.summary('valid', figures)}")  # fmt: skip
             self.say("-" * 89)
             self.record("valid", figures)
-            if better:
-                checkpoint.save_model(self.args.save, self.model, self.task.tokenizer, self.task.notes(figures))
+        if better and self.save_best(figures):
+            self.state.best = value
         self.save_state()
+
+    def save_best(self, figures):
+        """Write the model file; False where there is no room for it, so that a later model that is better is tried."""
+        if sharding.is_cut(self.parallel):
+            weights = sharding.weights_of(self.parallel)
+            if self.ranks.first:
+                self.shell.load_state_dict(weights)
+        try:
+            if self.ranks.first:
+                checkpoint.save_model(self.args.save, self.shell, self.task.tokenizer, self.task.notes(figures))
+        except (OSError, RuntimeError, UserError) as error:
+            if self.state.best is None:  # nothing is lost yet
+                raise
+            self.say(f"warning: {self.args.save} stays as it was, the better model could not be saved "
+                     f"({getattr(error, 'strerror', None) or error}); the run goes on")  # fmt: skip
+            return False
+        return True
 
     def epoch(self):
         """The epoch, from 1, of the step just done."""
         return self.state.epoch + (self.state.batch > 0)
 
-    def save_state(self):
-        """All that the run needs to go on, written by rank 0; the budget's clock counts up to here."""
-        self.state.seconds, self.started = self.seconds(), time.monotonic()
-        if self.ranks.first:
-            with atomic_write(self.folder / "state.pt") as stream:
-                torch.save({
-                    "task": self.task.name, "state": dataclasses.asdict(self.state), "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-                    "sizes": dataclasses.asdict(self.model.bert.config),
-                }, stream)  # fmt: skip
+    def save_state(self, wait=False):
+        """All that the run needs to go on, written by rank 0; the budget's clock counts up to here.
 
-    def load_state(self):
-        """Go on from the state in --log-dir; nothing there: start."""
-        path = self.folder / "state.pt"
-        if not path.exists():
-            self.say(f"nothing to resume in {self.folder}: starting")
+        While losses are not finite, the state before them stays the last one.
+        """
+        self.state.seconds, self.started = self.seconds(), time.monotonic()
+        self.saved = self.started
+        if self.state.bad:
             return
-        saved = checkpoint.read_torch(path, "remove it to start anew")
-        sizes = dataclasses.asdict(self.model.bert.config)
-        if not isinstance(saved, dict) or (saved.get("task"), saved.get("sizes")) != (self.task.name, sizes):
-            raise UserError(f"{path}: belongs to another task or a model of other sizes; resume with that run's flags")
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        weights, optimizer = sharding.weights_of(self.parallel), sharding.optimizer_state(self.parallel, self.optimizer)
+        if self.ranks.first:
+            self.states.save({
+                "task": self.task.name, "arguments": kept_arguments(self.args), "examples": len(self.data),
+                "sizes": dataclasses.asdict(self.model.bert.config), "state": dataclasses.asdict(self.state),
+                "model": weights, "optimizer": optimizer, "scaler": self.scaler.state_dict(),
+            }, wait)  # fmt: skip
+
+    def begin(self):
+        """Go on from the state in --log-dir, where --resume or a restart by torchrun or Slurm asks for it; else start."""
+        if self.ranks.first:
+            self.states.remove_unfinished(self.args.save)
+        resume = self.args.resume or restarted()
+        saved = self.states.load() if resume else None
+        self.ranks.gather(None)  # until all have read what rank 0 may now move
+        if saved is not None:
+            sizes = dataclasses.asdict(self.model.bert.config)
+            check_same_run(saved, self.task.name, sizes, self.args, len(self.data))
+            self.restore(saved)
+            if saved["arguments"]["lr"] != self.args.lr:  # meant as it says
+                self.state.lowered = 1.0
+            self.say(f"resuming from {saved['path']} at step {self.state.step}")
+            if self.ranks.first:
+                self.states.clear_damaged()
+            return
+        if resume:
+            self.say(f"nothing to resume in {self.folder}: starting")
+        if self.ranks.first:
+            self.states.set_aside()
+        self.save_state()  # to go back to; and a disk without room for it is told at once
+
+    def restore(self, saved):
+        sharding.load_weights(self.parallel, saved["model"])
+        sharding.load_optimizer(self.parallel, self.optimizer, saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         self.state = State(**saved["state"])
-        self.say(f"resuming from {path} at step {self.state.step}")
+
+    # Signals
+
+    @contextlib.contextmanager
+    def signals(self):
+        """Within it, Ctrl-C, SIGTERM and SIGUSR1 stop the run where its state is whole. A second Ctrl-C interrupts."""
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+        handlers = [signal.signal(number, self.want_stop) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
+
+    def want_stop(self, number, _):
+        self.stop_wanted = INTERRUPTED if number == signal.SIGINT else STOPPED
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.state.finished:  # only the scoring is left, which is done anew with --resume
+            self.say("stopped before the last scores; go on with the same command and --resume")
+            self.states.wait()
+            os._exit(self.stop_wanted)
 
     # Logs
 
-    def open_logs(self, progress):
+    def open_logs(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         total = None if self.args.minutes else self.args.steps or self.args.epochs * self.batches_per_epoch
         self.bar = tqdm(total=total, initial=self.state.step, desc=self.task.name, unit="step", disable=None)
@@ -520,25 +594,27 @@ class Trainer:
 
     def log_step(self, progress, rate, norm):
         if not self.ranks.first:
-            self.recent = self.recent[-self.args.log_interval :]
+            self.state.recent.clear()
             return
         self.bar.update()
-        self.state.tokens += int(self.recent[-1][2])
+        self.state.tokens += int(self.state.recent[-1][2])
         if self.state.step % self.args.log_interval:
             return
-        losses, counts, tokens = (sum(column) for column in zip(*self.recent, strict=True))
+        losses, counts, tokens = (sum(column) for column in zip(*self.state.recent, strict=True))
+        loss = losses / counts if counts else float("nan")
         now = time.monotonic()
         since = now - self.logged
-        self.logged, steps, self.recent = now, len(self.recent), []
-        figures = {"loss": losses / counts, "lr": rate, "gradient_norm": float(norm), "tokens_per_second": tokens / since}
+        self.logged, steps, self.state.recent = now, len(self.state.recent), []
+        figures = {"loss": loss, "lr": rate, "gradient_norm": float(norm), "tokens_per_second": tokens / since}
         self.record("train", figures)
         if self.bar.disable:
             of = f"{self.state.batch or self.batches_per_epoch:5d}/{self.batches_per_epoch:5d} batches"
             print(f"| epoch {self.epoch():3d} | {of} | lr {rate:.2e} | ms/batch {1000 * since / steps:5.2f} | "
-                  f"{self.task.summary('', {'loss': losses / counts})} | {progress:4.0%}", flush=True)  # fmt: skip
+                  f"{self.task.summary('', {'loss': loss})} | {progress:4.0%}"
+                  + (f" | {self.state.skipped} skipped" if self.state.skipped else ""), flush=True)  # fmt: skip
         else:
             left = (1 - progress) / max(progress, 1e-9) * self.seconds()
-            self.bar.set_postfix_str(f"loss {losses / counts:.3f}, lr {rate:.1e}, {left:.0f} s left")
+            self.bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.1e}, {left:.0f} s left")
 
     def record(self, kind, figures):
         figures = {name: value for name, value in figures.items() if isinstance(value, int | float)}
@@ -603,23 +679,24 @@ def run(task, args, ranks):
         task.model.to(ranks.device)
         return finish(task, args, ranks, State())
     trainer = Trainer(task, args, ranks)
-    if args.resume:
-        trainer.load_state()
-    handler = signal.signal(signal.SIGINT, trainer.want_stop)
-    trainer.run()
-    signal.signal(signal.SIGINT, handler)
-    trainer.save_state()
-    if ranks.first:
-        trainer.close_logs()
-    if trainer.stop:
-        trainer.say(f"stopped at step {trainer.state.step}; go on with the same command and --resume")
-        ranks.gather(None)  # until rank 0 has written the state
-        return 130
-    ranks.gather(None)  # until rank 0 has written the best model
-    best = checkpoint.read_model(args.save)
-    task.model.load_state_dict(checkpoint.whole(best))
-    task.model.notes = best["notes"]
-    return finish(task, args, ranks, trainer.state)
+    with trainer.signals():
+        trainer.begin()
+        trainer.run()
+        trainer.stop = trainer.stop or ranks.sum(trainer.stop_wanted)[0] > 0  # the signal may have come in the last step
+        trainer.state.finished = not trainer.stop
+        trainer.save_state(wait=True)
+        if ranks.first:
+            trainer.close_logs()
+        ranks.gather(None)  # until rank 0 has written state and best model
+        if trainer.stop:
+            trainer.say(f"stopped at step {trainer.state.step}; go on with the same command and --resume")
+            return trainer.stop_wanted or STOPPED
+        if trainer.state.best is None:
+            raise UserError(f"no validation gave a finite score, so there is no model in {args.save}; try a lower --lr")
+        best = checkpoint.read_model(args.save)
+        sharding.load_weights(trainer.parallel, checkpoint.whole(best))
+        trainer.model.notes = best["notes"]
+        return finish(task, args, ranks, trainer.state)
 
 
 def finish(task, args, ranks, state):
@@ -632,7 +709,7 @@ def finish(task, args, ranks, state):
         result = {
             "task": task.name, "dataset": args.dataset, "seconds": round(state.seconds, 3), "steps": state.step,
             "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-            "peak_memory_bytes": peak_memory(ranks.device),
+            "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped,
             **{name if name != "loss" else "test_loss": value for name, value in figures.items()},
         }  # fmt: skip
         write_json(Path(args.log_dir) / "result.json", result)

@@ -1,22 +1,16 @@
-"""The four commands as a user runs them, with tiny models and budgets: files, figures, ranks, interruptions, mistakes.
+"""The four commands as a user runs them, with tiny models and budgets: files, figures, ranks, mistakes.
 
 All commands share one cache; the pretraining and fine-tuning that most tests start from is done once (`trained`).
 """
 
 import json
-import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 import toys
-from conftest import ROOT
 
 TASKS = ["mlm", "ns", "qa", "race"]
 MODELS = {"mlm": "mlm_bert.pt", "ns": "ns_bert.pt", "qa": "qa_model.pt", "race": "race_model.pt"}
@@ -279,78 +273,3 @@ def test_more_ranks_than_examples_train_all_the_same(run, books, tmp_path):
     for name, flags in (("one", ""), ("ranks", "--parallel DDP --world_size 2")):
         run("mlm", f"{books} --steps 3 --batch-size 1 --log-interval 1 --precision fp32 --log-dir {name} {flags}")
     assert losses(tmp_path / "ranks") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-
-
-# Interruptions
-
-
-def start(cache, folder, flags):
-    """Start mlm_task.py and wait until it has saved its state for the first time."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "mlm_task.py"), "--cache-dir", str(cache), *TINY, *flags.split()],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    while not (folder / "runs/mlm/state.pt").exists():
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.005)
-    return process
-
-
-@pytest.fixture
-def uninterrupted(run, books, tmp_path_factory):
-    """A run of three epochs, and its flags."""
-    flags = f"{books} --epochs 3 --dropout 0.1 --batch-size 4"
-    if "uninterrupted" not in done:
-        folder = tmp_path_factory.mktemp("uninterrupted")
-        run("mlm", flags, cwd=folder)
-        done["uninterrupted"] = folder
-    return done["uninterrupted"], flags
-
-
-@slow
-@pytest.mark.parametrize("number, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_an_interrupted_run_resumes_bit_for_bit(uninterrupted, run, cache, tmp_path, number, code):
-    folder, flags = uninterrupted
-    whole = state(folder / "runs/mlm")["state"]["step"]
-    process = start(cache, tmp_path, flags)
-    os.killpg(process.pid, number)  # as Ctrl-C does: to all processes of the run
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code and whole / 3 <= state(tmp_path / "runs/mlm")["state"]["step"] < whole
-    if number == signal.SIGINT:
-        assert "go on with the same command and --resume" in output and "Traceback" not in output
-    output = run("mlm", f"{flags} --resume").stdout
-    assert "resuming from" in output
-    assert same_weights(tmp_path / "runs/mlm/state.pt", folder / "runs/mlm/state.pt")
-    assert same_weights(tmp_path / "mlm_bert.pt", folder / "mlm_bert.pt")
-    assert figures(tmp_path / "runs/mlm") == figures(folder / "runs/mlm")
-    assert result(tmp_path / "runs/mlm")["tokens"] == result(folder / "runs/mlm")["tokens"]
-
-
-@slow
-def test_ctrl_c_stops_all_ranks_after_the_same_step(books, cache, tmp_path):
-    process = start(cache, tmp_path, f"{books} --epochs 50 --batch-size 4 --parallel DDP --world_size 2")
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and output.count("stopped at step") == 1 and "Traceback" not in output
-    assert f"stopped at step {state(tmp_path / 'runs/mlm')['state']['step']};" in output
-
-
-@slow
-@pytest.mark.parametrize("flags", ["", "--parallel DDP --world_size 2"], ids=["one rank", "two ranks"])
-def test_a_loss_that_is_not_finite_stops_the_run_after_its_state_is_saved(run, books, tmp_path, flags):
-    error = run("mlm", f"{books} --steps 40 --lr 1e30 --optimizer adamw --precision fp32 {flags}", code=2).stderr
-    message = re.search(r"^error: the (loss|gradient) is not finite at step (\d+); .*--resume.*--lr", error, re.MULTILINE)
-    assert message and error.count("error:") == 1 and "Traceback" not in error
-    saved = state(tmp_path / "runs/mlm")
-    assert saved["state"]["step"] == int(message[2])
-    assert all(weight.isfinite().all() for weight in saved["model"].values())
-
-
-@slow
-def test_resume_without_a_state_starts_and_with_a_foreign_one_refuses(run, books, tmp_path):
-    assert "nothing to resume" in run("mlm", f"{books} --steps 2 --resume").stdout
-    error = run("mlm", f"{books} --steps 2 --resume --emsize 64", code=2).stderr
-    assert "belongs to another task or a model of other sizes" in error and error.count("\n") == 1
-    error = run("ns", f"{books} --steps 2 --resume --log-dir runs/mlm", code=2).stderr
-    assert "belongs to another task or a model of other sizes" in error and error.count("\n") == 1

@@ -1,0 +1,142 @@
+"""One model on several ranks, by torch's own engines: DDP, ZeRO and FSDP.
+
+    --parallel DDP     each rank holds all; gradients are averaged
+    --parallel ZeRO    the same, but each rank keeps the optimizer's numbers of its share of the parameters only
+    --parallel FSDP    weights, gradients and optimizer are cut up; a layer is put together while it computes
+
+What is saved is whole in every case, so a model does not tell how it was trained, and a run may go on with another
+engine or another number of ranks. What takes the engine's module (``parallel``) is to be called by all ranks at once.
+FSDP is imported where it is used: that takes as long as half of torch.
+"""
+
+import torch
+import torch.distributed as dist
+
+from files import UserError
+from model import TransformerEncoderLayer
+from optimizer import make_optimizer
+
+
+def share(model, args, ranks):
+    """The module to train in the place of ``model``, and its optimizer."""
+    if ranks.world == 1:
+        return model, make_optimizer(model, args.optimizer, args.weight_decay)
+    if args.parallel != "FSDP":
+        devices = [ranks.device] if ranks.device.type == "cuda" else None
+        parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices)
+        return parallel, make_optimizer(model, args.optimizer, args.weight_decay, zero=args.parallel == "ZeRO")
+    if args.optimizer == "muon":
+        raise UserError("--optimizer muon: needs whole matrices, --parallel FSDP cuts them; use adamw, or --parallel ZeRO")
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    dims = {name: parameter.dim() for name, parameter in model.named_parameters()}  # of a cut parameter: always 1
+    parallel = FullyShardedDataParallel(
+        model, auto_wrap_policy=ModuleWrapPolicy({TransformerEncoderLayer}), device_id=ranks.device, use_orig_params=True
+    )
+    if ranks.device.type == "cpu":
+        parallel.register_comm_hook(None, reduce_and_cut)
+    return parallel, make_optimizer(parallel, args.optimizer, args.weight_decay, dims)
+
+
+def reduce_and_cut(_, whole, mine):
+    """FSDP's exchange of gradients for gloo, which has no reduce-scatter in torch 2.3."""
+    dist.all_reduce(whole)
+    mine.copy_(whole.chunk(dist.get_world_size())[dist.get_rank()]).div_(dist.get_world_size())
+
+
+def is_cut(parallel):
+    """Is this FSDP's, a model of which each rank holds a part, so that all must call it together?"""
+    return hasattr(parallel, "clip_grad_norm_")
+
+
+def make_scaler(parallel, enabled):
+    if is_cut(parallel):
+        from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+        return ShardedGradScaler(enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)
+
+
+def clip(parallel, largest):
+    """Scale the gradients down to this norm at most; gives the norm that they had, the same on every rank."""
+    if is_cut(parallel):
+        return parallel.clip_grad_norm_(largest)
+    return torch.nn.utils.clip_grad_norm_(parallel.parameters(), largest)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Whole weights and a whole optimizer, to save and to load
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def as_whole(parallel, first_only):
+    """Within it, the state dict of FSDP's module is that of the whole model, on the CPU."""
+    from torch.distributed.fsdp import FullStateDictConfig, StateDictType
+
+    moved = parallel.compute_device.type != "cpu"  # "moving" from the CPU to the CPU reads freed memory (torch 2.3)
+    config = FullStateDictConfig(offload_to_cpu=moved, rank0_only=moved and first_only)
+    return parallel.state_dict_type(parallel, StateDictType.FULL_STATE_DICT, config)
+
+
+def weights_of(parallel):
+    """The whole weights under the names of model.py; of a model that is cut, on rank 0 only."""
+    if is_cut(parallel):
+        with as_whole(parallel, first_only=True):
+            return parallel.state_dict()
+    return getattr(parallel, "module", parallel).state_dict()
+
+
+def load_weights(parallel, weights):
+    if is_cut(parallel):
+        with as_whole(parallel, first_only=False):
+            parallel.load_state_dict(weights)
+    else:
+        getattr(parallel, "module", parallel).load_state_dict(weights)
+
+
+def optimizer_state(parallel, optimizer):
+    """The whole optimizer's state, on rank 0.
+
+    torch's own function for FSDP wants a GPU (2.3). Each rank has a piece of each parameter, flat and in the order of
+    the ranks, so that the pieces put together are the whole, but for its shape.
+    """
+    if hasattr(optimizer, "consolidate_state_dict"):  # ZeRO
+        optimizer.consolidate_state_dict(to=0)
+        return optimizer.state_dict() if dist.get_rank() == 0 else {}
+    state = optimizer.state_dict()
+    if is_cut(parallel):
+        pieces = [None] * dist.get_world_size()
+        cpu = {number: {k: v.cpu() for k, v in values.items()} for number, values in state["state"].items()}
+        dist.gather_object(cpu, pieces if dist.get_rank() == 0 else None)
+        if dist.get_rank() == 0:
+            state["state"] = {number: joined([piece[number] for piece in pieces if number in piece])
+                              for number in sorted(set().union(*pieces))}  # fmt: skip
+    return state
+
+
+def joined(pieces):
+    """The numbers that the ranks keep of one parameter; the count of steps is the same in all."""
+    return {
+        name: value if value.dim() == 0 else torch.cat([piece[name].flatten() for piece in pieces])
+        for name, value in pieces[0].items()
+    }
+
+
+def load_optimizer(parallel, optimizer, saved):
+    """Load a whole optimizer's state on every rank, which takes its piece where the model is cut."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    starts = [0] * len(parameters)
+    if is_cut(parallel):
+        sizes = [None] * dist.get_world_size()
+        dist.all_gather_object(sizes, [parameter.numel() for parameter in parameters])
+        starts = [sum(column) for column in zip(*sizes[: dist.get_rank()], strict=True)] or starts
+
+    def mine(value, parameter, start):
+        if value.dim() == 0:
+            return value
+        return value.flatten()[start : start + parameter.numel()].view_as(parameter)
+
+    state = {number: {name: mine(value, parameters[number], starts[number]) for name, value in values.items()}
+             for number, values in saved["state"].items()}  # fmt: skip
+    optimizer.load_state_dict({**saved, "state": state})

@@ -1,0 +1,208 @@
+"""The saved state of a run: written beside the training, checked, kept twice, read back.
+
+    runs/mlm/state.pt           the newest
+    runs/mlm/state-before.pt    the one before it, for the day on which the newest turns out damaged
+    runs/mlm/earlier-1.pt       of an unfinished run, when a new one without --resume began in its folder
+
+Design choices:
+
+- A file is what torch.save writes, and behind it the SHA-256 of that, which torch does not look at. Nothing is trusted
+  before the digest agrees: torch itself checks no checksums as it reads.
+- What is saved is copied first; a thread writes the copy, while the training goes on.
+- A save that fails, as on a full disk, is told and changes nothing: the older states stay, and so does the run.
+- A run that is not finished is never overwritten by another one.
+"""
+
+import contextlib
+import hashlib
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from checkpoint import read_torch
+from files import CHUNK, UserError, atomic_write
+
+
+@dataclass
+class State:
+    """Where a run is; together with weights and optimizer, all that is saved and resumed.
+
+    There are no random generators in it: every random choice is a function of seed, step and rank.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # global batches of this epoch that are done
+    seconds: float = 0.0
+    tokens: int = 0
+    validations: int = 0
+    best: float | None = None
+    skipped: int = 0  # steps whose loss or gradient was not finite
+    bad: int = 0  # how many of them came last, in a row
+    lowered: float = 1.0  # factor of the learning rate, below 1 once the run has gone back
+    finished: bool = False
+    recent: list = field(default_factory=list)  # (summed loss, count, tokens) of each step since the last log line
+    history: list = field(default_factory=list)  # (step, "train" or "valid", {figure: value})
+
+
+class States:
+    """The states of the run whose logs are in ``folder``. ``say(text)`` tells the user."""
+
+    def __init__(self, folder, say):
+        self.folder, self.say, self.writer = Path(folder), say, None
+        self.newest, self.before = self.folder / "state.pt", self.folder / "state-before.pt"
+
+    # Writing
+
+    def save(self, content, wait=False):
+        """Write ``content``, plain values and tensors; return when it is copied, with ``wait`` when it is written."""
+        self.wait()
+        self.writer = threading.Thread(target=self.write, args=(content if wait else copied(content),))
+        self.writer.start()
+        if wait:
+            self.wait()
+
+    def wait(self):
+        """Return when nothing is being written any more."""
+        if self.writer is not None:
+            self.writer.join()
+
+    def write(self, content):
+        try:
+            with atomic_write(self.newest) as stream:
+                hashed = Hashed(stream)
+                torch.save(content, hashed)
+                stream.write(hashed.digest.digest())
+                stream.flush()
+                os.fsync(stream.fileno())  # whole on the disk before the older ones move
+                if self.newest.exists():
+                    os.replace(self.newest, self.before)
+            sync_folder(self.folder)
+        except (OSError, RuntimeError, UserError) as error:  # RuntimeError: torch's writer, whose own writing failed
+            reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+            kept = next((path for path in (self.newest, self.before) if path.exists()), None)
+            self.say(f"warning: the state of step {content['state']['step']} could not be saved ({reason}); "
+                     + (f"the one in {kept} stays" if kept else "there is none yet") + "; the run goes on")  # fmt: skip
+
+    # Reading
+
+    def load(self):
+        """What was saved last and is whole; None where nothing was saved. Raises UserError where all is damaged."""
+        found = [path for path in (self.newest, self.before) if path.exists()]
+        for path in found:
+            if undamaged(path):
+                return {**read_torch(path, "remove it to start anew"), "path": str(path)}
+            self.say(f"warning: {path} is damaged" + (f"; taking {self.before}" if path != found[-1] else ""))
+        if found:
+            raise UserError(f"{found[0]}: damaged, and no other state is whole; remove it to start anew")
+        return None
+
+    def clear_damaged(self):
+        """Move a damaged newest state away, lest the next save move it over the good one before it."""
+        if self.newest.exists() and self.before.exists() and not undamaged(self.newest):
+            os.replace(self.newest, self.folder / "state-damaged.pt")
+
+    def set_aside(self):
+        """Before a new run: keep the state of an unfinished one under another name, remove that of a finished one."""
+        if not (self.newest.exists() or self.before.exists()):
+            return
+        with contextlib.suppress(UserError):  # damaged: of no use to anybody
+            saved = self.load()
+            if not saved["state"]["finished"]:
+                numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
+                kept = self.folder / f"earlier-{next(numbers)}.pt"
+                os.replace(saved["path"], kept)
+                self.say(f"{self.folder} held an unfinished run, at step {saved['state']['step']}: kept as {kept}; to go "
+                         f"on with it, rename that to {self.newest} and add --resume")  # fmt: skip
+        self.newest.unlink(missing_ok=True)
+        self.before.unlink(missing_ok=True)
+
+    def remove_unfinished(self, *paths):
+        """Remove what killed runs left half-written of the states and of ``paths``."""
+        for path in (self.newest, *map(Path, paths)):
+            for left in path.parent.glob(f"{path.name}.tmp*"):
+                left.unlink(missing_ok=True)
+
+
+class Hashed:
+    """Stands in for a file that is open for writing; ``digest`` is of all that was written."""
+
+    def __init__(self, stream):
+        self.stream, self.digest = stream, hashlib.sha256()
+
+    def write(self, data):
+        self.digest.update(data)
+        return self.stream.write(data)
+
+    def flush(self):
+        self.stream.flush()
+
+
+def undamaged(path):
+    """Do the last bytes of the file give the SHA-256 of those before them?"""
+    digest = hashlib.sha256()
+    left = os.path.getsize(path) - digest.digest_size
+    with open(path, "rb") as stream:
+        while left > 0 and (chunk := stream.read(min(CHUNK, left))):
+            digest.update(chunk)
+            left -= len(chunk)
+        return left == 0 and stream.read() == digest.digest()
+
+
+def sync_folder(folder):
+    """Let the names in a folder survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def copied(value):
+    """Plain values and tensors, the tensors as copies in the CPU's memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: copied(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(part) for part in value)
+    return value
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Which runs may go on from which
+# --------------------------------------------------------------------------------------------------------------------
+
+# A resumed run may change these: where things lie, how long it trains, the learning rate, and who computes. All other
+# flags, those of a task among them, decide what the batches and the model are.
+FREE = """data_dir cache_dir log_dir log_interval checkpoint bert_model resume evaluate predict output
+    epochs steps minutes save_minutes lr warmup clip accumulate precision parallel world_size
+    size emsize nhid nlayers nhead norm tokenizer vocab vocab_size save_vocab""".split()  # the last two lines: see sizes
+
+
+def kept_arguments(args):
+    """The arguments that are saved with a state: those that must agree, and the learning rate."""
+    return {name: value for name, value in vars(args).items() if name == "lr" or name not in FREE}
+
+
+def check_same_run(saved, task, sizes, args, examples):
+    """Raises UserError, which names the flag and both values, where a state belongs to another run."""
+    where = saved["path"]
+    if saved["task"] != task:
+        raise UserError(f"{where}: belongs to another task, {saved['task']}; resume with its script, or choose a --log-dir")
+    for name, value in saved["arguments"].items():
+        now = getattr(args, name, value)
+        if name not in FREE and now != value:
+            raise UserError(f"--{name.replace('_', '-')} {now}: the run in {where} has {value}; resume with its flags, or "
+                            "use another --log-dir")  # fmt: skip
+    for name, value in saved["sizes"].items():
+        if sizes.get(name) != value:
+            raise UserError(f"{where}: belongs to a model of {name} {value}, now {sizes.get(name)}; resume with the flags "
+                            "of that run, or use another --log-dir")  # fmt: skip
+    if saved["examples"] != examples:
+        raise UserError(f"{where}: made with {saved['examples']} training examples, now there are {examples}; resume with "
+                        "the same data, or use another --log-dir")  # fmt: skip

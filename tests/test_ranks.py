@@ -1,0 +1,266 @@
+"""Many ranks, however they were started: one run's figures, one failure's message, Slurm's and torchrun's variables."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+import toys
+from conftest import ROOT
+
+import ranks
+from files import UserError
+
+slow = pytest.mark.slow
+TINY = ("--nlayers 1 --emsize 32 --nhead 2 --batch-size 12 --bptt 64 --valid-examples 20 --log-interval 1 --dropout 0 "
+        "--precision fp32").split()  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def books(tmp_path_factory):
+    """A corpus whose examples no number of ranks divides, and a vocabulary."""
+    folder, rng = tmp_path_factory.mktemp("books"), random.Random(1)
+    for number in range(3):
+        (folder / f"{number}.txt").write_text("\n\n".join(toys.text(rng, 60) for _ in range(40)))
+    (folder / "vocab").write_text("\n".join(toys.letters().tokens))
+    return f"--dataset {folder} --tokenizer wordpiece --vocab {folder}/vocab --cache-dir {folder}/cache"
+
+
+@pytest.fixture
+def train(books, run_script, tmp_path):
+    """``train("name", "--steps 3")`` runs mlm_task.py with its logs in tmp_path/name; gives the finished process."""
+
+    def call(name, flags, code=0, **environment):
+        flags = [*TINY, *books.split(), "--log-dir", name, "--save", f"{name}.pt", *flags.split()]
+        return run_script("mlm_task.py", *flags, code=code, OMP_NUM_THREADS="1", **environment)
+
+    call.losses = lambda name: [
+        values["loss"]
+        for _, kind, values in torch.load(tmp_path / name / "state.pt", weights_only=True)["state"]["history"]
+        if kind == "train"
+    ]
+    call.result = lambda name: json.loads((tmp_path / name / "result.json").read_text())
+    return call
+
+
+# One run's figures
+
+
+@slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_engines_and_numbers_of_ranks_give_one_curve_and_the_same_scores(train, optimizer):
+    ways = {1: "", 2: "--parallel DDP --world_size 2", 4: "--parallel DDP --world_size 4",
+            "ZeRO": "--parallel ZeRO --world_size 2", "FSDP": "--parallel FSDP --world_size 2"}  # fmt: skip
+    if optimizer == "muon":
+        del ways["FSDP"], ways[4]
+    for way, flags in ways.items():
+        train(str(way), f"--epochs 2 --optimizer {optimizer} {flags}")
+        result = train.result(str(way))
+        print(way, f"last loss {train.losses(str(way))[-1]:.7f}, test loss {result['test_loss']:.7f}, "
+              f"{result['tokens_per_second']:.0f} tokens/s")  # fmt: skip
+    for way, flags in ways.items():
+        assert train.losses(str(way)) == pytest.approx(train.losses("1"), abs=1e-5), way
+        assert train.result(str(way))["tokens"] == train.result("1")["tokens"]  # every example once an epoch
+        train(f"score{way}", f"--evaluate --bert-model 1.pt {flags}")
+        assert train.result(f"score{way}")["test_loss"] == train.result("1")["test_loss"]
+
+
+@slow
+@pytest.mark.parametrize("engine, optimizer", [("ZeRO", "muon"), ("FSDP", "adamw")])
+def test_sharded_runs_resume_with_another_engine_as_well(train, tmp_path, engine, optimizer):
+    flags = f"--optimizer {optimizer}"
+    train("whole", f"--steps 8 {flags}")
+    train("parts", f"--steps 8 {flags} --parallel {engine} --world_size 2 --save-minutes 1e-9")
+    assert train.losses("parts") == pytest.approx(train.losses("whole"), abs=1e-5)
+    os.replace(tmp_path / "parts/state-before.pt", tmp_path / "parts/state.pt")  # after step 8 and its validation
+    saved = torch.load(tmp_path / "parts/state.pt", weights_only=True)
+    whole = torch.load(tmp_path / "whole/state.pt", weights_only=True)
+    for number, values in whole["optimizer"]["state"].items():
+        for name, value in values.items():
+            same = saved["optimizer"]["state"][number][name]
+            torch.testing.assert_close(same.view_as(value), value, atol=1e-4, rtol=1e-3)
+    for again, other in (("one", ""), ("two", f"--parallel {engine} --world_size 2")):
+        (tmp_path / again).mkdir()
+        (tmp_path / again / "state.pt").write_bytes((tmp_path / "parts/state.pt").read_bytes())
+        output = train(again, f"--steps 10 {flags} --resume --save parts.pt {other}").stdout
+        assert "resuming from" in output and len(train.losses(again)) == 10
+    assert train.losses("one") == pytest.approx(train.losses("two"), abs=1e-5)
+
+
+@slow
+def test_fsdp_says_that_muon_needs_whole_matrices(train):
+    error = train("a", "--steps 2 --optimizer muon --parallel FSDP --world_size 2", code=2).stderr
+    assert error.startswith("error: --optimizer muon") and error.count("\n") == 1
+
+
+# One failure's message
+
+
+@slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_takes_the_others_down(books, tmp_path, victim):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "mlm_task.py"), *TINY, *books.split(), *"--epochs 500 --parallel DDP".split(),
+         "--world_size", "3"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("| epoch"):
+            break
+    os.kill(rank_processes(process.pid)[victim], signal.SIGKILL)
+    begun = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 60 and process.returncode == 137
+    assert f"error: SIGKILL ended the process of local rank {victim}" in error and "Traceback" not in error
+
+
+def rank_processes(parent):
+    """The ranks in their order: children of ``parent``, but for Python's own helper."""
+    numbers = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    return [number for number in numbers if "spawn_main" in Path(f"/proc/{number}/cmdline").read_text()]
+
+
+FAILING = """
+import sys, torch
+sys.path.insert(0, {root!r})
+from argparse import Namespace
+from files import UserError, run_main
+from ranks import launch
+
+def work(args, ranks):
+    ranks.gather(None)
+    if ranks.rank == {rank}:
+        raise {error}
+    ranks.gather(None)
+
+if __name__ == "__main__":
+    run_main(lambda: launch(work, Namespace(parallel="DDP", world_size=3)))
+"""
+
+
+@slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_bug_in_one_rank_shows_its_traceback_only(tmp_path, rank):
+    (tmp_path / "script.py").write_text(FAILING.format(root=str(ROOT), rank=rank, error="ZeroDivisionError('found')"))
+    process = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 1 and process.stderr.count("Traceback") == 1
+    assert f"error: rank {rank} of 3" in process.stderr and "ZeroDivisionError: found" in process.stderr
+
+
+@slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_mistake_in_one_rank_is_one_line(tmp_path, rank):
+    (tmp_path / "script.py").write_text(FAILING.format(root=str(ROOT), rank=rank, error="UserError('a: b; c')"))
+    process = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    lines = [line for line in process.stderr.splitlines() if "has lost another rank" not in line]
+    assert process.returncode == 2 and lines == ["error: a: b; c"]
+
+
+# torchrun
+
+
+@slow
+def test_torchrun_starts_the_ranks_and_its_restarts_go_on(books, tmp_path):
+    """Rank 0 is killed while it writes its third state, and torchrun starts both ranks anew.
+
+    Every start writes two states fewer, so the third one ends. Not with --standalone, which restarts nothing (torch 2.3).
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "9",
+               "--master-port", str(ranks.free_port()), str(ROOT / "mlm_task.py"), *TINY, *books.split(),
+               *"--steps 5 --parallel DDP --save-minutes 1e-9".split()]  # fmt: skip
+    deadly = {"KILL": "fsync 5 state", "PYTHONPATH": str(ROOT / "tests" / "killer")}
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                             env={**os.environ, "OMP_NUM_THREADS": "1", **deadly})  # fmt: skip
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "resuming from runs/mlm/state.pt at step" in process.stdout and "End of training" in process.stdout
+
+
+# Slurm's variables
+
+
+@pytest.mark.parametrize("names, first", [
+    ("n1", "n1"), ("n[1-2]", "n1"), ("gpu[03-07,11],login", "gpu03"), ("a,b[1-2]", "a"), ("r[1-2]c[08-16]", "r1c08"),
+    ("n[7,9]-ib", "n7-ib"),
+])  # fmt: skip
+def test_the_first_node_of_a_list(names, first):
+    assert ranks.first_node(names) == first
+
+
+@pytest.mark.parametrize("counts, numbers", [("2", [2]), ("2(x3),1", [2, 2, 2, 1]), ("4,2(x2)", [4, 2, 2])])
+def test_the_tasks_of_each_node(counts, numbers):
+    assert [ranks.tasks_of_node(counts, node) for node in range(len(numbers))] == numbers
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Sets the variables of a task, as Slurm 22.05 was seen to set them."""
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "MASTER_", "LOCAL_RANK"))]:
+        monkeypatch.delenv(name)
+
+    def put(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name if name.startswith("MASTER") else f"SLURM_{name}", str(value))
+
+    put(JOB_ID=71, STEP_ID=0, STEP_NUM_TASKS=4, STEP_NUM_NODES=2, STEP_NODELIST="localhost,b", STEP_TASKS_PER_NODE="3,1",
+        PROCID=3, LOCALID=0, NODEID=1)  # fmt: skip
+    return put
+
+
+def test_one_task_for_each_rank(slurm):
+    place = ranks.slurm_place()
+    assert ranks.slurm_tasks() == (4, 2) and place["MASTER_ADDR"] == "localhost"
+    assert [int(place[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")] == [3, 4, 0, 1]
+
+
+def test_all_tasks_of_a_step_meet_at_one_port_that_other_jobs_and_steps_do_not_use(slurm):
+    ports = set()
+    for job in range(50):
+        for step in range(3):
+            slurm(JOB_ID=1000 + job, STEP_ID=step)
+            ports.add(ranks.slurm_address()["MASTER_PORT"])
+    assert len(ports) == 150 and all(1024 < int(port) < 32768 for port in ports)
+
+
+def test_a_batch_script_without_srun_is_one_task(slurm, monkeypatch):
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    assert ranks.slurm_tasks() == (1, 1)
+
+
+def test_ones_own_address_comes_first(slurm):
+    slurm(MASTER_ADDR="127.0.0.1", MASTER_PORT=4321)
+    assert ranks.slurm_address() == {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "4321"}
+
+
+def test_a_node_whose_name_does_not_resolve_is_told(slurm, monkeypatch):
+    def fail(*_):
+        raise socket.gaierror("unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(UserError, match="localhost does not resolve here; set MASTER_ADDR"):
+        ranks.slurm_address()
+
+
+def test_several_processes_of_a_run_without_parallel_are_refused(slurm):
+    with pytest.raises(UserError, match=r"4 processes were started.* add --parallel DDP"):
+        ranks.launch(None, Namespace(parallel="None", world_size=None))
+    with pytest.raises(UserError, match=re.escape("--world_size 2: srun has started a task for each of 4 ranks")):
+        ranks.launch(None, Namespace(parallel="DDP", world_size=2))
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restart_is_seen(monkeypatch, name):
+    monkeypatch.delenv(name, raising=False)
+    assert not ranks.restarted()
+    monkeypatch.setenv(name, "0")
+    assert not ranks.restarted()
+    monkeypatch.setenv(name, "2")
+    assert ranks.restarted()

@@ -1,0 +1,397 @@
+"""Runs that survive: kill -9 at any moment, signals, damaged files, full disks, losses that are not finite.
+
+Tiny models on toy text and toy questions; a resumed run must end with the weights of one that nothing disturbed.
+"""
+
+import itertools
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+import toys
+from conftest import ROOT
+
+import mlm_task
+import states
+import utils
+from batches import MaskedBlocks
+from files import UserError
+from model import BertConfig, MLMTask
+from ranks import Ranks
+
+slow = pytest.mark.slow
+TINY = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20 --log-interval 1".split()
+MODELS = {"mlm": "mlm_bert.pt", "qa": "qa_model.pt"}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Text, questions, a vocabulary, and a cache for all runs. Gives the flags of each task."""
+    folder, rng = tmp_path_factory.mktemp("data"), random.Random(1)
+    (folder / "books").mkdir()
+    for number in range(3):
+        (folder / "books" / f"{number}.txt").write_text("\n\n".join(toys.text(rng, 60) for _ in range(70)))
+    (folder / "squad").mkdir()
+    for split, seed in (("train", 1), ("dev", 2)):
+        content = toys.as_json(toys.squad(seed, contexts=30))
+        (folder / "squad" / f"{split}-v2.0.json").write_text(json.dumps({"version": "v2.0", **content}))
+    (folder / "vocab.txt").write_text("\n".join(toys.letters().tokens))
+    shared = f"--cache-dir {folder}/cache --dropout 0.1 --vocab {folder}/vocab.txt"
+    return {
+        "mlm": f"{shared} --dataset {folder}/books --tokenizer wordpiece",
+        "qa": f"{shared} --dataset SQuAD2 --data-dir {folder} --tokenizer wordpiece --bert-model none --stride 16",
+    }
+
+
+@pytest.fixture
+def start(data, tmp_path):
+    """``start("mlm", "--steps 3")`` starts the script in an empty folder, as the leader of a process group."""
+
+    def call(task, flags, folder=tmp_path, **options):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "killer"),
+                       **options.pop("environment", {})}  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / f"{task}_task.py"), *TINY, *data[task].split(), *flags.split()],
+            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True, **options,
+        )  # fmt: skip
+
+    return call
+
+
+@pytest.fixture
+def run(start):
+    """Run to the end; gives the output."""
+
+    def call(task, flags, code=0, **options):
+        process = start(task, flags, **options)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == code, output
+        return output
+
+    return call
+
+
+def after_lines(process, count, number, whole_group=True):
+    """Send a signal once ``count`` steps are told. Gives exit code and output."""
+    lines, left = [], count
+    for line in process.stdout:
+        lines.append(line)
+        left -= line.startswith("| epoch")
+        if left == 0:
+            (os.killpg if whole_group else os.kill)(process.pid, number)
+            break
+    lines += process.stdout.read()
+    return process.wait(timeout=60), "".join(lines)
+
+
+def saved(folder, name="state.pt"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def bytes_that_differ(one, other):
+    """Between the tensors of two state or model files, and in what they hold beside times."""
+    one, other, count = torch.load(one, weights_only=True), torch.load(other, weights_only=True), 0
+    for part in ("model", "body", "head"):
+        assert one.get(part, {}).keys() == other.get(part, {}).keys()
+        for name, tensor in one.get(part, {}).items():
+            count += int((tensor.numpy().view("u1") != other[part][name].numpy().view("u1")).sum())
+    if "optimizer" in one:
+        for number, values in one["optimizer"]["state"].items():
+            for name, value in values.items():
+                count += int((value != other["optimizer"]["state"][number][name]).sum())
+        losses = [[(step, values["loss"]) for step, _, values in content["state"]["history"]] for content in (one, other)]
+        assert losses[0] == losses[1]
+    return count
+
+
+# kill -9
+
+
+KILLS = ["fsync 1 state", "replace 2 state", "replace 3 state", "fsync 3 state", "replace 1 {model}", "lines 2", "lines 1"]
+
+
+@slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("task", MODELS)
+def test_a_run_killed_again_and_again_ends_with_the_very_weights(start, run, tmp_path, task, ranks):
+    flags = f"--steps 16 --save-minutes 1e-9 --seed 3 {f'--parallel DDP --world_size {ranks}' if ranks > 1 else ''}"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    run(task, flags, folder=whole)
+    deaths = 0
+    for kill in KILLS[:: ranks]:  # in the middle of writing or renaming a file, or in the middle of a step
+        point = kill.format(model=MODELS[task])
+        environment = {} if kill.startswith("lines") else {"KILL": point}
+        process = start(task, f"{flags} --resume", folder=killed, environment=environment)
+        if environment:
+            output, _ = process.communicate(timeout=60)
+            code = process.returncode
+        else:
+            code, output = after_lines(process, int(kill.split()[1]), signal.SIGKILL)
+        assert code in (-9, 137), output  # 137: of a rank, told by the process that started it
+        deaths += 1
+    run(task, f"{flags} --resume", folder=killed)
+    differ = [bytes_that_differ(whole / name, killed / name) for name in (MODELS[task], f"runs/{task}/state.pt")]
+    results = [json.loads((folder / "runs" / task / "result.json").read_text()) for folder in (whole, killed)]
+    for result in results:
+        for name in ("seconds", "tokens_per_second", "peak_memory_bytes"):
+            del result[name]
+    assert results[0] == results[1]
+    assert not list(killed.rglob("*.tmp*"))
+    print(f"{task}, {ranks} rank(s): {deaths} kills, {deaths} survived, bytes that differ: {sum(differ)}")
+    assert differ == [0, 0]
+
+
+# Signals
+
+
+@slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_stops_after_a_step_with_all_saved(start, run, tmp_path, number, code, ranks):
+    flags = f"--steps 400 {f'--parallel DDP --world_size {ranks}' if ranks > 1 else ''}"
+    left, output = after_lines(start("mlm", flags), 3, number, whole_group=number == signal.SIGINT)
+    assert left == code, output
+    told = re.search(r"stopped at step (\d+); go on with the same command and --resume", output)
+    assert told and int(told[1]) == saved(tmp_path / "runs/mlm")["state"]["step"]
+    assert output.count("stopped") == 1 and "Traceback" not in output and "leaked" not in output
+
+
+# Files
+
+
+def content(step, finished=False, size=1000):
+    return {"state": {"step": step, "finished": finished}, "model": {"weight": torch.full((size,), float(step))}}
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """States of a folder, and what they told."""
+    told = []
+    return states.States(tmp_path, told.append), told
+
+
+def test_the_last_two_are_kept_and_the_newest_is_read(kept):
+    own, told = kept
+    assert own.load() is None
+    for step in range(4):
+        own.save(content(step), wait=step == 3)
+    assert own.load()["state"]["step"] == 3 and not told
+    assert saved(own.folder, "state-before.pt")["state"]["step"] == 2
+
+
+def test_what_changes_after_a_save_began_is_not_in_it(kept):
+    own, _ = kept
+    state = content(1)
+    own.save(state)
+    state["model"]["weight"].fill_(7)
+    own.wait()
+    assert own.load()["model"]["weight"][0] == 1
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_one_changed_bit_is_noticed_and_the_state_before_is_used(kept, place):
+    own, told = kept
+    own.save(content(1), wait=True)
+    own.save(content(2), wait=True)
+    whole = bytearray(own.newest.read_bytes())
+    whole[{"first": 0, "middle": len(whole) // 2, "last": -1}[place]] ^= 1
+    own.newest.write_bytes(whole)
+    assert own.load()["state"]["step"] == 1 and "state.pt is damaged" in told[0]
+    own.clear_damaged()
+    own.save(content(3), wait=True)
+    assert saved(own.folder, "state-before.pt")["state"]["step"] == 1  # not the damaged one
+
+
+@pytest.mark.parametrize("left", [0, 10, 500])
+def test_a_file_cut_short_is_noticed(kept, left):
+    own, _ = kept
+    own.save(content(1), wait=True)
+    own.newest.write_bytes(own.newest.read_bytes()[:left])
+    with pytest.raises(UserError, match="no other state is whole"):
+        own.load()
+
+
+def test_between_two_renamings_the_state_before_serves(kept):
+    own, _ = kept
+    own.save(content(1), wait=True)
+    os.replace(own.newest, own.before)
+    assert own.load()["state"]["step"] == 1
+
+
+def test_a_new_run_keeps_what_an_unfinished_one_left(kept):
+    own, told = kept
+    for step in (1, 2):
+        own.save(content(step), wait=True)
+        own.set_aside()
+    assert own.load() is None and f"rename that to {own.newest} and add --resume" in told[0]
+    assert [saved(own.folder, f"earlier-{n}.pt")["state"]["step"] for n in (1, 2)] == [1, 2]
+
+
+def test_a_new_run_takes_the_place_of_a_finished_one(kept):
+    own, told = kept
+    own.save(content(1, finished=True), wait=True)
+    own.set_aside()
+    assert not told and not list(own.folder.iterdir())
+
+
+def test_a_save_that_fails_is_told_and_leaves_the_older_state(kept, monkeypatch):
+    own, told = kept
+    own.save(content(1), wait=True)
+    monkeypatch.setattr(os, "fsync", full_disk)
+    own.save(content(2), wait=True)
+    monkeypatch.undo()
+    assert "step 2 could not be saved (No space left on device)" in told[0] and "state.pt stays" in told[0]
+    assert own.load()["state"]["step"] == 1 and not list(own.folder.glob("*.tmp*"))
+
+
+def full_disk(_):
+    raise OSError(28, os.strerror(28))
+
+
+def test_saving_happens_beside_the_training(kept, monkeypatch):
+    own, _ = kept
+    may_write = threading.Event()
+    monkeypatch.setattr(torch, "save", lambda *_: may_write.wait(30))
+    own.save(content(1))  # returns before it is written
+    assert not own.newest.exists()
+    may_write.set()
+    own.wait()
+    assert own.newest.exists()
+
+
+@slow
+def test_a_disk_that_fills_up_does_not_end_the_run(run, tmp_path):
+    def limit():  # writing beyond this fails in the middle of torch.save; the first state, without moments, is smaller
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+
+    run("mlm", "--steps 1 --optimizer adamw --log-dir warm-up")
+    output = run("mlm", "--steps 6 --optimizer adamw", preexec_fn=limit)
+    assert re.search(r"warning: the state of step 2 could not be saved \(.*\); the one in .* stays; the run", output)
+    assert "End of training" in output and saved(tmp_path / "runs/mlm")["state"]["step"] == 0
+
+
+# Which run goes on from which
+
+
+def check(**changes):
+    args = dict(seed=1, batch_size=8, lr=0.1, minutes=None, mask_frac=0.3, log_dir="a")
+    state = {"path": "a/state.pt", "task": "mlm", "arguments": states.kept_arguments(SimpleNamespace(**args)),
+             "sizes": {"hidden_size": 32}, "examples": 10}  # fmt: skip
+    task, sizes = changes.pop("task", "mlm"), {"hidden_size": changes.pop("width", 32)}
+    examples = changes.pop("examples", 10)
+    states.check_same_run(state, task, sizes, SimpleNamespace(**{**args, **changes}), examples)
+
+
+@pytest.mark.parametrize("changes, told", [
+    (dict(seed=2), "--seed 2: the run in a/state.pt has 1;"), (dict(batch_size=4), "--batch-size 4: .* has 8;"),
+    (dict(mask_frac=0.15), "--mask-frac 0.15: .* has 0.3;"), (dict(task="ns"), "belongs to another task"),
+    (dict(width=64), "hidden_size 32, now 64"), (dict(examples=9), "made with 10 training examples, now there are 9"),
+], ids=str)  # fmt: skip
+def test_a_state_of_another_run_is_refused_by_name_and_both_values(changes, told):
+    with pytest.raises(UserError, match=told) as error:
+        check(**changes)
+    assert "\n" not in str(error.value)
+
+
+def test_learning_rate_budget_and_places_may_change():
+    check(lr=0.01, minutes=5.0, log_dir="b")
+
+
+@slow
+def test_resuming_needs_the_flags_of_the_run(run, tmp_path):
+    assert "nothing to resume" in run("mlm", "--steps 2 --resume")
+    assert "--seed 9: the run in" in run("mlm", "--steps 2 --resume --seed 9", code=2)
+    assert "belongs to a model of hidden_size 32, now 64" in run("mlm", "--steps 2 --resume --emsize 64", code=2)
+    assert "End of training" in run("mlm", "--steps 4 --resume")
+    assert saved(tmp_path / "runs/mlm")["state"]["step"] == 4
+
+
+# Losses that are not finite
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """``toy("--steps 9", bad=[3])`` trains a toy in this process; the losses of the calls in ``bad`` are not numbers."""
+
+    def call(flags, bad=(), bad_validations=()):
+        parser = utils.parser("toy", "A toy.", save=str(tmp_path / "toy.pt"), epochs=1, batch_size=4, bptt=16,
+                              optimizer="adamw", log_dir=str(tmp_path / "runs"))  # fmt: skip
+        args = parser.parse_args(["--dropout", "0", "--log-interval", "1", "--lr", "0.01", *flags.split()])
+        tokenizer = toys.letters()
+        corpus = toys.corpus(*[[8, 9, 7] * 4] * 3)
+        corpus.tokens = (corpus.tokens % 40 + 10).astype("u2")
+        examples = {split: MaskedBlocks(corpus, tokenizer, 16, 1) for split in ("train", "valid", "test")}
+        torch.manual_seed(1)
+        model = MLMTask(BertConfig(len(tokenizer), 16, 1, 2, 32, max_position_embeddings=16, hidden_dropout_prob=0.0,
+                                   attention_probs_dropout_prob=0.0))  # fmt: skip
+        calls, validations = itertools.count(), itertools.count(1)
+
+        def loss(model, batch):
+            return mlm_task.loss(model, batch) * (float("nan") if next(calls) in bad else 1.0)
+
+        def figures(data, rows):
+            made = mlm_task.figures(data, rows)
+            return dict.fromkeys(made, float("nan")) if next(validations) in bad_validations else made
+
+        task = utils.Task("toy", model, tokenizer, examples, loss, mlm_task.rows, figures, mlm_task.summary)
+        code = utils.run(task, args, Ranks())
+        return code, json.loads((tmp_path / "runs/result.json").read_text())
+
+    return call
+
+
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(toy, capsys):
+    code, result = toy("--steps 9 --save-minutes 1e-9", bad=[3, 5, 6])
+    assert code == 0 and result["skipped_steps"] == 3 and result["steps"] == 9
+    assert "3 skipped" in capsys.readouterr().out
+
+
+def test_five_in_a_row_and_the_run_goes_back_with_a_lower_rate(toy, tmp_path, capsys):
+    code, result = toy("--steps 20 --save-minutes 1e-9", bad=range(7, 12))
+    assert code == 0 and result["skipped_steps"] == 5 and result["steps"] == 20
+    assert "up to step 12: going back to step 7, on with 0.3 of the learning rate" in capsys.readouterr().out
+    assert saved(tmp_path / "runs")["state"]["lowered"] == 0.3
+
+
+def test_the_second_time_it_stops_and_a_lower_rate_goes_on(toy):
+    with pytest.raises(UserError, match=r"no finite loss in 5 steps in a row, up to step 12, again.*--resume and a lower"):
+        toy("--steps 20 --save-minutes 1e-9", bad=[*range(7, 12), *range(12, 17)])
+    code, result = toy("--steps 20 --save-minutes 1e-9 --resume --lr 0.001")
+    assert code == 0 and result["steps"] == 20
+
+
+def test_a_validation_without_a_finite_score_does_not_stand_in_the_way_of_later_ones(toy, tmp_path):
+    assert toy("--steps 10", bad_validations=[1])[0] == 0
+    assert (tmp_path / "toy.pt").exists()
+
+
+def test_a_run_without_any_finite_score_says_that_there_is_no_model(toy):
+    with pytest.raises(UserError, match="no validation gave a finite score"):
+        toy("--steps 3", bad_validations=range(1, 9))
+
+
+def test_two_budgets_are_one_too_many(toy):
+    with pytest.raises(UserError, match=r"^--steps 3 and --minutes 2: two budgets; leave one out$"):
+        toy("--steps 3 --minutes 2")
+
+
+@slow
+@pytest.mark.parametrize("flags", ["", "--parallel DDP --world_size 2"], ids=["one rank", "two ranks"])
+def test_a_run_without_finite_losses_goes_back_once_and_then_stops(run, tmp_path, flags):
+    output = run("mlm", f"--steps 40 --lr 1e30 --optimizer adamw --precision fp32 {flags}", code=2)
+    assert len(re.findall(r"^no finite loss in 5 steps .*: going back to step 0, on with 0.3", output, re.MULTILINE)) == 1
+    assert len(re.findall(r"^error: no finite loss in 5 .*, again.* --resume and a lower --lr", output, re.MULTILINE)) == 1
+    assert "Traceback" not in output and "Terminating" not in output and "leaked" not in output
+    state = saved(tmp_path / "runs/mlm")
+    assert state["state"]["lowered"] == 0.3 and all(weight.isfinite().all() for weight in state["model"].values())
