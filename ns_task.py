@@ -22,7 +22,7 @@ from ranks import launch
 def arguments():
     p = utils.parser(
         "ns", "Pretrain a BERT by next-sentence prediction.",
-        save="ns_bert.pt", epochs=3, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
+        save="ns_bert.pt", epochs=4, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("frac_ns", "share of the pairs in which the second part follows", type=float, default=0.5)
     p.flag("min_sentence_len", "tokens of a part at least, where its document has them", type=int, default=1)

@@ -13,8 +13,8 @@ options. Design choices:
 - What is tested was never shown. One in five pairs of a person and a word is set aside: no training story ever tells
   of it, and the held-out stories tell of nothing else, so no answer can be known from what somebody did elsewhere.
 - In the stories to read, facts are told three times, in other words, so that a masked word can often be found elsewhere
-  in the story. That is what pretraining learns and what the questions then need. The stories to ask about tell a fact
-  once or twice.
+  in the story. That is what pretraining learns and what the questions then need. The stories to ask about state
+  each fact once.
 - Sentences stand in any order. Where openings and endings can be told apart, that alone answers most next-sentence
   questions, and nothing is learned from them.
 """
@@ -139,7 +139,7 @@ class Story:
         """The sentences, in any order: where one stands says nothing about what it tells."""
         rng = self.rng
         if self.asked_about:
-            tellings = [(way, pair) for pair in self.pairs for way in rng.sample(WAYS, rng.randint(1, 2))]
+            tellings = [("tell", pair) for pair in self.pairs]
         else:
             tellings = [(way, pair) for pair in self.pairs for way in WAYS]
         rng.shuffle(tellings)
