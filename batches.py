@@ -236,7 +236,7 @@ class SentencePairs:
         rng = generator(self.seed, epoch, index)
         room = self.bptt - 3
         boundary = self.boundary(index, rng)
-        share = rng.random()
+        share = rng.uniform(0.25, 0.75)
         follows = rng.random() < (0.5 if epoch == EVALUATION else self.frac_ns)
         first = self.backwards(boundary, max(self.min_length, share * room))
         start = boundary if follows or self.objective == "sop" else self.elsewhere(boundary, rng)

@@ -667,7 +667,7 @@ def default_rate(task, config):
 
     Too high a rate shows as a loss that stays at chance: the first token's state stops depending on what was read.
     """
-    rate, power = {"mlm": (2e-3, 0.5), "ns": (5e-4, 0.5)}.get(task, (4e-4, 1.5))
+    rate, power = {"mlm": (2e-3, 0.5), "ns": (2e-4, 0.5)}.get(task, (4e-4, 1.5))
     return rate * (128 / config.hidden_size) ** power
 
 
