@@ -20,8 +20,8 @@ from ranks import precision_of
 
 def share(model, args, ranks):
     """The module to train in the place of ``model``, and its optimizer."""
-    bf16 = precision_of(args, ranks.device) is torch.bfloat16
-    options = {"kind": args.optimizer, "weight_decay": args.weight_decay, "dtype": torch.bfloat16 if bf16 else torch.float32}
+    dtype = torch.bfloat16 if precision_of(args, ranks.device) is torch.bfloat16 else torch.float32
+    options = {"kind": args.optimizer, "weight_decay": args.weight_decay, "dtype": dtype}
     if ranks.world == 1:
         return model, make_optimizer(model, **options)
     if args.parallel != "FSDP":

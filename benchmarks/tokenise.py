@@ -21,17 +21,19 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.common import machine  # noqa: E402
 
 
-def memory_of(parent):
-    """Resident bytes of a process and of those that it started, what they share counted once for each."""
-    total, pages = 0, os.sysconf("SC_PAGE_SIZE")
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            if int(entry.name) == parent or int(fields[1]) == parent:
-                total += int((entry / "statm").read_text().split()[1]) * pages
-        except (OSError, IndexError):  # it ended meanwhile
-            continue
-    return total
+def resident(folder):
+    """(parent's number, resident bytes) of a process; (0, 0) of one that has ended meanwhile."""
+    try:
+        parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        return parent, int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0, 0
+
+
+def memory_of(process):
+    """Resident bytes of a process and of those that it started; what they share counts once for each."""
+    found = {int(folder.name): resident(folder) for folder in Path("/proc").glob("[0-9]*")}
+    return sum(size for number, (parent, size) in found.items() if process in (number, parent))
 
 
 def main():
