@@ -26,7 +26,8 @@ from ranks import launch
 def arguments():
     p = utils.parser(
         "race", "Fine-tune a BERT to choose among four options.",
-        save="race_model.pt", epochs=2, batch_size=16, bptt=512, optimizer="adamw",
+        save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
+        valid_examples=300,  # each is four rows, and costs as much as ten in pretraining
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, or window by window",

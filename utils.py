@@ -104,7 +104,7 @@ def fraction(text):
 
 def parser(task, description, **defaults):
     """The arguments that all tasks share; ``defaults`` are the task's own, a script adds what is special to it."""
-    p = Parser(description, **{"log_dir": f"runs/{task}", **defaults})
+    p = Parser(description, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
     p.flag("dataset", "name of a data set, or a path", default="Sample")
     p.flag("data-dir", "where data sets lie", default=os.environ.get("BERT_DATA") or "data")
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=cache.default_cache_dir())
@@ -149,7 +149,7 @@ def parser(task, description, **defaults):
            default="auto")  # fmt: skip
     p.flag("seed", "of all random choices", type=natural, default=5431916812)
     p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
-    p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int), default=1000)
+    p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int))
     p.flag("parallel", "one process for each GPU; ZeRO: the optimizer, FSDP: the model as well is shared out",
            choices=["None", "DDP", "ZeRO", "FSDP"], default="None")  # fmt: skip
     p.flag("world_size", "processes of --parallel on each machine (default: its GPUs)", type=positive(int))
@@ -243,10 +243,13 @@ class Task:
     notes: Any = lambda figures: {}
 
 
+def pinned(batch, device):
+    """The batch in memory that a GPU copies from while it computes; slow to get, so not in the loop itself."""
+    return {k: v if v is None else v.pin_memory() for k, v in batch.items()} if device.type == "cuda" else batch
+
+
 def to_device(batch, device):
-    if device.type == "cuda":
-        return {k: v if v is None else v.pin_memory().to(device, non_blocking=True) for k, v in batch.items()}
-    return batch
+    return {k: v if v is None else v.to(device, non_blocking=True) for k, v in batch.items()}
 
 
 def inputs(batch):
@@ -385,7 +388,7 @@ class Trainer:
                 mine = order[number][:1] if idle else mine
                 parts = [part for part in np.array_split(mine, self.args.accumulate) if len(part)]
                 after = (epoch, number + 1) if number + 1 < len(order) else (epoch + 1, 0)
-                yield [self.data.collate(part, epoch) for part in parts], idle, after
+                yield [pinned(self.data.collate(part, epoch), self.ranks.device) for part in parts], idle, after
             epoch, done = epoch + 1, 0
 
     # One step

@@ -21,6 +21,7 @@ from data import Places, Question, SquadSet, fill
 from metrics import exact_score, f1_score, squad_scores
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from ranks import Ranks, launch, local_device
+from states import State
 from tokenizer import Tokenizer, wordpiece
 
 torch.set_num_threads(1)  # products as small as these are slower with more
@@ -122,14 +123,14 @@ def test_gradients_are_means_over_all_examples_however_they_are_cut(tmp_path):
         torch.manual_seed(0)
         args = argparse.Namespace(
             precision="fp32", optimizer="adamw", weight_decay=0.0, log_dir=tmp_path, batch_size=3, accumulate=accumulate,
-            minutes=None, steps=9, warmup=0.0, lr=0.0, seed=1, clip=1e9,
+            minutes=None, steps=9, warmup=0.0, lr=0.0, seed=1, clip=1e9, parallel="None", save_minutes=10.0,
         )  # fmt: skip
         model = MLMTask(BertConfig(5000, 16, 1, 2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
         task = utils.Task("mlm", model, None, {"train": blocks()}, mlm_task.loss, None, None, None)
         trainer = utils.Trainer(task, args, Ranks())
         micro_batches, idle, _ = next(trainer.work())
         assert len(micro_batches) == accumulate
-        return trainer.step(micro_batches, idle, 0.0)[1], trainer.recent[0]
+        return trainer.step(micro_batches, idle, 0.0)[1], trainer.state.recent[0]
 
     (norm, terms), (norm_in_parts, terms_in_parts) = gradient(1), gradient(2)
     torch.testing.assert_close(norm_in_parts, norm, atol=1e-5, rtol=0)
@@ -147,14 +148,14 @@ def test_the_learning_rate_is_the_same_on_every_rank():
     args = SimpleNamespace(minutes=1.0, warmup=0.1, lr=1.0)
     rates = []
     for clock in (30.0, 41.0):
-        rank = SimpleNamespace(args=args, ranks=Rank(clock), seconds=lambda clock=clock: clock)
+        rank = SimpleNamespace(args=args, ranks=Rank(clock), seconds=lambda clock=clock: clock, state=State())
         rates.append(utils.Trainer.rate(rank, utils.Trainer.progress(rank)))
     assert rates == [pytest.approx(0.5 / 0.9)] * 2
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
     args = SimpleNamespace(minutes=None, steps=100, epochs=None, warmup=0.1, lr=2.0)
-    rates = [utils.Trainer.rate(SimpleNamespace(args=args), step / 100) for step in range(100)]
+    rates = [utils.Trainer.rate(SimpleNamespace(args=args, state=State()), step / 100) for step in range(100)]
     assert max(rates) == pytest.approx(2.0, rel=0.1) and 8 <= rates.index(max(rates)) <= 11
     assert 0 < rates[0] < 0.2 and 0 < rates[-1] < 0.02
 
