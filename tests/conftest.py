@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Models this small gain nothing from a second thread, and wait for it where something else runs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
