@@ -73,6 +73,30 @@ def test_mlm_at_positions_equals_its_full_logits_there():
     assert model(ids, types, mask, positions=torch.zeros_like(positions)).shape == (0, V)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mlm_loss_in_one_piece_equals_the_cross_entropy_of_its_logits(dtype):
+    """Value and gradients, for more rows than are done at once, and whatever factor the loss is multiplied by."""
+    torch.manual_seed(0)
+    model, ids, positions = MLMTask(config(vocab_size=300)).eval(), torch.randint(300, (4, S)), torch.rand(4, S) < 0.8
+    labels = ids[positions]
+    assert len(labels) > module.VocabularyLoss.ROWS
+
+    def value_and_gradients(loss):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            value = loss()
+        (value * 0.37).backward()
+        return value.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    expected = value_and_gradients(
+        lambda: F.cross_entropy(model(ids, positions=positions).float(), labels, reduction="sum")
+    )
+    found = value_and_gradients(lambda: model(ids, positions=positions, labels=labels))
+    exact = dtype == torch.float32
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-4)
+    assert (found[1] - expected[1]).norm() < (1e-5 if exact else 0.02) * expected[1].norm()
+
+
 def test_mlm_output_is_tied_to_the_word_embedding():
     model = loud(MLMTask)
     big = [name for name, weight in model.state_dict().items() if V in weight.shape]
