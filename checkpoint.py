@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from files import UserError, atomic_write, run_main
+from files import UserError, atomic_write, run_main, spellings
 from model import BertConfig
 from tokenizer import Tokenizer
 
@@ -241,7 +241,7 @@ def main():
             ("save-vocab", "the vocabulary of a file of torchtext's BERT example", {"default": "bert_vocab.pt"}),
             ("nhead", "its number of attention heads, where they are not 64 wide", {"type": int}),
         ):
-            p.add_argument(*dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"]), help=help, **options)
+            p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
     args.function(args)
 

@@ -28,7 +28,7 @@ import numpy as np
 import cache
 import sample
 from corpus import CORPORA, PIECE, SPLITS, corpus_parts, cut_after, paragraphs, pieces, sentences
-from files import UserError, download, extract, run_main
+from files import UserError, download, extract, run_main, spellings
 from questions import (  # noqa: F401  all that a task needs of data is to be had from here
     LETTERS,
     RACE_SETS,
@@ -476,7 +476,7 @@ def main():
                       ("save-vocab", "vocabulary of a --bert-model that torchtext's BERT example made",
                        {"default": "bert_vocab.pt"})]  # fmt: skip
         for name, help, options in flags:
-            p.add_argument(*dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"]), help=help, **options)
+            p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
     args.function(args, Places(args.data_dir, args.cache_dir))
 

@@ -36,6 +36,11 @@ class UserError(Exception):
     """A mistake that the user can mend, in one line: what is wrong, where, and what to do."""
 
 
+def spellings(flag):
+    """The ways to write a flag of several words: as given, with - and with _."""
+    return dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}", f"--{flag.replace('-', '_')}"])
+
+
 def run_main(function):
     """Run a script's ``main``: a ``UserError`` becomes one line on stderr and exit code 2."""
     try:

@@ -162,7 +162,7 @@ class Story:
 
     def dialogue(self, kind, person):
         ask_who = self.rng.random() < 0.5
-        question = self.fill(self.rng.choice(FACTS[kind]["who" if ask_who else "what"]), kind, person)
+        question = self.question(kind, person, ask_who)
         answer = person if ask_who else self.fill(FACTS[kind]["answer"], kind, person)
         return f"{question} {capital(answer)}."
 

@@ -37,7 +37,7 @@ import batches
 import cache
 import checkpoint
 import sharding
-from files import UserError, atomic_write, write_json
+from files import UserError, atomic_write, spellings, write_json
 from model import BertConfig
 from ranks import peak_memory, precision_of, restarted
 from states import State, States, check_same_run, kept_arguments
@@ -65,10 +65,9 @@ class Parser(argparse.ArgumentParser):
         self.task_defaults = defaults
 
     def flag(self, name, help, **options):
-        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"])
         destination = name.replace("-", "_")
         options.setdefault("default", self.task_defaults.get(destination))
-        self.add_argument(*spellings, dest=destination, help=help, **options)
+        self.add_argument(*spellings(name), dest=destination, help=help, **options)
 
     def parse_args(self, *arguments):
         args = super().parse_args(*arguments)

