@@ -13,6 +13,7 @@ import math
 import numpy as np
 import torch.nn.functional as F
 
+import flags
 import utils
 from batches import MaskedBlocks
 from data import Places, load_corpus, load_tokenizer
@@ -23,13 +24,13 @@ from tokenizer import save_vocab
 
 
 def arguments():
-    p = utils.parser(
+    p = flags.parser(
         "mlm", "Pretrain a BERT by masked language modelling.",
         save="mlm_bert.pt", epochs=2, batch_size=16, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("mask_frac", "share of the tokens to mask in training; scores always mask 0.15", type=float, default=0.3)
     p.flag("mask-unit", "what is masked at once", choices=["token", "whole-word"], default="token")
-    return utils.with_default_model(p.parse_args())
+    return flags.with_default_model(p.parse_args())
 
 
 def loss(model, batch):
@@ -55,7 +56,7 @@ def summary(part, figures):
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    model, tokenizer = utils.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places))
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: MaskedBlocks(

@@ -11,6 +11,7 @@ import math
 
 import torch.nn.functional as F
 
+import flags
 import utils
 from batches import SentencePairs
 from data import Places, load_corpus, load_tokenizer
@@ -20,7 +21,7 @@ from ranks import launch
 
 
 def arguments():
-    p = utils.parser(
+    p = flags.parser(
         "ns", "Pretrain a BERT by next-sentence prediction.",
         save="ns_bert.pt", epochs=4, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
@@ -28,7 +29,7 @@ def arguments():
     p.flag("min_sentence_len", "tokens of a part at least, where its document has them", type=int, default=1)
     p.flag("objective", "wrong second parts: of another document (nsp), or the parts swapped (sop)",
            choices=["nsp", "sop"], default="nsp")  # fmt: skip
-    return utils.with_default_model(p.parse_args(), "mlm_bert.pt")
+    return flags.with_default_model(p.parse_args(), "mlm_bert.pt")
 
 
 def loss(model, batch):
@@ -57,7 +58,7 @@ def summary(part, figures):
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    model, tokenizer = utils.new_or_loaded(NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    model, tokenizer = flags.new_or_loaded(NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places))
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: SentencePairs(

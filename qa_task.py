@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+import flags
 import utils
 from batches import QuestionWindows
 from corpus import SPLITS, sentences
@@ -36,13 +37,13 @@ from ranks import launch
 
 
 def arguments():
-    p = utils.parser(
+    p = flags.parser(
         "qa", "Fine-tune a BERT to answer questions with a span of a text.",
         save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
     )  # fmt: skip
     p.flag("stride", "tokens from one window of a long text to the next", type=int, default=128)
-    p.flag("max-answer-length", "tokens of an answer at most", type=utils.positive(int), default=30)
-    p.flag("n-best", "answers to consider for each window, and to list for each question", type=utils.positive(int),
+    p.flag("max-answer-length", "tokens of an answer at most", type=flags.positive(int), default=30)
+    p.flag("n-best", "answers to consider for each window, and to list for each question", type=flags.positive(int),
            default=20)  # fmt: skip
     p.flag("show", "question: hide the context, to see what can be had without reading", choices=["all", "question"],
            default="all")  # fmt: skip
@@ -53,7 +54,7 @@ def arguments():
     args = p.parse_args()
     if bool(args.ask) != bool(args.context):
         raise UserError("--ask and --context: one needs the other; give the question and the file to look in")
-    return utils.with_default_model(args, "ns_bert.pt")
+    return flags.with_default_model(args, "ns_bert.pt")
 
 
 def span_losses(model, batch):
@@ -290,7 +291,7 @@ def count_letters(text):
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    model, tokenizer = utils.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
     if args.predict or args.ask:
         return (predict if args.predict else ask)(args, ranks, model, tokenizer, places)
     splits = load_squad_splits(args.dataset, places, ("test",) if args.evaluate else SPLITS)

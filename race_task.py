@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+import flags
 import utils
 from batches import OptionRows
 from corpus import SPLITS
@@ -24,7 +25,7 @@ from ranks import launch
 
 
 def arguments():
-    p = utils.parser(
+    p = flags.parser(
         "race", "Fine-tune a BERT to choose among four options.",
         save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
         valid_examples=300,  # each is four rows, and costs as much as ten in pretraining
@@ -36,7 +37,7 @@ def arguments():
            choices=["all", "question", "options"], default="all")  # fmt: skip
     p.flag("predict", "no training: choose for the articles of this folder")
     p.flag("output", "where the answers of --predict go", default="answers.json")
-    return utils.with_default_model(p.parse_args(), "ns_bert.pt")
+    return flags.with_default_model(p.parse_args(), "ns_bert.pt")
 
 
 def loss(model, batch):
@@ -92,7 +93,7 @@ def predict(args, ranks, model, tokenizer, places):
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    model, tokenizer = utils.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
     if args.predict:
         return predict(args, ranks, model, tokenizer, places)
     splits = load_race_splits(args.dataset, places, args.level, ("test",) if args.evaluate else SPLITS)

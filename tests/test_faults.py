@@ -12,6 +12,7 @@ import pytest
 import torch
 import toys
 
+import flags
 import mlm_task
 import qa_task
 import race_task
@@ -74,7 +75,7 @@ def test_no_two_layers_start_equal():
 
 def test_the_dropout_flag_is_obeyed(monkeypatch):
     monkeypatch.setattr("sys.argv", ["mlm_task.py", "--dropout", "0.35"])
-    model = NextSentenceTask(utils.sizes(mlm_task.arguments(), 100))
+    model = NextSentenceTask(flags.sizes(mlm_task.arguments(), 100))
     rates = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
     assert len(rates) == 2 + len(model.bert.layers) and set(rates) == {0.35}
     assert {layer.attention.dropout for layer in model.bert.layers} == {0.35}

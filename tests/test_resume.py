@@ -20,6 +20,7 @@ import torch
 import toys
 from conftest import ROOT
 
+import flags
 import mlm_task
 import states
 import utils
@@ -324,10 +325,10 @@ def test_resuming_needs_the_flags_of_the_run(run, tmp_path):
 def toy(tmp_path):
     """``toy("--steps 9", bad=[3])`` trains a toy in this process; the losses of the calls in ``bad`` are not numbers."""
 
-    def call(flags, bad=(), bad_validations=()):
-        parser = utils.parser("toy", "A toy.", save=str(tmp_path / "toy.pt"), epochs=1, batch_size=4, bptt=16,
+    def call(line, bad=(), bad_validations=()):
+        parser = flags.parser("toy", "A toy.", save=str(tmp_path / "toy.pt"), epochs=1, batch_size=4, bptt=16,
                               optimizer="adamw", log_dir=str(tmp_path / "runs"))  # fmt: skip
-        args = parser.parse_args(["--dropout", "0", "--log-interval", "1", "--lr", "0.01", *flags.split()])
+        args = parser.parse_args(["--dropout", "0", "--log-interval", "1", "--lr", "0.01", *line.split()])
         tokenizer = toys.letters()
         corpus = toys.corpus(*[[8, 9, 7] * 4] * 3)
         corpus.tokens = (corpus.tokens % 40 + 10).astype("u2")

@@ -1,0 +1,181 @@
+"""The arguments that the tasks share, and the model that they name.
+
+    python mlm_task.py --help
+
+Each task script makes a ``Parser`` by ``parser(task, ...)`` and adds what is special to it. A flag's default may be the
+task's own; where it depends on the data set or the model it is None, and set where that is known.
+"""
+
+import argparse
+import os
+
+import torch
+
+import cache
+import checkpoint
+from files import UserError, spellings
+from model import BertConfig
+
+SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
+    "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
+}  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """Accepts every flag with - and with _, no abbreviations, and shows defaults."""
+
+    def __init__(self, description, **defaults):
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        self.task_defaults = defaults
+
+    def flag(self, name, help, **options):
+        destination = name.replace("-", "_")
+        options.setdefault("default", self.task_defaults.get(destination))
+        self.add_argument(*spellings(name), dest=destination, help=help, **options)
+
+    def parse_args(self, *arguments):
+        args = super().parse_args(*arguments)
+        if args.steps and args.minutes:
+            raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
+        return args
+
+
+def positive(kind):
+    def convert(text):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
+def natural(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def fraction(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
+
+
+def parser(task, description, **defaults):
+    """The arguments that all tasks share; ``defaults`` are the task's own, a script adds what is special to it."""
+    p = Parser(description, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
+    p.flag("dataset", "name of a data set, or a path", default="Sample")
+    p.flag("data-dir", "where data sets lie", default=os.environ.get("BERT_DATA") or "data")
+    p.flag("cache-dir", "where tokens and unpacked archives are kept", default=cache.default_cache_dir())
+    p.flag("log-dir", "logs, result.json, resume state")
+    p.flag("save", "where the trained model goes")
+    p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
+    p.flag("bert-model", "start from the body of this model file or Hugging Face folder; none: random weights")
+    p.flag("save-vocab", "the vocabulary that belongs to a file of torchtext's BERT example; mlm_task.py writes its own",
+           default="bert_vocab.pt")  # fmt: skip
+    p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
+    p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
+
+    p.flag("size", "layers and width of a new model (default: 4 layers of 128 for Sample, else base)", choices=list(SIZES))
+    p.flag("emsize", "width of a new model", type=positive(int))
+    p.flag("nhid", "width of its feed-forward layers (default: 4 * emsize)", type=positive(int))
+    p.flag("nlayers", "its layers", type=positive(int))
+    p.flag("nhead", "its attention heads (default: one for each 64 of width)", type=positive(int))
+    p.flag("share-layers", "one layer's weights for all layers of a new model, as in ALBERT", action="store_true",
+           default=False)  # fmt: skip
+    p.flag("embedding-size", "width of its words, projected to --emsize, as in ALBERT (default: --emsize)",
+           type=positive(int))  # fmt: skip
+    p.flag("norm", "LayerNorm before (pre) or after (post) each residual of a new model", choices=["pre", "post"],
+           default="post")  # fmt: skip
+    p.flag("dropout", "dropout (default in fine-tuning: 0 for Sample, else 0.1)", type=fraction)
+    p.flag("tokenizer", "vocabulary of a new model", choices=["sentencepiece", "wordpiece", "basic_english"])
+    p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
+    p.flag("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", type=positive(int))
+
+    p.flag("epochs", "budget: passes over the training data", type=positive(int))
+    p.flag("steps", "budget instead: optimizer steps", type=positive(int))
+    p.flag("minutes", "budget instead: minutes of training", type=positive(float))
+    p.flag("save-minutes", "between saved states, which each validation writes as well", type=positive(float), default=10.0)
+    p.flag("batch_size", "examples a step, over all ranks", type=positive(int))
+    p.flag("accumulate", "micro-batches a step", type=positive(int), default=1)
+    p.flag("bptt", "tokens of an example at most", type=positive(int))
+    p.flag("lr", "peak learning rate (default: by the model's width)", type=positive(float))
+    p.flag("optimizer", "adamw, or muon for the matrices of the layers and adamw for the rest", choices=["adamw", "muon"])
+    p.flag("warmup", "share of the budget in which the rate rises", type=fraction, default=0.06)
+    p.flag("weight-decay", "of the weight matrices", type=float, default=0.01)
+    p.flag("clip", "largest norm of the gradient", type=positive(float), default=1.0)
+    p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],
+           default="auto")  # fmt: skip
+    p.flag("seed", "of all random choices", type=natural, default=5431916812)
+    p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
+    p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int))
+    p.flag("parallel", "one process for each GPU; ZeRO: the optimizer, FSDP: the model as well is shared out",
+           choices=["None", "DDP", "ZeRO", "FSDP"], default="None")  # fmt: skip
+    p.flag("world_size", "processes of --parallel on each machine (default: its GPUs)", type=positive(int))
+    return p
+
+
+def uses_trained(args):
+    """Is the run to use a trained model, body and head, instead of training one? Raises UserError for two uses at once."""
+    uses = [f"--{name}" for name in ("evaluate", "predict", "ask") if getattr(args, name, None)]
+    if len(uses) > 1:
+        raise UserError(f"{' and '.join(uses)}: each is a run of its own; choose one")
+    return bool(uses)
+
+
+def with_default_model(args, start=None):
+    """``args`` with --bert-model where it is not given: ``start`` to train from, --save to use what the task trained."""
+    trained = uses_trained(args)
+    if args.bert_model is None:
+        args.bert_model = args.save if trained else start
+    return args
+
+
+def sizes(args, vocab_size):
+    """The sizes of a new model, from --size and the flags that override it."""
+    # Two layers find what a story tells but cannot hand it on to the first token, where choices are scored.
+    layers, width = SIZES[args.size or "base"] if args.size or args.dataset != "Sample" else (4, 128)
+    width = args.emsize or width
+    try:
+        return BertConfig(
+            vocab_size=vocab_size, hidden_size=width, num_hidden_layers=args.nlayers or layers,
+            num_attention_heads=args.nhead or max(1, width // 64), intermediate_size=args.nhid or 4 * width,
+            hidden_dropout_prob=args.dropout, attention_probs_dropout_prob=args.dropout,
+            max_position_embeddings=max(512, args.bptt), norm_first=args.norm == "pre",
+            embedding_size=args.embedding_size, share_layers=args.share_layers,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"{error}; see --emsize, --nhead, --nhid and --nlayers") from None
+
+
+def new_or_loaded(cls, args, make_tokenizer):
+    """The model to start from, and its tokenizer: --checkpoint, --bert-model, or a new one of --size.
+
+    Raises UserError where a file is missing, or examples would be longer than its position table.
+    """
+    torch.manual_seed(args.seed)
+    if args.dropout is None:  # the small model of the embedded data set has nothing to spare
+        args.dropout = 0.0 if args.dataset == "Sample" else 0.1
+    if args.checkpoint or uses_trained(args):
+        path = args.checkpoint or args.bert_model
+        if path in (None, "none"):
+            raise UserError("no model named; add --bert-model FILE (or --checkpoint FILE) with a trained model")
+        model, tokenizer = checkpoint.load_model(cls, path, args.dropout, args.save_vocab, args.nhead)
+    elif args.bert_model not in (None, "none"):
+        model, tokenizer = checkpoint.load_body(cls, args.bert_model, args.dropout, args.save_vocab, args.nhead)
+    else:
+        tokenizer = make_tokenizer()
+        torch.manual_seed(args.seed)  # training a vocabulary may have drawn numbers, reading one has not
+        model = cls(sizes(args, len(tokenizer)))
+    longest = model.bert.config.max_position_embeddings
+    if args.bptt < 8:
+        raise UserError(f"--bptt {args.bptt}: too short for an example; choose at least 8")
+    if args.bptt > longest:
+        raise UserError(f"--bptt {args.bptt}: the model has {longest} positions; choose at most that")
+    return model, tokenizer
