@@ -123,7 +123,7 @@ def parser(task, description, **defaults):
 
 def uses_trained(args):
     """Is the run to use a trained model, body and head, instead of training one? Raises UserError for two uses at once."""
-    uses = [f"--{name}" for name in ("evaluate", "predict", "ask") if getattr(args, name, None)]
+    uses = [f"--{name}" for name in ("evaluate", "predict", "ask", "fill") if getattr(args, name, None)]
     if len(uses) > 1:
         raise UserError(f"{' and '.join(uses)}: each is a run of its own; choose one")
     return bool(uses)

@@ -3,21 +3,27 @@
     python mlm_task.py                                              # the embedded data set
     python mlm_task.py --dataset BookCorpus --minutes 60            # data/books/*.txt, or data/books.tar.gz
     python mlm_task.py --evaluate --bert-model mlm_bert.pt          # perplexity on the test split
+    python mlm_task.py --fill "the capital of france is [MASK]"     # by mlm_bert.pt, or --bert-model FILE
+    python mlm_task.py --predict lines.txt --output words.json      # the same for each line of a file
 
 Writes the model to mlm_bert.pt and its vocabulary to bert_vocab.pt. The score is the perplexity per masked token, with
 15 % of the tokens of the whole test split masked in a fixed way.
+
+--predict writes a list with an entry for each line that is not empty: {"text": the line, "masks": for each [MASK] of it
+the likeliest words, [{"word", "probability"}, ...], best first}.
 """
 
 import math
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 import flags
 import utils
 from batches import MaskedBlocks
 from data import Places, load_corpus, load_tokenizer
-from files import run_main
+from files import UserError, read_text, run_main, write_json
 from model import MLMTask
 from ranks import launch
 from tokenizer import save_vocab
@@ -30,6 +36,10 @@ def arguments():
     )  # fmt: skip
     p.flag("mask_frac", "share of the tokens to mask in training; scores always mask 0.15", type=float, default=0.3)
     p.flag("mask-unit", "what is masked at once", choices=["token", "whole-word"], default="token")
+    p.flag("fill", "no training: the likeliest words for each [MASK] of this text")
+    p.flag("predict", "no training: the likeliest words for each [MASK] of each line of this file")
+    p.flag("output", "where the words of --predict go", default="words.json")
+    p.flag("top-k", "how many words for each [MASK]", type=flags.positive(int), default=5)
     return flags.with_default_model(p.parse_args())
 
 
@@ -54,9 +64,65 @@ def summary(part, figures):
     return f"{part} loss {figures['loss']:8.5f} | {part} ppl {math.exp(min(figures['loss'], 100)):8.5f}".strip()
 
 
+def masked_row(text, tokenizer, longest, where):
+    """Ids (1, S) of [CLS], the text with the mask's id wherever it says ``[MASK]``, [SEP].
+
+    Raises UserError, which names ``where``, for a text without a mask or of more than ``longest`` tokens.
+    """
+    pieces = text.split("[MASK]")
+    if len(pieces) == 1:
+        raise UserError(f"{where}: no [MASK] in it; write [MASK] where a word is to be found")
+    row = [tokenizer.cls_id]
+    for piece in pieces:
+        row += [*tokenizer.encode(piece).ids, tokenizer.mask_id]
+    row[-1] = tokenizer.sep_id
+    if len(row) > longest:
+        raise UserError(f"{where}: {len(row)} tokens, and the model reads at most {longest}; shorten the text")
+    return torch.tensor([row])
+
+
+@torch.no_grad()
+def likeliest(model, tokenizer, input_ids, compute, count):
+    """For each mask of a row its ``count`` likeliest words with their probabilities, best first."""
+    input_ids = input_ids.to(compute.ranks.device)
+    with compute.autocast():
+        logits = model(input_ids, positions=input_ids == tokenizer.mask_id).float()  # (masks, V)
+    shares, words = logits.softmax(-1).topk(min(count, logits.size(1)))
+    return [
+        [{"word": tokenizer.decode([word]), "probability": share} for word, share in zip(*pair, strict=True)]
+        for pair in zip(words.tolist(), shares.tolist(), strict=True)
+    ]
+
+
+def fill(args, ranks, model, tokenizer):
+    """Print the words for --fill, or write those for the lines of --predict."""
+    if args.fill:
+        texts = {"--fill": args.fill}
+    else:
+        lines = read_text(args.predict).splitlines()
+        texts = {f"{args.predict}, line {number}": line for number, line in enumerate(lines, 1) if line.strip()}
+    longest, compute = model.bert.config.max_position_embeddings, utils.Computer(args, ranks)
+    model.to(ranks.device).eval()
+    rows = [masked_row(text, tokenizer, longest, where) for where, text in texts.items()]
+    found = [likeliest(model, tokenizer, row, compute, args.top_k) for row in rows]
+    if not ranks.first:
+        return
+    if args.predict:
+        entries = [{"text": text, "masks": masks} for text, masks in zip(texts.values(), found, strict=True)]
+        write_json(args.output, entries)
+        print(f"words for {len(entries)} lines written to {args.output}")
+        return
+    for number, words in enumerate(found[0], 1):
+        print(f"[MASK] {number}")
+        for guess in words:
+            print(f"  {guess['probability']:.3f}  {guess['word']}")
+
+
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    if args.fill or args.predict:
+        return fill(args, ranks, model, tokenizer)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: MaskedBlocks(

@@ -3,19 +3,25 @@
     python ns_task.py                                               # from mlm_bert.pt, on the embedded data set
     python ns_task.py --bert-model mlm_bert.pt --dataset BookCorpus --minutes 20
     python ns_task.py --objective sop                               # sentence order (Lan et al. 2020, section 3.1)
+    python ns_task.py --predict pairs.tsv --output follows.json     # by ns_bert.pt, or --bert-model FILE
 
 Writes the model to ns_bert.pt. The score is the accuracy of telling whether the second part follows the first.
+
+--predict reads two texts a line with a tab between them, and writes a list of {"first", "second", "probability"}: how
+likely the second follows the first. A pair that is too long keeps the end of the first and the beginning of the second.
 """
 
 import math
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 
 import flags
 import utils
-from batches import SentencePairs
+from batches import SentencePairs, cut_longest_first, pad_rows
 from data import Places, load_corpus, load_tokenizer
-from files import run_main
+from files import UserError, read_text, run_main, write_json
 from model import NextSentenceTask
 from ranks import launch
 
@@ -29,6 +35,8 @@ def arguments():
     p.flag("min_sentence_len", "tokens of a part at least, where its document has them", type=int, default=1)
     p.flag("objective", "wrong second parts: of another document (nsp), or the parts swapped (sop)",
            choices=["nsp", "sop"], default="nsp")  # fmt: skip
+    p.flag("predict", "no training: for each line of this file, two texts with a tab between, does the second follow?")
+    p.flag("output", "where the probabilities of --predict go", default="follows.json")
     return flags.with_default_model(p.parse_args(), "mlm_bert.pt")
 
 
@@ -56,9 +64,43 @@ def summary(part, figures):
     return text.strip()
 
 
+def read_pairs(path):
+    """The pairs of texts in a file of two columns. Raises UserError for a line that has not two."""
+    pairs = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        parts = line.split("\t")
+        if not line.strip():
+            continue
+        if len(parts) != 2 or not all(part.strip() for part in parts):
+            raise UserError(f"{path}, line {number}: not two texts with one tab between them; write FIRST<tab>SECOND")
+        pairs.append(parts)
+    return pairs
+
+
+@torch.no_grad()
+def predict(args, ranks, model, tokenizer):
+    pairs, compute, found = read_pairs(args.predict), utils.Computer(args, ranks), []
+    model.to(ranks.device).eval()
+    for start in range(0, len(pairs), args.batch_size):
+        rows = [
+            cut_longest_first(*(np.array(tokenizer.encode(text).ids) for text in pair), args.bptt - 3)
+            for pair in pairs[start : start + args.batch_size]
+        ]
+        batch = utils.to_device(pad_rows(rows, tokenizer), ranks.device)
+        with compute.autocast():
+            found += model(**utils.inputs(batch)).float().softmax(-1)[:, 1].tolist()
+    if ranks.first:
+        entries = [{"first": first, "second": second, "probability": probability}
+                   for (first, second), probability in zip(pairs, found, strict=True)]  # fmt: skip
+        write_json(args.output, entries)
+        print(f"probabilities of {len(entries)} pairs written to {args.output}")
+
+
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     model, tokenizer = flags.new_or_loaded(NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    if args.predict:
+        return predict(args, ranks, model, tokenizer)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: SentencePairs(
