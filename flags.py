@@ -7,6 +7,7 @@ task's own; where it depends on the data set or the model it is None, and set wh
 """
 
 import argparse
+import difflib
 import os
 
 import torch
@@ -21,19 +22,42 @@ SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wid
 }  # fmt: skip
 
 
-class Parser(argparse.ArgumentParser):
-    """Accepts every flag with - and with _, no abbreviations, and shows defaults."""
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults that there are, where the text does not tell of them itself."""
 
-    def __init__(self, description, **defaults):
+    def _get_help_string(self, action):
+        told = action.default in (None, False, argparse.SUPPRESS) or "default" in action.help
+        return action.help if told else f"{action.help} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Accepts every flag with - and with _, no abbreviations; a mistake is one line.
+
+    ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it.
+    """
+
+    def __init__(self, about, **defaults):
+        first, *rest = about.splitlines()
+        commands = "".join(f"{line[2:]}\n" for line in rest if line.startswith("    "))
         super().__init__(
-            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            description=first, epilog=commands and f"examples:\n{commands}", allow_abbrev=False, formatter_class=Help
         )
-        self.task_defaults = defaults
+        self.task_defaults, self.place = defaults, self
+
+    def group(self, title):
+        """The flags to come stand under this heading."""
+        self.place = self.add_argument_group(title)
 
     def flag(self, name, help, **options):
         destination = name.replace("-", "_")
         options.setdefault("default", self.task_defaults.get(destination))
-        self.add_argument(*spellings(name), dest=destination, help=help, **options)
+        self.place.add_argument(*spellings(name), dest=destination, help=help, **options)
+
+    def error(self, message):
+        flag = next((word for word in message.split() if word.startswith("--")), "")
+        unknown = "unrecognized" in message
+        near = difflib.get_close_matches(flag, self._option_string_actions, 1) if unknown else ()
+        self.exit(2, f"error: {message}; " + (f"did you mean {near[0]}?\n" if near else "see --help\n"))
 
     def parse_args(self, *arguments):
         args = super().parse_args(*arguments)
@@ -67,9 +91,10 @@ def fraction(text):
     return value
 
 
-def parser(task, description, **defaults):
+def parser(task, about, **defaults):
     """The arguments that all tasks share; ``defaults`` are the task's own, a script adds what is special to it."""
-    p = Parser(description, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
+    p = Parser(about, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
+    p.group("files")
     p.flag("dataset", "name of a data set, or a path", default="Sample")
     p.flag("data-dir", "where data sets lie", default=os.environ.get("BERT_DATA") or "data")
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=cache.default_cache_dir())
@@ -82,6 +107,7 @@ def parser(task, description, **defaults):
     p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
     p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
 
+    p.group("a new model")
     p.flag("size", "layers and width of a new model (default: 4 layers of 128 for Sample, else base)", choices=list(SIZES))
     p.flag("emsize", "width of a new model", type=positive(int))
     p.flag("nhid", "width of its feed-forward layers (default: 4 * emsize)", type=positive(int))
@@ -98,6 +124,7 @@ def parser(task, description, **defaults):
     p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
     p.flag("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", type=positive(int))
 
+    p.group("training")
     p.flag("epochs", "budget: passes over the training data", type=positive(int))
     p.flag("steps", "budget instead: optimizer steps", type=positive(int))
     p.flag("minutes", "budget instead: minutes of training", type=positive(float))
@@ -110,14 +137,17 @@ def parser(task, description, **defaults):
     p.flag("warmup", "share of the budget in which the rate rises", type=fraction, default=0.06)
     p.flag("weight-decay", "of the weight matrices", type=float, default=0.01)
     p.flag("clip", "largest norm of the gradient", type=positive(float), default=1.0)
-    p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],
-           default="auto")  # fmt: skip
     p.flag("seed", "of all random choices", type=natural, default=5431916812)
     p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
     p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int))
+
+    p.group("this machine")
+    p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],
+           default="auto")  # fmt: skip
     p.flag("parallel", "one process for each GPU; ZeRO: the optimizer, FSDP: the model as well is shared out",
            choices=["None", "DDP", "ZeRO", "FSDP"], default="None")  # fmt: skip
     p.flag("world_size", "processes of --parallel on each machine (default: its GPUs)", type=positive(int))
+    p.group(f"{task}_task.py")
     return p
 
 

@@ -31,7 +31,7 @@ from tokenizer import save_vocab
 
 def arguments():
     p = flags.parser(
-        "mlm", "Pretrain a BERT by masked language modelling.",
+        "mlm", __doc__,
         save="mlm_bert.pt", epochs=2, batch_size=16, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("mask_frac", "share of the tokens to mask in training; scores always mask 0.15", type=float, default=0.3)

@@ -28,7 +28,7 @@ from ranks import launch
 
 def arguments():
     p = flags.parser(
-        "ns", "Pretrain a BERT by next-sentence prediction.",
+        "ns", __doc__,
         save="ns_bert.pt", epochs=4, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("frac_ns", "share of the pairs in which the second part follows", type=float, default=0.5)

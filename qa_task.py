@@ -38,7 +38,7 @@ from ranks import launch
 
 def arguments():
     p = flags.parser(
-        "qa", "Fine-tune a BERT to answer questions with a span of a text.",
+        "qa", __doc__,
         save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
     )  # fmt: skip
     p.flag("stride", "tokens from one window of a long text to the next", type=int, default=128)

@@ -26,7 +26,7 @@ from ranks import launch
 
 def arguments():
     p = flags.parser(
-        "race", "Fine-tune a BERT to choose among four options.",
+        "race", __doc__,
         save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
         valid_examples=300,  # each is four rows, and costs as much as ten in pretraining
     )  # fmt: skip
@@ -37,6 +37,8 @@ def arguments():
            choices=["all", "question", "options"], default="all")  # fmt: skip
     p.flag("predict", "no training: choose for the articles of this folder")
     p.flag("output", "where the answers of --predict go", default="answers.json")
+    p.flag("scores", "with --predict: the probabilities of the four options too, in NAME.scores.json", action="store_true",
+           default=False)  # fmt: skip
     return flags.with_default_model(p.parse_args(), "ns_bert.pt")
 
 
@@ -63,6 +65,15 @@ def choices(data, rows):
     return chosen
 
 
+def probabilities(data, rows):
+    """Article's id -> the probabilities of the four options (a softmax of their logits), question by question."""
+    shares = {}
+    for index, logits in rows:
+        row = torch.tensor(logits, dtype=torch.double).softmax(0).tolist()
+        shares.setdefault(data.questions[index][0].id, []).append(row)
+    return shares
+
+
 def figures(data, rows):
     articles = [data.questions[index][:2] for index, _ in rows]
     gold = {}
@@ -84,11 +95,17 @@ def summary(part, figures):
 def predict(args, ranks, model, tokenizer, places):
     articles = load_race(args.predict, args.level, answers_needed=False)
     data = OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, Path(args.predict).name)
-    task = utils.Task("race", model.to(ranks.device), tokenizer, {"predict": data}, loss, rows, choices, None)
-    chosen = utils.Computer(args, ranks).score(task, "predict", utils.evaluation_size(args))
-    if ranks.first:
-        write_json(args.output, chosen)
-        print(f"answers on {len(chosen)} articles written to {args.output}")
+    task = utils.Task("race", model.to(ranks.device), tokenizer, {"predict": data}, loss, rows,
+                      lambda data, rows: rows, None)  # fmt: skip
+    found = utils.Computer(args, ranks).score(task, "predict", utils.evaluation_size(args))
+    if not ranks.first:
+        return
+    chosen, files = choices(data, found), [args.output]
+    write_json(args.output, chosen)
+    if args.scores:
+        files.append(f"{args.output.removesuffix('.json')}.scores.json")
+        write_json(files[-1], probabilities(data, found))
+    print(f"answers on {len(chosen)} articles written to {' and '.join(files)}")
 
 
 def run(args, ranks):

@@ -52,7 +52,8 @@ def test_the_model_to_use_is_the_one_named_else_what_the_task_saved_and_to_train
     monkeypatch, task
 ):
     assert parsed(monkeypatch, task).bert_model == FIRST[task]
-    others = {"qa": ["--predict a.json", "--ask Who? --context a.txt"], "race": ["--predict a"]}
+    others = {"mlm": ["--predict a", "--fill a"], "ns": ["--predict a"], "race": ["--predict a"],
+              "qa": ["--predict a.json", "--ask Who? --context a.txt"]}  # fmt: skip
     for use in ["--evaluate", *others.get(task, [])]:
         assert parsed(monkeypatch, task, *use.split()).bert_model == SAVED[task]
         assert parsed(monkeypatch, task, *use.split(), "--save", "mine.pt").bert_model == "mine.pt"
@@ -68,6 +69,28 @@ def test_values_that_make_no_sense_are_refused(monkeypatch, capsys, flags):
     with pytest.raises(SystemExit) as stop:
         parsed(monkeypatch, "mlm", *flags.split())
     assert stop.value.code == 2 and flags.split()[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong, right", [("--emsiz", "--emsize"), ("--batchsize", "--batch_size"), ("--qqq", None)])
+def test_an_unknown_flag_is_answered_with_the_nearest_one(monkeypatch, capsys, wrong, right):
+    with pytest.raises(SystemExit):
+        parsed(monkeypatch, "mlm", wrong, "3")
+    error = capsys.readouterr().err
+    remedy = f"did you mean {right}?" if right else "see --help"
+    assert error == f"error: unrecognized arguments: {wrong} 3; {remedy}\n"
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_help_is_grouped_and_ends_with_the_commands_of_the_script(monkeypatch, capsys, task):
+    with pytest.raises(SystemExit) as stop:
+        parsed(monkeypatch, task, "--help")
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and "(default: Sample)" in text
+    assert text.count("(default: None)") == 1  # that of --parallel, whose None is a choice
+    headings = [line for line in text.splitlines() if line.endswith(":") and line[0] not in " -"]
+    own = f"{task}_task.py:"
+    assert headings == ["options:", "files:", "a new model:", "training:", "this machine:", own, "examples:"]
+    assert f"  python {task}_task.py " in text[text.index("examples:") :]
 
 
 @pytest.fixture

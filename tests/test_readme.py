@@ -49,6 +49,8 @@ def folder(tmp_path_factory):
             place.mkdir(parents=True, exist_ok=True)
             (place / article["id"].removeprefix(level)).write_text(json.dumps(article))
     (folder / "story.txt").write_text(stories[0])
+    (folder / "lines.txt").write_text("Then [MASK] went home.\n")
+    (folder / "pairs.tsv").write_text("Anna went home.\tShe slept.\n")
     srun = folder / "bin" / "srun"
     srun.parent.mkdir()
     srun.write_text('#!/bin/sh\nwhile [ "$1" != python ]; do shift; done\nexec "$@"\n')

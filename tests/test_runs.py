@@ -229,8 +229,11 @@ def test_race_chooses_for_every_article_of_a_folder(trained, run, run_script, tm
     write_articles(tmp_path / "gold", articles)
     (tmp_path / "in" / "high" / "._1.txt").write_bytes(b"\x00\x05")  # as macOS adds them
     model = f"--bert-model {trained}/race_model.pt --passage {passage}"
-    run("race", f"--predict in --output out.json {model}")
-    answers = read(tmp_path / "out.json")
+    run("race", f"--predict in --output out.json --scores {model}")
+    answers, shares = read(tmp_path / "out.json"), read(tmp_path / "out.scores.json")
+    for letters, rows in zip(answers.values(), shares.values(), strict=True):
+        assert letters == ["ABCD"[row.index(max(row))] for row in rows]
+        assert all(len(row) == 4 and sum(row) == pytest.approx(1) for row in rows)
     assert list(answers) == sorted(article.id for article in articles)
     assert all(len(letters) == 2 and set(letters) <= set("ABCD") for letters in answers.values())
     scores = json.loads(run_script("metrics.py", "race", "gold", "out.json").stdout)
