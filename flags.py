@@ -101,7 +101,9 @@ def parser(task, about, **defaults):
     p.flag("log-dir", "logs, result.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
-    p.flag("bert-model", "start from the body of this model file or Hugging Face folder; none: random weights")
+    ensemble = task in ("qa", "race")
+    p.flag("bert-model", "start from the body of this model file or Hugging Face folder; none: random weights"
+           + "; several without training: their ensemble" * ensemble, nargs="+" if ensemble else None)  # fmt: skip
     p.flag("save-vocab", "the vocabulary that belongs to a file of torchtext's BERT example; mlm_task.py writes its own",
            default="bert_vocab.pt")  # fmt: skip
     p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
@@ -137,6 +139,7 @@ def parser(task, about, **defaults):
     p.flag("warmup", "share of the budget in which the rate rises", type=fraction, default=0.06)
     p.flag("weight-decay", "of the weight matrices", type=float, default=0.01)
     p.flag("clip", "largest norm of the gradient", type=positive(float), default=1.0)
+    p.flag("no-test", "end with the last validation, the test split unseen", action="store_true", default=False)
     p.flag("seed", "of all random choices", type=natural, default=5431916812)
     p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
     p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int))
@@ -160,10 +163,23 @@ def uses_trained(args):
 
 
 def with_default_model(args, start=None):
-    """``args`` with --bert-model where it is not given: ``start`` to train from, --save to use what the task trained."""
+    """``args`` with --bert-model where it is not given: ``start`` to train from, --save to use what the task trained.
+
+    Of several it keeps a list, in which each stands once. Raises UserError where several were given to train from.
+    """
     trained = uses_trained(args)
     if args.bert_model is None:
         args.bert_model = args.save if trained else start
+    elif isinstance(args.bert_model, list):
+        named = args.bert_model
+        if len(named) > 1 and (not trained or args.checkpoint or "none" in named):
+            what = f"--bert-model {' '.join(named)}"
+            if not trained:
+                raise UserError(f"{what}: training starts from one; several are for --evaluate, --predict or --ask")
+            raise UserError(f"{what}: an ensemble takes trained models by --bert-model only; leave out "
+                            + (f"--checkpoint {args.checkpoint}" if args.checkpoint else "none"))  # fmt: skip
+        once = list({os.path.realpath(path): path for path in named}.values())
+        args.bert_model = once if len(once) > 1 else once[0]
     return args
 
 
@@ -193,19 +209,36 @@ def new_or_loaded(cls, args, make_tokenizer):
     if args.dropout is None:  # the small model of the embedded data set has nothing to spare
         args.dropout = 0.0 if args.dataset == "Sample" else 0.1
     if args.checkpoint or uses_trained(args):
-        path = args.checkpoint or args.bert_model
-        if path in (None, "none"):
-            raise UserError("no model named; add --bert-model FILE (or --checkpoint FILE) with a trained model")
-        model, tokenizer = checkpoint.load_model(cls, path, args.dropout, args.save_vocab, args.nhead)
-    elif args.bert_model not in (None, "none"):
+        return trained_models(cls, args)[0]
+    if args.bert_model not in (None, "none"):
         model, tokenizer = checkpoint.load_body(cls, args.bert_model, args.dropout, args.save_vocab, args.nhead)
     else:
         tokenizer = make_tokenizer()
         torch.manual_seed(args.seed)  # training a vocabulary may have drawn numbers, reading one has not
         model = cls(sizes(args, len(tokenizer)))
+    check_length(args, model)
+    return model, tokenizer
+
+
+def trained_models(cls, args):
+    """What --checkpoint or --bert-model names, body and head: (model, tokenizer), of an ensemble several.
+
+    Raises UserError as new_or_loaded does.
+    """
+    found = []
+    paths = args.bert_model if isinstance(args.bert_model, list) else [args.checkpoint or args.bert_model]
+    for path in paths:
+        if path in (None, "none"):
+            raise UserError("no model named; add --bert-model FILE (or --checkpoint FILE) with a trained model")
+        model, tokenizer = checkpoint.load_model(cls, path, args.dropout, args.save_vocab, args.nhead)
+        check_length(args, model)
+        found.append((model, tokenizer))
+    return found
+
+
+def check_length(args, model):
     longest = model.bert.config.max_position_embeddings
     if args.bptt < 8:
         raise UserError(f"--bptt {args.bptt}: too short for an example; choose at least 8")
     if args.bptt > longest:
         raise UserError(f"--bptt {args.bptt}: the model has {longest} positions; choose at most that")
-    return model, tokenizer

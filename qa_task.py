@@ -3,6 +3,7 @@
     python qa_task.py                                               # from ns_bert.pt, on the embedded data set
     python qa_task.py --bert-model ns_bert.pt --dataset SQuAD1 --epochs 2
     python qa_task.py --predict dev-v2.0.json --output answers.json # by qa_model.pt, or --bert-model FILE
+    python qa_task.py --predict dev-v2.0.json --bert-model a.pt b.pt    # by both together
     python qa_task.py --ask "Who wrote it?" --context book.txt      # or --context - for standard input
 
 Writes the model to qa_model.pt. Scores are those of the official scripts, over every question of the development file.
@@ -15,6 +16,13 @@ sums of the logits. Where answers may be withheld (SQuAD 2.0) "no answer" is one
 answers.null_odds.json has the probability of it against the best span alone: the logistic function of their difference
 in score. It is a probability and not the difference itself so that the official script, which by default withholds what
 lies above 1.0, takes the answers as they are written.
+
+Several models, which may differ in all but the task, answer together (--predict, --evaluate, --ask). Each shares out a
+probability of 1 among what it lists for a question, spans and no answer, by a softmax over the sums of the logits. A
+span's score is the mean over the models of the logarithms of these; spans are the same where their characters are, and
+one that a model does not list counts there as much as the last that it does. Null odds and threshold are means over the
+models that hold a threshold, as logits, that is before the logistic function; so a model that withholds every answer
+makes the ensemble do so.
 """
 
 import math
@@ -28,7 +36,7 @@ import torch.nn.functional as F
 import flags
 import utils
 from batches import QuestionWindows
-from corpus import SPLITS, sentences
+from corpus import sentences
 from data import Places, Question, SquadSet, load_squad, load_squad_splits, load_tokenizer
 from files import UserError, read_text, run_main, write_json
 from metrics import squad_scores
@@ -115,38 +123,91 @@ def make_rows(n_best, longest):
 def candidates(data, rows):
     """For the number of each question: the logits of no answer, and the spans of all its windows, best first.
 
-    No answer is scored by the window in which it is least likely: the answer may stand in any.
+    A span is (start logit, end logit, first character in the context, the one behind its last). No answer is scored by
+    the window in which it is least likely: the answer may stand in any.
     """
     nulls, spans = {}, {}
     for window, (_, null, found) in rows:
         question = int(data.windows[window, 0])
         nulls[question] = min(null, nulls.get(question, null), key=sum)
-        spans.setdefault(question, []).extend(found)
+        where = data.texts.text_spans(data.squad.questions[question].context)
+        spans.setdefault(question, []).extend(
+            (begin, finish, int(where[first, 0]), int(where[last, 1])) for begin, finish, first, last in found
+        )
     return {number: (nulls[number], sorted(spans[number], key=lambda span: -sum(span[:2]))) for number in sorted(spans)}
 
 
-def place_of(data, question, span):
-    """Where a span begins and ends in the context, in characters."""
-    where = data.texts.text_spans(question.context)
-    return int(where[span[2], 0]), int(where[span[3], 1])
-
-
 def text_of(data, question, span):
-    start, end = place_of(data, question, span)
-    return data.squad.contexts[question.context][start:end]
+    return data.squad.contexts[question.context][span[2] : span[3]]
+
+
+FARTHEST = 700.0  # where a difference of scores is cut off, which the exponential of a float just bears
+
+
+def null_margin(null, spans):
+    """By how much no answer scores above the best span."""
+    return min(FARTHEST, max(-FARTHEST, sum(null) - sum(spans[0][:2]))) if spans else FARTHEST
+
+
+def logistic(x):
+    return 1 / (1 + math.exp(-x))
 
 
 def null_odds(null, spans):
     """The probability that there is no answer, against the best span: the logistic function of null less span."""
-    if not spans:
-        return 1.0
-    return 1 / (1 + math.exp(min(700.0, max(-700.0, sum(spans[0][:2]) - sum(null)))))
+    return logistic(null_margin(null, spans))
 
 
-def answers(data, rows):
-    """``{id: text of the best span over all windows}``, whatever speaks for no answer, and ``{id: null_odds}``."""
+def together(members, thresholds):
+    """The candidates of several models as those of one, and their threshold; the formula stands at the top.
+
+    ``members``: of each what ``candidates`` gives; ``thresholds``: its null odds above which it withholds, or None. Spans
+    are as they are there, but for the logits: means over the models, less half of log sum exp of what each lists. The
+    logits of no answer are such that they lead to the mean null odds.
+    """
+    known = [threshold for threshold in thresholds if threshold is not None]
+    telling = [not known or threshold is not None for threshold in thresholds]  # those whose null odds count
+    found = {}
+    for number in members[0]:
+        shares = [shares_of(*member[number]) for member in members]
+        shares = [share for share in shares if share]  # a context may hold no token of a model's
+        lowest = [min(share.values(), key=sum) for share in shares]
+        spans = []
+        for place in set().union(*shares):
+            begins, ends = zip(*(share.get(place, low) for share, low in zip(shares, lowest, strict=True)), strict=True)
+            spans.append((mean(begins), mean(ends), *place))
+        spans.sort(key=lambda span: (-sum(span[:2]), span[2:]))  # whatever the order of the models
+        margin = mean([null_margin(*member[number]) for member, tells in zip(members, telling, strict=True) if tells])
+        found[number] = ((sum(spans[0][:2]) + margin) / 2 if spans else 0.0,) * 2, spans
+    return found, logistic(mean(map(logit, known))) if known else None
+
+
+def shares_of(null, spans):
+    """Place of each span -> the two halves of the logarithm of its probability among them and no answer."""
+    total = torch.tensor([sum(null), *(sum(span[:2]) for span in spans)], dtype=torch.double).logsumexp(0).item()
+    shares = {}
+    for begin, finish, *place in spans:
+        shares.setdefault(tuple(place), (begin - total / 2, finish - total / 2))
+    return shares
+
+
+def mean(values):
+    values = list(values)
+    return math.fsum(values) / len(values)
+
+
+def logit(share):
+    """The inverse of the logistic function."""
+    return math.log(share / (1 - share)) if 0 < share < 1 else math.copysign(FARTHEST, share - 0.5)
+
+
+def answers(data, found):
+    """``{id: text of the best span over all windows}``, whatever speaks for no answer, and ``{id: null_odds}``.
+
+    ``found``: what ``candidates`` gives.
+    """
     texts, odds = {}, {}
-    for number, (null, spans) in candidates(data, rows).items():
+    for number, (null, spans) in found.items():
         question = data.squad.questions[number]
         texts[question.id] = text_of(data, question, spans[0]) if spans else ""
         odds[question.id] = null_odds(null, spans)
@@ -186,18 +247,26 @@ def as_squad(data, ids):
     return {"data": [{"paragraphs": [{"context": "", "qas": questions}]}]}
 
 
-def make_figures(model, find_threshold):
+def official(data, found, threshold, find_threshold=False):
+    """The official scores of what ``candidates`` gives, an answer being withheld above the threshold (or the best one)."""
+    texts, odds = answers(data, found)
+    gold = as_squad(data, texts)
+    if not data.squad.with_impossible:
+        return squad_scores(gold, texts)
+    if find_threshold:
+        threshold = squad_scores(gold, texts, odds)["best_f1_thresh"]
+    return squad_scores(gold, texts, odds, 1.0 if threshold is None else threshold)
+
+
+def mean_loss(rows):
+    return mean(loss for _, (loss, _, _) in rows)
+
+
+def make_figures(model):
     def figures(data, rows):
-        texts, odds = answers(data, rows)
-        gold = as_squad(data, texts)
-        if data.squad.with_impossible:
-            threshold = null_threshold(model)
-            if find_threshold():  # validating: by the threshold that is noted beside the model
-                threshold = squad_scores(gold, texts, odds)["best_f1_thresh"]
-            scores = squad_scores(gold, texts, odds, 1.0 if threshold is None else threshold)
-        else:
-            scores = squad_scores(gold, texts)
-        return {"loss": math.fsum(loss for _, (loss, _, _) in rows) / len(rows), **scores}
+        validating = not hasattr(model, "notes")  # by the threshold that will be noted beside the model
+        found = candidates(data, rows)
+        return {"loss": mean_loss(rows), **official(data, found, null_threshold(model), validating)}
 
     return figures
 
@@ -213,25 +282,39 @@ def notes(figures):
     return {"null_threshold": figures["best_f1_thresh"]} if "best_f1_thresh" in figures else {}
 
 
-def look(args, ranks, model, tokenizer, squad, places, description):
-    """The windows of questions whose answers need not be known, and the candidates that the model finds there."""
-    data = QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, description)
-    task = utils.Task("qa", model.to(ranks.device), tokenizer, {"predict": data}, loss,
-                      make_rows(args.n_best, args.max_answer_length), lambda data, rows: rows, None)  # fmt: skip
-    rows = utils.Computer(args, ranks).score(task, "predict", utils.evaluation_size(args))
-    return data, rows
+def look(args, ranks, models, squad, places, description):
+    """What a trained model, or several together, find: data, candidates, threshold; and the mean of their losses."""
+    members, thresholds, losses = [], [], []
+    for model, tokenizer in models:
+        data = QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, description, args.show)
+        task = utils.Task("qa", model.to(ranks.device), tokenizer, {"seen": data}, loss,
+                          make_rows(args.n_best, args.max_answer_length), lambda data, rows: rows, None)  # fmt: skip
+        rows = utils.Computer(args, ranks).score(task, "seen", utils.evaluation_size(args))
+        members.append(candidates(data, rows))
+        thresholds.append(null_threshold(model))
+        losses.append(mean_loss(rows))
+        model.cpu()  # room for the next
+    found, threshold = (members[0], thresholds[0]) if len(members) == 1 else together(members, thresholds)
+    return data, found, threshold, mean(losses)
 
 
-def predict(args, ranks, model, tokenizer, places):
+def evaluate(args, ranks, models, places):
+    squad = load_squad_splits(args.dataset, places, ("test",))["test"]
+    data, found, threshold, loss = look(args, ranks, models, squad, places, f"{Path(args.dataset).name}-test")
+    figures = {"loss": loss, **official(data, found, threshold)}
+    return utils.conclude("qa", summary, figures, args, ranks, utils.State())
+
+
+def predict(args, ranks, models, places):
     """Answer the questions of a SQuAD file; an answer is withheld above the threshold that the model file holds."""
-    squad, threshold = load_squad(args.predict, answers_needed=False), null_threshold(model)
-    may_withhold = threshold is not None or squad.with_impossible
-    data, rows = look(args, ranks, model, tokenizer, squad, places, Path(args.predict).stem)
+    squad = load_squad(args.predict, answers_needed=False)
+    data, found, threshold, _ = look(args, ranks, models, squad, places, Path(args.predict).stem)
     if not ranks.first:
         return
-    texts, odds = answers(data, rows)
+    may_withhold = threshold is not None or squad.with_impossible
+    texts, odds = answers(data, found)
     lists = {}
-    for number, (null, spans) in candidates(data, rows).items():
+    for number, (null, spans) in found.items():
         question = squad.questions[number]
         lists[question.id] = n_best_answers(data, question, null, spans, args.n_best, may_withhold)
     if threshold is not None:
@@ -245,19 +328,19 @@ def predict(args, ranks, model, tokenizer, places):
           + (f" and {name}.null_odds.json" if may_withhold else ""))  # fmt: skip
 
 
-def ask(args, ranks, model, tokenizer, places):
+def ask(args, ranks, models, places):
     """Answer one question from a text: the answer, its probability among the n best, and the sentence around it."""
     text = sys.stdin.buffer.read().decode("utf-8", "replace") if args.context == "-" else read_text(args.context)
     if not text.strip():
         raise UserError(f"--context {args.context}: no text; give one that may hold the answer")
-    question, threshold = Question("asked", args.ask, 0, "", []), null_threshold(model)
-    squad = SquadSet([text], [question], threshold is not None)
+    question = Question("asked", args.ask, 0, "", [])
     with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
-        data, rows = look(args, ranks, model, tokenizer, squad, Places(places.data, folder), "asked")
-        (null, spans), = candidates(data, rows).values()
-        shares = {found["text"]: found["probability"]
-                  for found in n_best_answers(data, question, null, spans, args.n_best, threshold is not None)}  # fmt: skip
-        start, end = place_of(data, question, spans[0]) if spans else (0, 0)
+        squad = SquadSet([text], [question], False)
+        data, found, threshold, _ = look(args, ranks, models, squad, Places(places.data, folder), "asked")
+    (null, spans), = found.values()
+    shares = {found["text"]: found["probability"]
+              for found in n_best_answers(data, question, null, spans, args.n_best, threshold is not None)}  # fmt: skip
+    start, end = spans[0][2:] if spans else (0, 0)
     if not ranks.first:
         return
     best = text[start:end]
@@ -291,23 +374,22 @@ def count_letters(text):
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
+    if flags.uses_trained(args):
+        models = flags.trained_models(QuestionAnswerTask, args)
+        return (predict if args.predict else ask if args.ask else evaluate)(args, ranks, models, places)
     model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
-    if args.predict or args.ask:
-        return (predict if args.predict else ask)(args, ranks, model, tokenizer, places)
-    splits = load_squad_splits(args.dataset, places, ("test",) if args.evaluate else SPLITS)
     examples = {
         split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{Path(args.dataset).name}-{split}",
                                args.show)
-        for split, squad in splits.items()
+        for split, squad in load_squad_splits(args.dataset, places).items()
     }  # fmt: skip
     if not len(examples["test"]):
         raise UserError(f"{args.dataset}: no questions to score")
-    if not args.evaluate:
-        vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
-        examples["valid"].spread(args.valid_examples)
+    vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
+    examples["valid"].spread(args.valid_examples)
     task = utils.Task(
         "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length),
-        make_figures(model, lambda: not hasattr(model, "notes")), summary, "f1", notes,
+        make_figures(model), summary, "f1", notes,
     )  # fmt: skip
     return utils.run(task, args, ranks)
 

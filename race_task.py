@@ -3,8 +3,12 @@
     python race_task.py                                             # from ns_bert.pt, on the embedded data set
     python race_task.py --bert-model ns_bert.pt --dataset RACE --level middle --epochs 2
     python race_task.py --predict RACE/test --output answers.json   # by race_model.pt, or --bert-model FILE
+    python race_task.py --predict RACE/test --bert-model a.pt b.pt  # by both together
 
 Writes the model to race_model.pt. Scores are the accuracy on the test split, for middle, high and all.
+
+Several models, which may differ in all but the task, answer together (--predict, --evaluate): an option's score is the
+mean over the models of the logarithm of the probability that each gives it.
 """
 
 import math
@@ -16,7 +20,6 @@ import torch.nn.functional as F
 import flags
 import utils
 from batches import OptionRows
-from corpus import SPLITS
 from data import Places, load_race, load_race_splits, load_tokenizer
 from files import run_main, write_json
 from metrics import race_scores
@@ -92,12 +95,35 @@ def summary(part, figures):
     return text.strip()
 
 
-def predict(args, ranks, model, tokenizer, places):
+def together(members):
+    """The rows of several models as those of one: for each option the mean over the models of log softmax(logits)."""
+    logs = [torch.tensor([logits for _, logits in rows], dtype=torch.double).log_softmax(1).tolist() for rows in members]
+    return [  # fsum: whatever the order of the models
+        (index, [math.fsum(option) / len(logs) for option in zip(*found, strict=True)])
+        for (index, _), *found in zip(members[0], *logs, strict=True)
+    ]
+
+
+def look(args, ranks, models, articles, places, description):
+    """The questions of these articles, and the rows that a trained model, or several together, give them."""
+    members = []
+    for model, tokenizer in models:
+        data = OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, description, args.show)
+        task = utils.Task("race", model.to(ranks.device), tokenizer, {"seen": data}, loss, rows, lambda _, rows: rows, None)
+        members.append(utils.Computer(args, ranks).score(task, "seen", utils.evaluation_size(args)))
+        model.cpu()  # room for the next
+    return data, members[0] if len(members) == 1 else together(members)
+
+
+def evaluate(args, ranks, models, places):
+    articles = load_race_splits(args.dataset, places, args.level, ("test",))["test"]
+    data, found = look(args, ranks, models, articles, places, f"{Path(args.dataset).name}-test")
+    return utils.conclude("race", summary, figures(data, found), args, ranks, utils.State())
+
+
+def predict(args, ranks, models, places):
     articles = load_race(args.predict, args.level, answers_needed=False)
-    data = OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, Path(args.predict).name)
-    task = utils.Task("race", model.to(ranks.device), tokenizer, {"predict": data}, loss, rows,
-                      lambda data, rows: rows, None)  # fmt: skip
-    found = utils.Computer(args, ranks).score(task, "predict", utils.evaluation_size(args))
+    data, found = look(args, ranks, models, articles, places, Path(args.predict).name)
     if not ranks.first:
         return
     chosen, files = choices(data, found), [args.output]
@@ -110,14 +136,14 @@ def predict(args, ranks, model, tokenizer, places):
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
+    if flags.uses_trained(args):
+        models = flags.trained_models(RaceTask, args)
+        return (predict if args.predict else evaluate)(args, ranks, models, places)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
-    if args.predict:
-        return predict(args, ranks, model, tokenizer, places)
-    splits = load_race_splits(args.dataset, places, args.level, ("test",) if args.evaluate else SPLITS)
     examples = {
         split: OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage,
                           f"{Path(args.dataset).name}-{split}", args.show)
-        for split, articles in splits.items()
+        for split, articles in load_race_splits(args.dataset, places, args.level).items()
     }  # fmt: skip
     task = utils.Task("race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy")
     return utils.run(task, args, ranks)

@@ -314,6 +314,7 @@ class Trainer:
                      f"{time.monotonic() - begun:5.2f}s | {self.task.summary('valid', figures)}")  # fmt: skip
             self.say("-" * 89)
             self.record("valid", figures)
+            write_json(self.folder / "history.json", self.state.history)
         if better and self.save_best(figures):
             self.state.best = value
         self.save_state()
@@ -503,7 +504,7 @@ def default_rate(task, config):
 
 
 def run(task, args, ranks):
-    """Train (unless --evaluate), score the best model on the test split, write result.json. Gives the figures."""
+    """Train (unless --evaluate), score the best model on the test split, write result.json. Gives the exit code."""
     if args.lr is None:
         args.lr = default_rate(task.name, task.model.bert.config)
     if args.evaluate:
@@ -524,6 +525,8 @@ def run(task, args, ranks):
             return trainer.stop_wanted or STOPPED
         if trainer.state.best is None:
             raise UserError(f"no validation gave a finite score, so there is no model in {args.save}; try a lower --lr")
+        if args.no_test:
+            return 0
         best = checkpoint.read_model(args.save)
         sharding.load_weights(trainer.parallel, checkpoint.whole(best))
         trainer.model.notes = best["notes"]
@@ -531,14 +534,19 @@ def run(task, args, ranks):
 
 
 def finish(task, args, ranks, state):
-    """Score the test split; print the closing lines and write result.json."""
+    """Score the test split and tell the figures."""
     figures = Computer(args, ranks).score(task, "test", evaluation_size(args))
+    return conclude(task.name, task.summary, figures, args, ranks, state)
+
+
+def conclude(name, summary, figures, args, ranks, state):
+    """Print the closing lines and write result.json."""
     if ranks.first:
         print("=" * 89)
-        print(f"| End of training | {task.summary('test', figures)}")
+        print(f"| End of training | {summary('test', figures)}")
         print("=" * 89, flush=True)
         result = {
-            "task": task.name, "dataset": args.dataset, "seconds": round(state.seconds, 3), "steps": state.step,
+            "task": name, "dataset": args.dataset, "seconds": round(state.seconds, 3), "steps": state.step,
             "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
             "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped,
             **{name if name != "loss" else "test_loss": value for name, value in figures.items()},

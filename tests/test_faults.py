@@ -223,10 +223,12 @@ def test_answers_are_slices_of_the_text(places):
     squad = SquadSet([context], [Question("q", "who ?", 0, "", [("Zoë-Ann O'Neil", context.index("Zoë"))])], False)
     data = QuestionWindows(squad, LETTERS, places, 64, 16)
     first, last = data.answer_tokens(squad.questions[0])
-    texts, _ = qa_task.answers(data, [(0, (0.0, (0.0, 0.0), [(1.0, 0.0, first, last)]))])
-    assert texts == {"q": "Zoë-Ann O'Neil"}
-    texts, _ = qa_task.answers(data, [(0, (0.0, (0.0, 0.0), [(1.0, 0.0, last + 2, last + 3)]))])
-    assert texts == {"q": "a  CAT"}  # decoded tokens would be "a cat"
+
+    def answer(first, last):
+        return qa_task.answers(data, qa_task.candidates(data, [(0, (0.0, (0.0, 0.0), [(1.0, 0.0, first, last)]))]))[0]
+
+    assert answer(first, last) == {"q": "Zoë-Ann O'Neil"}
+    assert answer(last + 2, last + 3) == {"q": "a  CAT"}  # decoded tokens would be "a cat"
 
 
 def test_the_blank_of_a_cloze_is_filled_by_the_option():

@@ -168,7 +168,7 @@ def answered(data, n_best=5, longest=30):
         batch = data.collate(indices, EVALUATION)
         found = qa_task.make_rows(n_best, longest)(oracle(data, batch), batch, data, indices)
         rows.extend(zip(indices.tolist(), found, strict=True))
-    return qa_task.answers(data, rows)
+    return qa_task.answers(data, qa_task.candidates(data, rows))
 
 
 def test_an_oracle_scores_100_through_windows(places):
@@ -184,7 +184,7 @@ def test_every_answer_stands_in_its_context(places):
     batch = data.collate(range(len(data)), EVALUATION)
     logits = torch.randn(2, *batch["input_ids"].shape, generator=torch.Generator().manual_seed(1))
     rows = qa_task.make_rows(5, 4)(lambda **_: tuple(logits), batch, data, range(len(data)))
-    texts, odds = qa_task.answers(data, list(enumerate(rows)))
+    texts, odds = qa_task.answers(data, qa_task.candidates(data, list(enumerate(rows))))
     assert set(texts) == set(odds) == {question.id for question in QUESTIONS.questions}
     for question in QUESTIONS.questions:
         text = texts[question.id]
@@ -224,12 +224,9 @@ def test_the_best_spans_are_those_of_a_search_through_all(seed, length, n_best, 
 def listed(spans, null=(0.0, 0.0), n_best=20, may_withhold=False, context="the cat sat on the mat"):
     """The n-best list of one question, from spans as (start logit, end logit, first and last word)."""
 
-    class Texts:
-        def text_spans(self, _):
-            return np.array([match.span() for match in re.finditer(r"\w+", context)])
-
-    question = Question("q", "who ?", 0, "", [])
-    data = SimpleNamespace(texts=Texts(), squad=SquadSet([context], [question], may_withhold))
+    question, words = Question("q", "who ?", 0, "", []), [match.span() for match in re.finditer(r"\w+", context)]
+    data = SimpleNamespace(squad=SquadSet([context], [question], may_withhold))
+    spans = [(begin, finish, words[first][0], words[last][1]) for begin, finish, first, last in spans]
     return qa_task.n_best_answers(data, question, null, spans, n_best, may_withhold)
 
 
@@ -262,7 +259,8 @@ def test_no_answer_counts_as_likely_as_in_the_window_where_it_is_least(places):
     data = windows(toys.squad(contexts=1, questions=1), places, max_length=40)
     assert len(data) > 2
     rows = [(window, (0.0, (float(window == 1), 3.0 * window), [(1.0, -window, 0, 0)])) for window in range(len(data))]
-    assert qa_task.candidates(data, rows)[0] == ((0.0, 0.0), [(1.0, -w, 0, 0) for w in range(len(data))])
+    end = int(data.texts.text_spans(0)[0, 1])
+    assert qa_task.candidates(data, rows)[0] == ((0.0, 0.0), [(1.0, -w, 0, end) for w in range(len(data))])
 
 
 def test_validation_on_a_part_takes_whole_questions(places):
