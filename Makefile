@@ -41,4 +41,4 @@ bench: .venv/installed
 	@$(VENV) benchmarks/run.py
 
 clean:
-	rm -rf cache runs *.pt
+	rm -rf cache runs *.pt tune.db

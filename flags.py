@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, *arguments):
         args = super().parse_args(*arguments)
-        if args.steps and args.minutes:
+        if getattr(args, "steps", None) and args.minutes:
             raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
         return args
 

@@ -71,7 +71,9 @@ def with_small_budget(command):
     """The words of a command: a training run gets a small model, few steps and no more than that."""
     words = shlex.split(command)
     script = next(word for word in words if word.endswith(".py"))
-    if script.endswith("_task.py") and "--predict" not in words:
+    if script == "tune.py":
+        words[words.index("--trials") + 1] = "2"
+    if script in ("mlm_task.py", "ns_task.py", "qa_task.py", "race_task.py", "tune.py") and "--predict" not in words:
         for flag in ("--minutes", "--epochs", "--size"):
             if flag in words:
                 del words[words.index(flag) : words.index(flag) + 2]
