@@ -152,14 +152,19 @@ def open_study(args, words, start):
 
 
 def claim(folder):
-    """The lock of a trial: an open file, to be handed on to its run; None where another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stream = open(folder / "lock", "w")  # noqa: SIM115
+    """The lock of a trial: an open file, to be handed on to its run; None where another process holds it.
+
+    Raises UserError where the file system cannot be written or knows no locks.
+    """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = open(folder / "lock", "w")  # noqa: SIM115
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         stream.close()
         return None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be locked ({error.strerror}); choose another --log-dir") from None
     return stream
 
 
@@ -208,6 +213,10 @@ class Tuner:
         self.score, self.stop, self.failures = SCORES[args.task], 0, 0
         task_args = task_arguments(args.task, words)
         self.space, start = search_space(args.task, task_args, given_flags(words))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--log-dir {self.folder}: cannot be made ({error.strerror}); choose another") from None
         with self.alone():
             self.study = open_study(args, words, start)
         self.states = optuna().trial.TrialState

@@ -200,6 +200,18 @@ def test_an_ensemble_is_scored_as_its_predictions_are(call, folder, run_script, 
     assert {name: figures[name] for name in scored} == pytest.approx(scored)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "data"), [("qa", "squads"), ("race", "set")])
+def test_two_ranks_score_an_ensemble_as_one_does(call, folder, run_script, task, data):
+    flags = f"--evaluate --dataset {data} --log-dir run --bert-model {task}_a.pt {task}_c.pt"
+    call(task, flags)
+    one = json.loads((folder / "run/result.json").read_text())
+    common = "--bptt 64 --cache-dir cache --precision fp32 --batch_size 8" + " --n-best 5" * (task == "qa")
+    run_script(f"{task}_task.py", *common.split(), *flags.split(), "--parallel", "DDP", "--world_size", "2", cwd=folder)
+    two = json.loads((folder / "run/result.json").read_text())
+    assert {**two, "peak_memory_bytes": 0} == {**one, "peak_memory_bytes": 0}
+
+
 def test_an_ensemble_answers_a_question(call, folder):
     models = ["qa_a.pt", "qa_b.pt", "qa_c.pt"]
     shown = call("qa", f"--ask Who? --context text.txt --bert-model {' '.join(models)}")
