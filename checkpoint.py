@@ -22,6 +22,7 @@ from files import UserError, atomic_write, run_main, spellings
 from model import BertConfig
 from tokenizer import Tokenizer
 
+FIRST = "run mlm_task.py or ns_task.py first, or name a file that they saved"  # where a body is missing
 FORMAT = 1
 
 
@@ -168,7 +169,7 @@ def with_dropout(config, dropout):
 
 def load_body(cls, path, dropout=None, vocab=None, heads=None):
     """A model of class ``cls`` with the body in ``path`` and a new head, and the file's tokenizer; see load_model."""
-    content = read_model(path, "run mlm_task.py or ns_task.py first, or name a file that they saved", vocab, heads)
+    content = read_model(path, FIRST, vocab, heads)
     config = dataclasses.replace(content["config"], tie_word_embeddings=True, head_norm_eps=None)  # those of a new head
     model = cls(with_dropout(config, dropout))
     parts = dict.fromkeys(name.split(".")[0] for name in model.state_dict() if not name.startswith("bert."))

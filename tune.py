@@ -99,7 +99,7 @@ def search_space(task, args, given):
     if path in (None, "none"):
         config = flags.sizes(args, 1)
     else:
-        config = checkpoint.read_model(path, "name a model to start from", args.save_vocab, args.nhead)["config"]
+        config = checkpoint.read_model(path, checkpoint.FIRST, args.save_vocab, args.nhead)["config"]
     rate = utils.default_rate(task, config)
     space = {
         "lr": (distributions.FloatDistribution(rate / 10, rate * 10, log=True), rate),
