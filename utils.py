@@ -380,8 +380,11 @@ class Trainer:
         self.save_state()  # to go back to; and a disk without room for it is told at once
 
     def restore(self, saved):
-        sharding.load_weights(self.parallel, saved["model"])
-        sharding.load_optimizer(self.parallel, self.optimizer, saved["optimizer"])
+        try:
+            sharding.load_weights(self.parallel, saved["model"])
+            sharding.load_optimizer(self.parallel, self.optimizer, saved["optimizer"])
+        except ValueError as error:
+            raise UserError(f"{saved['path']}: {error}; remove it to start anew") from None
         self.scaler.load_state_dict(saved["scaler"])
         self.state = State(**saved["state"])
 
