@@ -454,11 +454,15 @@ def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
 
 def _write_sample(lines, path, sample_bytes):
     """The first ``sample_bytes`` of ``lines``, cut to what the trainer does not skip."""
-    written, any_letter = 0, False
+    written, any_letter, seen = 0, False, set()
     with open(path, "wb") as stream:
         for line in lines:
             any_letter = any_letter or any(map(str.isalnum, line))
             for part in TRAINING_LINE.findall(line):
+                if len(part) == 999:  # of a text without blanks, that may repeat itself, which takes the trainer minutes
+                    if part in seen:
+                        continue
+                    seen.add(part)
                 written += stream.write(part.encode("utf-8", "replace") + b"\n")
             if written >= sample_bytes:
                 break
