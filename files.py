@@ -298,7 +298,7 @@ class Limit:
     def add(self, count):
         self.left -= count
         if self.left < 0:
-            raise UserError(f"{self.archive}: unpacks to more than {SWELLING} times its size; if you trust it, do so by hand")
+            raise UserError(f"{self.archive}: unpacks to more than {SWELLING} times its size; unpack it by hand")
 
 
 class Limited:

@@ -28,7 +28,7 @@ ACTIVATIONS = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
 }
-LARGEST, MOST_LAYERS = 1 << 24, 1000
+LARGEST, MOST_LAYERS = 1 << 24, 200
 
 
 @dataclass

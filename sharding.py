@@ -129,6 +129,7 @@ def belongs(saved, groups, count):
     return (
         isinstance(theirs, list) and isinstance(state, dict) and len(theirs) == len(groups)
         and all(isinstance(group, dict) and alike(group, own) for group, own in zip(theirs, groups, strict=True))
+        and [number for group in theirs for number in group["params"]] == list(range(count))
         and all(type(number) is int and 0 <= number < count and isinstance(values, dict) and set(values) in names
                 and all(isinstance(value, torch.Tensor) and (value.dim() == 0) == (name == "step")
                         for name, value in values.items())
@@ -171,7 +172,7 @@ def load_optimizer(parallel, optimizer, saved):
     def mine(value, parameter, start):
         if value.dim() == 0 and parameter.dim():  # the count of steps
             return value
-        if value.numel() != parameter.numel() and (value.numel() < start + parameter.numel() or not is_cut(parallel)):
+        if value.numel() < start + parameter.numel() if is_cut(parallel) else value.shape != parameter.shape:
             raise ValueError("its optimizer has averages of other sizes than this model")
         return value.flatten()[start : start + parameter.numel()].view_as(parameter)
 

@@ -300,7 +300,7 @@ class _SentencePiece:
         try:
             return _torchtext().load_sp_model(io.BufferedReader(io.BytesIO(self.model)))
         except RuntimeError:
-            raise UserError("the vocabulary's SentencePiece model is damaged; fetch it, or the model it came with, again") from None
+            raise UserError("the vocabulary's SentencePiece model is damaged; fetch it again") from None
 
     def prepare(self, text):
         return text if text.isascii() else self.SURROGATE.sub("\ufffd", text)

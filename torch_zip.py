@@ -28,7 +28,7 @@ from files import CHUNK
 BROKEN = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, LookupError, TypeError, ValueError)
 BROKEN += (AttributeError, ArithmeticError, RuntimeError, OSError)
 LARGEST_PICKLE = 1 << 28  # bytes
-MOST_VALUES = 20_000_000  # a pickle can hold itself, or double itself again and again
+MOST_VALUES = 5_000_000  # a pickle can hold itself, or double itself again and again
 DTYPES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -82,7 +82,9 @@ ORDERS = """PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 B
 
 
 class Unpickler(pickle._Unpickler):  # the one in Python: the one in C reserves as much memory as a file asks for
-    dispatch = {order[0]: pickle._Unpickler.dispatch[order[0]] for order in (getattr(pickle, name) for name in ORDERS)}
+    dispatch = {  # noqa: RUF012
+        order[0]: pickle._Unpickler.dispatch[order[0]] for order in (getattr(pickle, name) for name in ORDERS)
+    }
 
     def find_class(self, module, name):
         if (module, name) not in NAMES:
@@ -117,7 +119,7 @@ class Unpickler(pickle._Unpickler):  # the one in Python: the one in C reserves 
 
 
 def read_zip(path):
-    """The values and tensors in a file of torch.save. Raises one of ``BROKEN`` where it is damaged or holds other things."""
+    """The values and tensors in a file of torch.save. Raises one of ``BROKEN`` where it is damaged or holds others."""
     size = Path(path).stat().st_size
     with zipfile.ZipFile(path) as package:
         entries = {info.filename.partition("/")[2]: info for info in package.infolist()}

@@ -147,6 +147,9 @@ STAND_INS = {
 
 
 class Unpickler(pickle._Unpickler):  # the one in Python: the one in C reserves as much memory as a file asks for
+    dispatch = {order: do for order, do in pickle._Unpickler.dispatch.items() if order != pickle.BYTEARRAY8[0]}  # noqa: RUF012
+    # BYTEARRAY8 reserves what the file asks for here too, and no vocabulary needs it
+
     def find_class(self, module, name):
         if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no vocabulary needs")
