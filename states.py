@@ -95,7 +95,7 @@ class States:
         for path in found:
             if undamaged(path):
                 saved = read_torch(path, "remove it to start anew")
-                if not well_formed(saved):
+                if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
                     raise UserError(f"{path}: not the state of a run; remove it to start anew")
                 return {**saved, "path": str(path)}
             self.say(f"warning: {path} is damaged" + (f"; taking {self.before}" if path != found[-1] else ""))
@@ -114,11 +114,11 @@ class States:
             return
         with contextlib.suppress(UserError):  # damaged: of no use to anybody
             saved = self.load()
-            if not saved["state"]["finished"]:
+            if not saved["state"].get("finished"):
                 numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
                 kept = self.folder / f"earlier-{next(numbers)}.pt"
                 os.replace(saved["path"], kept)
-                self.say(f"{self.folder} held an unfinished run, at step {saved['state']['step']}: kept as {kept}; to go "
+                self.say(f"{self.folder} held an unfinished run, at step {saved['state'].get('step')}: kept as {kept}; to go "
                          f"on with it, rename that to {self.newest} and add --resume")  # fmt: skip
         self.newest.unlink(missing_ok=True)
         self.before.unlink(missing_ok=True)
@@ -209,6 +209,8 @@ def kept_arguments(args):
 def check_same_run(saved, task, sizes, args, examples):
     """Raises UserError, which names the flag and both values, where a state belongs to another run."""
     where = saved["path"]
+    if not well_formed(saved):
+        raise UserError(f"{where}: not the state of a run; remove it to start anew")
     if saved["task"] != task:
         raise UserError(f"{where}: belongs to another task, {saved['task']}; resume with its script, or choose a --log-dir")
     for name, value in saved["arguments"].items():

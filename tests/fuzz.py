@@ -90,7 +90,7 @@ def change_bytes(data, rng):
         elif kind == 5:
             data[at : at + length] = rng.randbytes(length)
         elif kind == 6:
-            data[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"PK\x03\x04", b"\n\n\n"])
+            data[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"PK\x03\x04", b"\n\n"])
         else:
             data[at:at] = rng.choice([*PICKLES, b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r", b"[" * 300, b"9" * 5000])
     return bytes(data)
@@ -455,7 +455,7 @@ def good_race(folder):
         path = folder / "test" / level / article.id
         path.parent.mkdir(parents=True)
         write_json(path, {"id": article.id, "article": article.text, "questions": article.questions,
-                          "options": article.options, "answers": ["ABCD"[answer] for answer in article.answers]})  # fmt: skip
+                          "options": article.options, "answers": ["ABCD"[n] for n in article.answers]})  # fmt: skip
     write_json(folder / "answers.json", {article.id: ["A", "B"] for article in toys.articles(count=2)})
 
 

@@ -1,5 +1,6 @@
 """A fixed part of the fuzzing (tests/fuzz.py), and what it has found: each a case of its own."""
 
+import argparse
 import hashlib
 import io
 import pickle
@@ -21,7 +22,7 @@ from checkpoint import load_model, read_model, read_torch, save_model
 from corpus import paragraphs
 from files import UserError, extract, parse_json
 from model import BertConfig, MLMTask
-from states import States
+from states import States, check_same_run
 from tokenizer import Tokenizer, train_tokenizer
 from torch_zip import read_zip
 
@@ -168,7 +169,9 @@ def test_a_state_of_another_layout_or_optimizer_is_one_line(tmp_path):
         stream = io.BytesIO()
         torch.save(saved, stream)
         (tmp_path / "state.pt").write_bytes(stream.getvalue() + hashlib.sha256(stream.getvalue()).digest())
-        return fuzz.utils.Trainer.restore(fuzz.trainer(), States(tmp_path, print).load())
+        saved, args = States(tmp_path, print).load(), argparse.Namespace(lr=0.1, seed=0)
+        check_same_run(saved, "mlm", {"hidden_size": 16}, args, 5)
+        return fuzz.utils.Trainer.restore(fuzz.trainer(), saved)
 
     read(lambda saved: None)
     for edit in (
@@ -198,7 +201,8 @@ def test_a_cache_that_points_out_of_itself_is_refused(name, place, number, tmp_p
 
 
 @pytest.mark.parametrize("meta", ["[]", '{"arrays": 1}', '{"arrays": {"tokens": ["O", [1]]}}', "[" * 100_000,
-                                  '{"arrays": {"tokens": ["<u2", ["x"]]}}', '{"arrays": {"../x": ["<u2", [1]]}}'])  # fmt: skip
+                                  '{"arrays": {"tokens": ["<u2", ["x"]]}}',
+                                  '{"arrays": {"../x": ["<u2", [1]]}}'])  # fmt: skip
 def test_a_cache_with_a_broken_meta_is_refused(meta, tmp_path):
     (tmp_path / "meta.json").write_text(meta)
     refused(lambda: cache.TokenCache(tmp_path).tokens, "damaged cache")
