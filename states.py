@@ -118,8 +118,8 @@ class States:
                 numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
                 kept = self.folder / f"earlier-{next(numbers)}.pt"
                 os.replace(saved["path"], kept)
-                self.say(f"{self.folder} held an unfinished run, at step {saved['state'].get('step')}: kept as {kept}; to go "
-                         f"on with it, rename that to {self.newest} and add --resume")  # fmt: skip
+                self.say(f"{self.folder} held an unfinished run, at step {saved['state'].get('step')}: kept as {kept}; to "
+                         f"go on with it, rename that to {self.newest} and add --resume")  # fmt: skip
         self.newest.unlink(missing_ok=True)
         self.before.unlink(missing_ok=True)
 
@@ -144,8 +144,13 @@ class Hashed:
         self.stream.flush()
 
 
+def check_layout(saved):
+    """Raises UserError where what was loaded lacks a part of a saved state, or has one of another kind."""
+    if not well_formed(saved):
+        raise UserError(f"{saved['path']}: not the state of a run; remove it to start anew")
+
+
 def well_formed(saved):
-    """Does the content of a file have the parts of a saved state?"""
     kinds = {"task": str, "arguments": dict, "examples": int, "sizes": dict, "state": dict, "model": dict,
              "optimizer": dict, "scaler": dict}  # fmt: skip
     if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
@@ -209,8 +214,6 @@ def kept_arguments(args):
 def check_same_run(saved, task, sizes, args, examples):
     """Raises UserError, which names the flag and both values, where a state belongs to another run."""
     where = saved["path"]
-    if not well_formed(saved):
-        raise UserError(f"{where}: not the state of a run; remove it to start anew")
     if saved["task"] != task:
         raise UserError(f"{where}: belongs to another task, {saved['task']}; resume with its script, or choose a --log-dir")
     for name, value in saved["arguments"].items():

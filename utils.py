@@ -37,7 +37,7 @@ import checkpoint
 import sharding
 from files import UserError, atomic_write, write_json
 from ranks import peak_memory, precision_of, restarted
-from states import State, States, check_same_run, kept_arguments
+from states import State, States, check_layout, check_same_run, kept_arguments
 
 STOPPED = 75  # exit code after SIGTERM or SIGUSR1: saved, to be continued (EX_TEMPFAIL of sysexits.h)
 INTERRUPTED = 130  # after Ctrl-C, as shells have it; saved as well
@@ -365,6 +365,7 @@ class Trainer:
         self.ranks.gather(None)  # until all have read what rank 0 may now move
         if saved is not None:
             sizes = dataclasses.asdict(self.model.bert.config)
+            check_layout(saved)
             check_same_run(saved, self.task.name, sizes, self.args, len(self.data))
             self.restore(saved)
             if saved["arguments"]["lr"] != self.args.lr:  # meant as it says

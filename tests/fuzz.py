@@ -52,7 +52,7 @@ from data import Places, load_corpus, load_race, load_squad
 from files import UserError, extract, write_json
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from qa_task import null_threshold
-from states import State, States
+from states import State, States, check_layout, check_same_run
 from torchtext_files import read_vocab
 
 SECONDS, MEMORY = 20, 2 << 30
@@ -325,12 +325,11 @@ def good_state(folder):
 
 
 def read_state(folder, rng):
-    from states import check_same_run
-
     states, run = States(folder, print), trainer()
     if rng.random() < 0.2:
         return states.set_aside()
     saved = states.load()
+    check_layout(saved)
     check_same_run(saved, "mlm", {"hidden_size": 16}, argparse.Namespace(lr=0.1, seed=0), 5)
     utils.Trainer.restore(run, saved)
     step(run)

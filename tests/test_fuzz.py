@@ -22,7 +22,7 @@ from checkpoint import load_model, read_model, read_torch, save_model
 from corpus import paragraphs
 from files import UserError, extract, parse_json
 from model import BertConfig, MLMTask
-from states import States, check_same_run
+from states import States, check_layout, check_same_run
 from tokenizer import Tokenizer, train_tokenizer
 from torch_zip import read_zip
 
@@ -170,6 +170,7 @@ def test_a_state_of_another_layout_or_optimizer_is_one_line(tmp_path):
         torch.save(saved, stream)
         (tmp_path / "state.pt").write_bytes(stream.getvalue() + hashlib.sha256(stream.getvalue()).digest())
         saved, args = States(tmp_path, print).load(), argparse.Namespace(lr=0.1, seed=0)
+        check_layout(saved)
         check_same_run(saved, "mlm", {"hidden_size": 16}, args, 5)
         return fuzz.utils.Trainer.restore(fuzz.trainer(), saved)
 
