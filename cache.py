@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from files import UserError, write_json
+from files import CHUNK, UserError, read_json, write_json
 
 VERSION = 2  # raise it when the same files would give other arrays: cutting, cleaning, sentences, layout
 WORKERS = 8  # at most; each takes about 100 MB
@@ -143,13 +143,44 @@ class TokenCache:
     def __init__(self, folder):
         self.folder = Path(folder)
         try:
-            self.meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            self.meta = read_json(self.folder / "meta.json")
             for name, (dtype, shape) in self.meta["arrays"].items():
+                if name not in POINTS_INTO or dtype not in ("<u2", "<i4", "<i8"):
+                    raise ValueError(f"{name}, of type {dtype}, is not known")
                 path = self.folder / f"{name}.bin"
+                if path.stat().st_size != np.prod(shape) * np.dtype(dtype).itemsize:
+                    raise ValueError(f"{path.name} has another size than noted")
                 array = np.memmap(path, dtype, "r", shape=tuple(shape)) if np.prod(shape) else np.zeros(shape, dtype)
                 setattr(self, name, array)
-        except (OSError, ValueError, KeyError) as error:
+            self.check()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, UserError) as error:
             raise UserError(f"{self.folder}: damaged cache ({error}); remove this folder, it will be built anew") from None
+
+    def __getattr__(self, name):
+        if name in POINTS_INTO:
+            raise UserError(f"{self.folder}: damaged cache (no {name}); remove this folder, it will be built anew")
+        raise AttributeError(name)
+
+    def check(self):
+        """Raises ValueError where a value points out of the array that it points into, or is no token.
+
+        All is read once, some GB a second, and not by way of the map, whose pages would count as this process' memory.
+        """
+        for name, (dtype, _) in self.meta["arrays"].items():
+            array, into = getattr(self, name), POINTS_INTO[name]
+            if array.shape[1:] != (() if name in ("tokens", "documents") else (2,)):
+                raise ValueError(f"{name} has the shape {array.shape}")
+            last = len(getattr(self, into)) if into else (1 << 31) - 1
+            if name == "tokens":
+                last = self.meta.get("vocab_size", last) - 1
+            with open(self.folder / f"{name}.bin", "rb") as stream:
+                while len(part := np.fromfile(stream, dtype, CHUNK // 4)):
+                    pairs = part.reshape(-1, 2) if array.ndim == 2 else part[:1].repeat(2)[None]
+                    if part.min() < 0 or part.max() > last or (pairs[:, 0] > pairs[:, 1]).any():
+                        raise ValueError(f"{name} holds a number out of range")
+        if "documents" in self.meta["arrays"] and len(self.documents) and (
+                self.documents[0] or self.documents[-1] >= len(self.sentences) or (np.diff(self.documents) < 0).any()):
+            raise ValueError("documents are not in order")
 
     def text(self, index):
         """The ids of text ``index``."""
@@ -173,7 +204,7 @@ def build(folder, pieces, make_worker, arguments, vocab_size, meta=None, total=N
         if temporary is not None:
             token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
             shapes = _write(temporary, _work_through(pieces, make_worker, arguments), token_type, total, description)
-            _finish(temporary, shapes, meta, empty)
+            _finish(temporary, shapes, meta, vocab_size, empty)
     return TokenCache(folder)
 
 
@@ -194,12 +225,12 @@ def build_together(folder, shares, first, make_worker, arguments, vocab_size, me
         with build_once(places[number]) as temporary:
             if temporary is not None:
                 work = _work_through(shares[number](), make_worker, arguments)
-                _finish(temporary, _write(temporary, work, token_type, total, description), meta)
+                _finish(temporary, _write(temporary, work, token_type, total, description), meta, vocab_size)
     with build_once(folder) as temporary:
         if temporary is not None:
             parts = (TokenCache(place) for place in places)
             work = ((0, {name: getattr(part, name) for name in part.meta["arrays"]}) for part in parts)
-            _finish(temporary, _write(temporary, work, token_type, total, "joining"), meta, empty)
+            _finish(temporary, _write(temporary, work, token_type, total, "joining"), meta, vocab_size, empty)
     for place in places:
         shutil.rmtree(place, ignore_errors=True)
     return TokenCache(folder)
@@ -220,10 +251,10 @@ def busy(folder):
     return False
 
 
-def _finish(folder, shapes, meta, empty=""):
+def _finish(folder, shapes, meta, vocab_size, empty=""):
     if empty and not (shapes and all(shape[0] for _, shape in shapes.values())):
         raise UserError(empty)
-    write_json(folder / "meta.json", {**(meta or {}), "arrays": shapes})
+    write_json(folder / "meta.json", {**(meta or {}), "vocab_size": vocab_size, "arrays": shapes})
 
 
 def _write(folder, work, token_type, total, description):

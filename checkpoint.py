@@ -7,8 +7,8 @@ FILE is a model file of ours, a Hugging Face folder (huggingface.py), or a file 
 (torchtext_files.py, with the vocabulary that --save-vocab names).
 
 A model file holds all that using the model needs: sizes, tokenizer, weights of body and head, and what the task noted
-(such as SQuAD's threshold). It is torch.save's zip format with tensors and plain values only, and it is read with
-``weights_only=True``: no pickle of anybody's is ever executed. Sizes come from the file, never from flags.
+(such as SQuAD's threshold). It is torch.save's zip format with tensors and plain values only, and it is read by
+torch_zip.py: no pickle of anybody's is ever executed. Sizes come from the file, never from flags.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from files import UserError, atomic_write, run_main, spellings
 from model import BertConfig
 from tokenizer import Tokenizer
+from torch_zip import BROKEN, read_zip
 
 FIRST = "run mlm_task.py or ns_task.py first, or name a file that they saved"  # where a body is missing
 FORMAT = 1
@@ -43,12 +44,8 @@ def save_model(path, model, tokenizer, notes=None):
 
 
 def read_torch(path, remedy):
-    """What torch.save wrote to ``path``. Raises UserError where the file is absent, damaged, or not in the zip format.
-
-    The older format and TorchScript are refused: torch 2.3's weights-only reader can be made to run code by them
-    (CVE-2025-32434). It tells them as we do here, by the first bytes and by the records that its own reader finds; a
-    zip at the end of a file, which would satisfy zipfile.is_zipfile, does not count.
-    """
+    """What torch.save wrote to ``path``. Raises UserError where the file is absent, damaged, or not in the zip format,
+    in which torch.save has written since 1.6: the older one, and TorchScript, are programs."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {remedy}")
@@ -61,12 +58,9 @@ def read_torch(path, remedy):
             raise UserError(f"{path}: a pointer to the file, not the file (Git LFS); run git lfs pull")
         raise UserError(f"{path}: not a file that torch.save wrote (damaged, or in its format before 1.6); {remedy}")
     try:
-        if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
-            raise ValueError("a TorchScript program")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged or hostile files
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}); {remedy}") from None
+        return read_zip(path)
+    except BROKEN as error:
+        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {error}); {remedy}") from None
 
 
 def starts_as_zip(path):
@@ -101,21 +95,46 @@ def read_model(path, remedy="name a file that one of the tasks saved, or a Huggi
         if torchtext_files.is_published(content):
             return torchtext_files.read_model(content, path, vocab, heads)
         raise UserError(f"{path}: bare weights such as {next(iter(content))}, not a model file; {remedy}")
-    keys = {"format", "task", "config", "tokenizer", "body", "head", "notes"}
-    complete = isinstance(content, dict) and keys <= set(content) and isinstance(content["task"], str)
+    keys = {"format": int, "task": str, "config": dict, "tokenizer": dict, "body": dict, "head": dict, "notes": dict}
+    complete = isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in keys.items())
     if not complete or not (holds_weights(content["body"]) and holds_weights(content["head"])):
         raise UserError(f"{path}: not a model file of this project; {remedy}")
     if content["format"] != FORMAT:
         raise UserError(f"{path}: format {content['format']}, this version reads {FORMAT}; use the version that wrote it")
     try:
-        content["config"] = BertConfig(**content["config"])
-    except (TypeError, ValueError) as error:
+        content["config"] = config = BertConfig(**content["config"])
+        words = len(Tokenizer.from_state(content["tokenizer"]))
+    except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
+    if words > config.vocab_size:
+        raise UserError(f"{path}: {words} words in its vocabulary, {config.vocab_size} in its config; {remedy}")
+    check_sizes(content, path, remedy)
     return {**content, "heads": {content["task"]: content["head"]}, "dropped": [], "new": []}
 
 
 def holds_weights(part):
-    return isinstance(part, dict) and all(isinstance(weight, torch.Tensor) for weight in part.values())
+    return isinstance(part, dict) and all(
+        isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in part.items())  # fmt: skip
+
+
+def check_sizes(content, path, remedy):
+    """The weights are those of the config: a model is made only as large as the file."""
+    import huggingface  # not above: it is for other people's files
+
+    config, body = content["config"], content["body"]
+    if content["task"] not in huggingface.HEADS:
+        raise UserError(f"{path}: holds a {content['task']}, which no task here has; {remedy}")
+    compare(huggingface.body_shapes(config, "pooler.weight" in body), body, path)
+    compare(huggingface.head_shapes(content["task"], config), content["head"], path)
+
+
+def compare(own, weights, path):
+    """Raises UserError unless ``weights`` are those named in ``own`` (name -> shape), no more and no less."""
+    missing, left = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    wrong = [name for name in own if name in weights and list(own[name]) != list(weights[name].shape)]
+    for names, what in ((missing, "lacks"), (left, "has a left-over"), (wrong, "has the wrong shape for")):
+        if names:
+            raise UserError(f"{path}: {what} weight {names[0]} ({len(names)} in all); fetch or train the file again")
 
 
 def load_model(cls, path, dropout=None, vocab=None, heads=None):
@@ -188,12 +207,7 @@ def load_body(cls, path, dropout=None, vocab=None, heads=None):
 
 def insert(module, weights, path):
     """Put ``weights`` into ``module``: neither has any that the other lacks, and their shapes agree."""
-    own = module.state_dict()
-    missing, left = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    wrong = [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    for names, what in ((missing, "lacks"), (left, "has a left-over"), (wrong, "has the wrong shape for")):
-        if names:
-            raise UserError(f"{path}: {what} weight {names[0]} ({len(names)} in all); fetch or train the file again")
+    compare({name: tensor.shape for name, tensor in module.state_dict().items()}, weights, path)
     module.load_state_dict(weights)
 
 

@@ -189,9 +189,9 @@ def link_text(link):
     return " " if hidden else link[1].rpartition("|")[2]
 
 
+ELEMENT = re.compile(r"<(ref|math|gallery|timeline|imagemap|hiero)\b[^<>]*>", re.IGNORECASE)
+NESTED = 50  # templates and tables within each other, at most: each level is one more pass
 MARKUP = [(re.compile(pattern, re.DOTALL | re.IGNORECASE | re.MULTILINE), replacement) for pattern, replacement in (
-    (r"<!--.*?-->|<ref\b[^<>]*/>", " "),
-    (r"<(ref|math|gallery|timeline|imagemap|hiero)\b[^<>]*>.*?</\1\s*>", " "),
     (r"\{\{[^{}]*\}\}", " "),  # templates
     (r"\{\|(?:(?!\{\|).)*?\|\}", " "),  # tables
     (r"\[\w+://[^\s\[\]]+ ?([^\[\]]*)\]", r"\1"),  # [http://page text]
@@ -201,21 +201,42 @@ MARKUP = [(re.compile(pattern, re.DOTALL | re.IGNORECASE | re.MULTILINE), replac
 )]  # fmt: skip
 
 
+def without(body, opening, closing):
+    """``body`` without what stands between an opening and its closing, a pattern made from the opening's name.
+
+    In linear time, as "<!--.*?-->" is not where a thousand comments begin and none ends.
+    """
+    kept, at, endless = [], 0, set()
+    for begin in opening.finditer(body):
+        name = begin[begin.re.groups].lower()
+        if begin.start() >= at and name not in endless:
+            end = re.compile(closing.format(name), re.IGNORECASE).search(body, begin.end())
+            if end:
+                kept.append(body[at : begin.start()])
+                at = end.end()
+            else:
+                endless.add(name)
+    return " ".join([*kept, body[at:]])
+
+
 def wiki_pages(text, begins):
     """Paragraphs of EnWik9's pages without XML and wiki markup; a text that begins within a page goes on with it."""
     for number, page in enumerate(re.split(r"(?=<page>)", text)):
         begins = begins if number == 0 else True
-        inside = re.search(r"<text[^>]*>(.*?)(?:</text>|$)", page, re.DOTALL)
+        inside = re.search(r"<text[^<>]*>(.*?)(?:</text>|$)", page, re.DOTALL)
         if inside:
             body = html.unescape(inside[1])
         else:  # the rest of a page that was cut in two
             body = "" if "<page>" in page or "<mediawiki" in page else html.unescape(page.partition("</text>")[0])
         if body.lstrip().upper().startswith("#REDIRECT"):
             continue
+        body = re.sub(r"<ref\b[^<>]*/>", " ", without(body, re.compile("<!--"), "-->"), flags=re.IGNORECASE)
+        body = without(body, ELEMENT, r"</{}\s*>")
         for pattern, replacement in MARKUP:
-            count = 1
-            while count:  # from the inside out: templates stand in templates
+            for _ in range(NESTED):  # from the inside out: templates stand in templates
                 body, count = pattern.subn(replacement, body)
+                if not count:
+                    break
         for line in html.unescape(body).split("\n"):
             line = " ".join(line.split())
             if line:

@@ -14,6 +14,7 @@ import os
 import posixpath
 import shutil
 import stat
+import struct
 import sys
 import tarfile
 import time
@@ -29,11 +30,20 @@ TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
 CHUNK = 1 << 20  # bytes
 # What a damaged or hostile archive raises; RuntimeError: encrypted, or links in a circle. ValueError: NUL in a name.
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error)
-BROKEN += (EOFError, KeyError, RuntimeError, ValueError)
+BROKEN += (EOFError, LookupError, RuntimeError, ValueError, OverflowError, struct.error)
+# Bytes that an archive may unpack to: so many times its own, and 64 MB more. RACE has 4 times, EnWik9 3 times.
+SWELLING, ALLOWANCE, ENTRY = 100, 64 << 20, 4096  # and what an empty file takes on a disk
 
 
 class UserError(Exception):
-    """A mistake that the user can mend, in one line: what is wrong, where, and what to do."""
+    """A mistake that the user can mend, in one line: what is wrong, where, and what to do.
+
+    What a file or its name brings into the line stays in it: control characters are shown as \\n and the like.
+    """
+
+    def __str__(self):
+        text = super().__str__()
+        return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def spellings(flag):
@@ -140,6 +150,8 @@ def parse_json(text, where):
         raise UserError(f"{where}: broken JSON at {place} ({error.msg}); fetch the file again or mend it") from None
     except RecursionError:
         raise UserError(f"{where}: JSON nested too deeply; fetch the file again") from None
+    except ValueError:
+        raise UserError(f"{where}: JSON with a number of thousands of digits; fetch the file again") from None
 
 
 def digest_of(path, algorithm="sha256"):
@@ -245,7 +257,8 @@ def extract(archive, folder):
     Everything goes to a temporary folder beside, which is renamed at the end; into a folder that exists, the entries
     at the top are moved one by one. No links are made: a link becomes a copy of the file in the archive to which it
     points, so nothing on the disk leads outside. Raises UserError, and leaves nothing, where a member or a link leads
-    outside ``folder``, is a device, or exists there already, and where the archive is broken.
+    outside ``folder``, is a device, or exists there already, and where the archive is broken or unpacks to far more
+    than its size.
     """
     archive, folder = Path(archive), Path(folder).absolute()
     if not archive.is_file() or not archive.stat().st_size:
@@ -254,12 +267,16 @@ def extract(archive, folder):
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
+        written = Limit(archive)
         for name, source in _members(archive):
+            written.add(ENTRY)
             target = temporary / _inside(name, archive)
             (target.parent if source else target).mkdir(parents=True, exist_ok=True)
             if source:
                 with source, open(target, "wb") as stream:
-                    shutil.copyfileobj(source, stream, CHUNK)
+                    while chunk := source.read(CHUNK):
+                        written.add(len(chunk))
+                        stream.write(chunk)
         if hasattr(os, "sync"):
             os.sync()  # once for all: a sync for each of RACE's 28,000 files would take minutes
         _move_into(temporary, folder)
@@ -272,6 +289,33 @@ def extract(archive, folder):
     return folder
 
 
+class Limit:
+    """Counts bytes; raises UserError where they are more than an archive can honestly hold."""
+
+    def __init__(self, archive):
+        self.archive, self.left = archive, SWELLING * archive.stat().st_size + ALLOWANCE
+
+    def add(self, count):
+        self.left -= count
+        if self.left < 0:
+            raise UserError(f"{self.archive}: unpacks to more than {SWELLING} times its size; unpack it by hand")
+
+
+class Limited:
+    """A stream of which no more is read, in all, than `Limit` allows: tarfile trusts the sizes in headers."""
+
+    def __init__(self, stream, archive):
+        self.stream, self.limit, self.seek, self.tell = stream, Limit(archive), stream.seek, stream.tell
+
+    def read(self, size):
+        parts = []
+        while size > 0 and (chunk := self.stream.read(min(size, CHUNK))):
+            self.limit.add(len(chunk))
+            parts.append(chunk)
+            size -= len(chunk)
+        return b"".join(parts)
+
+
 def _members(archive):
     """The archive's members in turn: name and readable stream, None for a folder."""
     name = archive.name.lower()
@@ -282,7 +326,10 @@ def _members(archive):
                     raise UserError(f"{archive}: {info.filename} is a link; unpack it by hand")
                 yield info.filename, None if info.is_dir() else package.open(info)
     elif name.endswith((".tar", ".tar.gz", ".tgz")):
-        with tarfile.open(archive) as package:
+        with open(archive, "rb") as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+        with (gzip.open if compressed else open)(archive, "rb") as stream, \
+                tarfile.open(fileobj=Limited(stream, archive), mode="r:") as package:  # fmt: skip
             for member in package:
                 if member.issym():
                     _inside(posixpath.join(posixpath.dirname(member.name), member.linkname), archive)

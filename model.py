@@ -28,6 +28,7 @@ ACTIVATIONS = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
 }
+LARGEST, MOST_LAYERS = 1 << 24, 200
 
 
 @dataclass
@@ -59,16 +60,28 @@ class BertConfig:
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
                      "max_position_embeddings", "type_vocab_size", "word_size"):  # fmt: skip
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            if value > (MOST_LAYERS if name == "num_hidden_layers" else LARGEST):  # a file's claim, not yet its weights
+                raise ValueError(f"{name} is {value}; that is more than any network has")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "head_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be at least 0 and below 1")
+        for name in ("layer_norm_eps", "initializer_range", "head_norm_eps"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) and (value is not None or name != "head_norm_eps"):
+                raise ValueError(f"{name} is {value!r}; it must be a number")
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
+        for name in ("norm_first", "share_layers", "tie_word_embeddings"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
             )
-        if self.hidden_act not in ACTIVATIONS:
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
 
     @property

@@ -234,7 +234,10 @@ def n_best_answers(data, question, null, spans, n_best, may_withhold):
 
 def null_threshold(model):
     """The null odds above which an answer is withheld; None for a model that met no unanswerable question."""
-    return getattr(model, "notes", {}).get("null_threshold")
+    threshold = getattr(model, "notes", {}).get("null_threshold")
+    if threshold is not None and type(threshold) not in (int, float):
+        raise UserError(f"the model's null_threshold is {threshold!r}, not a number; train or fetch its file again")
+    return threshold
 
 
 def as_squad(data, ids):

@@ -91,11 +91,15 @@ def weights_of(parallel):
 
 
 def load_weights(parallel, weights):
+    """Raises ValueError where they are not those of the model."""
     if is_cut(parallel):
         with as_whole(parallel, first_only=False):
             parallel.load_state_dict(weights)
-    else:
-        getattr(parallel, "module", parallel).load_state_dict(weights)
+        return
+    module = getattr(parallel, "module", parallel)
+    if {n: w.shape for n, w in module.state_dict().items()} != {n: w.shape for n, w in weights.items()}:
+        raise ValueError("its weights are not those of this model")
+    module.load_state_dict(weights)
 
 
 def optimizer_state(parallel, optimizer):
@@ -118,6 +122,30 @@ def optimizer_state(parallel, optimizer):
     return state
 
 
+def belongs(saved, groups, count):
+    """Does a saved state have the parts that the optimizer's has, of the same kinds?"""
+    theirs, state = saved.get("param_groups"), saved.get("state")
+    names = ({"momentum", "step"}, {"exp_avg", "exp_avg_sq", "step"})  # Muon's, AdamW's
+    return (
+        isinstance(theirs, list) and isinstance(state, dict) and len(theirs) == len(groups)
+        and all(isinstance(group, dict) and alike(group, own) for group, own in zip(theirs, groups, strict=True))
+        and [number for group in theirs for number in group["params"]] == list(range(count))
+        and all(type(number) is int and 0 <= number < count and isinstance(values, dict) and set(values) in names
+                and all(isinstance(value, torch.Tensor) and (value.dim() == 0) == (name == "step")
+                        for name, value in values.items())
+                for number, values in state.items())
+    )  # fmt: skip
+
+
+def alike(group, own):
+    """Settings of one kind; those that are switched on or off, the same."""
+    return (set(group) == set(own) and isinstance(group["params"], list) and all(type(n) is int for n in group["params"])
+            and len(group["params"]) == len(own["params"])
+            and all(isinstance(group[name], float if isinstance(value, float) else type(value))
+                    and (not isinstance(value, bool) or group[name] == value)
+                    for name, value in own.items()))  # fmt: skip
+
+
 def joined(pieces):
     """The numbers that the ranks keep of one parameter; the count of steps is the same in all."""
     return {
@@ -127,7 +155,10 @@ def joined(pieces):
 
 
 def load_optimizer(parallel, optimizer, saved):
-    """Load a whole optimizer's state on every rank, which takes its piece where the model is cut."""
+    """Load a whole optimizer's state on every rank, which takes its piece where the model is cut.
+
+    Raises ValueError where it is the state of another optimizer.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     starts = [0] * len(parameters)
     if is_cut(parallel):
@@ -135,9 +166,14 @@ def load_optimizer(parallel, optimizer, saved):
         dist.all_gather_object(sizes, [parameter.numel() for parameter in parameters])
         starts = [sum(column) for column in zip(*sizes[: dist.get_rank()], strict=True)] or starts
 
+    if not belongs(saved, optimizer.param_groups, len(parameters)):
+        raise ValueError("its optimizer is not that of this run")
+
     def mine(value, parameter, start):
-        if value.dim() == 0:
+        if value.dim() == 0 and parameter.dim():  # the count of steps
             return value
+        if value.numel() < start + parameter.numel() if is_cut(parallel) else value.shape != parameter.shape:
+            raise ValueError("its optimizer has averages of other sizes than this model")
         return value.flatten()[start : start + parameter.numel()].view_as(parameter)
 
     state = {number: {name: mine(value, parameters[number], starts[number]) for name, value in values.items()}

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import read_torch
+from checkpoint import holds_weights, read_torch
 from files import CHUNK, UserError, atomic_write
 
 
@@ -94,7 +94,10 @@ class States:
         found = [path for path in (self.newest, self.before) if path.exists()]
         for path in found:
             if undamaged(path):
-                return {**read_torch(path, "remove it to start anew"), "path": str(path)}
+                saved = read_torch(path, "remove it to start anew")
+                if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
+                    raise UserError(f"{path}: not the state of a run; remove it to start anew")
+                return {**saved, "path": str(path)}
             self.say(f"warning: {path} is damaged" + (f"; taking {self.before}" if path != found[-1] else ""))
         if found:
             raise UserError(f"{found[0]}: damaged, and no other state is whole; remove it to start anew")
@@ -111,12 +114,12 @@ class States:
             return
         with contextlib.suppress(UserError):  # damaged: of no use to anybody
             saved = self.load()
-            if not saved["state"]["finished"]:
+            if not saved["state"].get("finished"):
                 numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
                 kept = self.folder / f"earlier-{next(numbers)}.pt"
                 os.replace(saved["path"], kept)
-                self.say(f"{self.folder} held an unfinished run, at step {saved['state']['step']}: kept as {kept}; to go "
-                         f"on with it, rename that to {self.newest} and add --resume")  # fmt: skip
+                self.say(f"{self.folder} held an unfinished run, at step {saved['state'].get('step')}: kept as {kept}; to "
+                         f"go on with it, rename that to {self.newest} and add --resume")  # fmt: skip
         self.newest.unlink(missing_ok=True)
         self.before.unlink(missing_ok=True)
 
@@ -139,6 +142,25 @@ class Hashed:
 
     def flush(self):
         self.stream.flush()
+
+
+def check_layout(saved):
+    """Raises UserError where what was loaded lacks a part of a saved state, or has one of another kind."""
+    if not well_formed(saved):
+        raise UserError(f"{saved['path']}: not the state of a run; remove it to start anew")
+
+
+def well_formed(saved):
+    kinds = {"task": str, "arguments": dict, "examples": int, "sizes": dict, "state": dict, "model": dict,
+             "optimizer": dict, "scaler": dict}  # fmt: skip
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
+        return False
+    state, number = saved["state"], int | float
+    special = {"best": number | None, "finished": bool, "recent": list, "history": list}
+    fields = {name: special.get(name, number) for name in State.__dataclass_fields__}
+    return (set(state) == set(fields) and all(isinstance(state[name], kind) for name, kind in fields.items())
+            and all(isinstance(row, tuple) and len(row) == 3 for row in [*state["recent"], *state["history"]])
+            and isinstance(saved["arguments"].get("lr"), number) and holds_weights(saved["model"]))  # fmt: skip
 
 
 def undamaged(path):

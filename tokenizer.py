@@ -141,9 +141,15 @@ class Tokenizer:
         if not isinstance(state, dict) or state.get("kind") not in kinds:
             raise UserError("no tokenizer in this state: 'kind' must be one of " + ", ".join(kinds))
         try:
+            tokens, specials, clean = state["tokens"], state["specials"], state.get("clean", False)  # newer than some files
+            for part in (tokens, specials):
+                if not isinstance(part, list):
+                    raise TypeError("not a list of words")
+                "".join(part).encode()  # raises where one is no text, or holds half a character
+            if len(specials) != len(SPECIALS) or not isinstance(state["lowercase"], bool) or not isinstance(clean, bool):
+                raise ValueError("settings that no tokenizer has")
             model = bytes(state["model"].tolist())
-            clean = state.get("clean", False)  # newer than some files
-            return Tokenizer(state["kind"], state["tokens"], state["specials"], state["lowercase"], model, clean)
+            return Tokenizer(state["kind"], tokens, specials, state["lowercase"], model, clean)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"broken tokenizer state ({error!r}); save it again") from None
 
@@ -291,7 +297,10 @@ class _SentencePiece:
 
     @functools.cached_property
     def processor(self):
-        return _torchtext().load_sp_model(io.BufferedReader(io.BytesIO(self.model)))
+        try:
+            return _torchtext().load_sp_model(io.BufferedReader(io.BytesIO(self.model)))
+        except RuntimeError:
+            raise UserError("the vocabulary's SentencePiece model is damaged; fetch it again") from None
 
     def prepare(self, text):
         return text if text.isascii() else self.SURROGATE.sub("\ufffd", text)
@@ -445,11 +454,15 @@ def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
 
 def _write_sample(lines, path, sample_bytes):
     """The first ``sample_bytes`` of ``lines``, cut to what the trainer does not skip."""
-    written, any_letter = 0, False
+    written, any_letter, seen = 0, False, set()
     with open(path, "wb") as stream:
         for line in lines:
             any_letter = any_letter or any(map(str.isalnum, line))
             for part in TRAINING_LINE.findall(line):
+                if len(part) == 999:  # of a text without blanks, that may repeat itself, which takes the trainer minutes
+                    if part in seen:
+                        continue
+                    seen.add(part)
                 written += stream.write(part.encode("utf-8", "replace") + b"\n")
             if written >= sample_bytes:
                 break

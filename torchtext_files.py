@@ -97,7 +97,8 @@ def add_rows(weights, path, vocab):
     They begin as those of <unk>, which stood in their place when the model was trained.
     """
     tokenizer, fitting = read_vocab(vocab)
-    rows = len(weights.get("bert_embed.embed.weight", ()))
+    embed = weights.get("bert_embed.embed.weight")
+    rows = len(embed) if embed is not None and embed.dim() == 2 else 0
     if rows not in fitting:
         raise UserError(f"{vocab}: {' or '.join(map(str, fitting))} words, but {path} has {rows}; name the vocabulary "
                         "that belongs to it with --save-vocab")  # fmt: skip
@@ -105,7 +106,7 @@ def add_rows(weights, path, vocab):
     if not added:
         return [], tokenizer
     for name in ("bert_embed.embed.weight", "mlm_head.weight", "mlm_head.bias"):
-        if name in weights:
+        if name in weights and weights[name].dim() and len(weights[name]) == rows:
             unknown = weights[name][tokenizer.unk_id]
             weights[name] = torch.cat([weights[name], *[unknown[None]] * len(added)])
     return [f"the words {' '.join(added)} (they begin as {tokenizer.specials[1]})"], tokenizer
@@ -146,6 +147,9 @@ STAND_INS = {
 
 
 class Unpickler(pickle._Unpickler):  # the one in Python: the one in C reserves as much memory as a file asks for
+    dispatch = {order: do for order, do in pickle._Unpickler.dispatch.items() if order != pickle.BYTEARRAY8[0]}  # noqa: RUF012
+    # BYTEARRAY8 reserves what the file asks for here too, and no vocabulary needs it
+
     def find_class(self, module, name):
         if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no vocabulary needs")

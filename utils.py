@@ -37,7 +37,7 @@ import checkpoint
 import sharding
 from files import UserError, atomic_write, write_json
 from ranks import peak_memory, precision_of, restarted
-from states import State, States, check_same_run, kept_arguments
+from states import State, States, check_layout, check_same_run, kept_arguments
 
 STOPPED = 75  # exit code after SIGTERM or SIGUSR1: saved, to be continued (EX_TEMPFAIL of sysexits.h)
 INTERRUPTED = 130  # after Ctrl-C, as shells have it; saved as well
@@ -366,6 +366,7 @@ class Trainer:
         self.ranks.gather(None)  # until all have read what rank 0 may now move
         if saved is not None:
             sizes = dataclasses.asdict(self.model.bert.config)
+            check_layout(saved)
             check_same_run(saved, self.task.name, sizes, self.args, len(self.data))
             self.restore(saved)
             if saved["arguments"]["lr"] != self.args.lr:  # meant as it says
@@ -381,8 +382,11 @@ class Trainer:
         self.save_state()  # to go back to; and a disk without room for it is told at once
 
     def restore(self, saved):
-        sharding.load_weights(self.parallel, saved["model"])
-        sharding.load_optimizer(self.parallel, self.optimizer, saved["optimizer"])
+        try:
+            sharding.load_weights(self.parallel, saved["model"])
+            sharding.load_optimizer(self.parallel, self.optimizer, saved["optimizer"])
+        except ValueError as error:
+            raise UserError(f"{saved['path']}: {error}; remove it to start anew") from None
         self.scaler.load_state_dict(saved["scaler"])
         self.state = State(**saved["state"])
 
