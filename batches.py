@@ -14,8 +14,9 @@ import math
 import numpy as np
 import torch
 
-from data import encode_texts, fill
+from data import encode_texts, fill_in
 from files import UserError
+from heads import MARKER, OPTION, PASSAGE, QUESTION
 
 EVALUATION = -1
 IGNORED = -100  # a label that no loss counts
@@ -367,41 +368,82 @@ class QuestionWindows:
         return winner == window
 
 
-class OptionRows:
-    """Multiple choice: four rows a question, [CLS] article [SEP] question with an option [SEP].
+def pad_pieces(rows, tokenizer):
+    """Rows of pieces (tokens, type, part), a number or one for each token -> input_ids, token_type_ids, attention_mask
+    and parts, each (N, S)."""
+    length = max(sum(len(tokens) for tokens, _, _ in row) for row in rows)
+    input_ids = np.full((len(rows), length), tokenizer.pad_id, np.int64)
+    token_type_ids, attention_mask, parts = (np.zeros((len(rows), length), np.int64) for _ in range(3))
+    for number, row in enumerate(rows):
+        end = 0
+        for tokens, kind, part in row:
+            place, end = (number, slice(end, end + len(tokens))), end + len(tokens)
+            input_ids[place], token_type_ids[place], parts[place] = tokens, kind, part
+        attention_mask[number, :end] = 1
+    names = ("input_ids", "token_type_ids", "attention_mask", "parts")
+    return dict(zip(names, map(torch.from_numpy, (input_ids, token_type_ids, attention_mask, parts)), strict=True))
 
-    The question and its options are kept whole (up to half a row; a longer one loses its beginning, so that the option
+
+class OptionRows:
+    """Multiple choice, in one of two layouts:
+
+        separate   four rows a question, each [CLS] article [SEP] statement [SEP]
+        joint      one row, [CLS] article [SEP] question [SEP], then for each option [CLS] statement [SEP]
+
+    In the separate layout a statement is the question with the option, which fills its blank or follows it. In the joint
+    one it is the option alone where the question has no blank; the [CLS] before it is the option's marker, and since an
+    option stands at the positions at which it would stand alone (see heads.joint_views), ``max_length`` bounds what one
+    option sees, not the row.
+
+    Question and options are kept whole (up to half a row; a longer one loses its beginning, so that the option
     stays); the article gives way. ``passage="truncate"`` keeps its beginning; ``"window"`` cuts it into windows that
     overlap by half: training takes one of them at random, scoring takes all of them and each option's best.
 
     ``show="question"`` leaves the article out, ``"options"`` the question too, to see what can be had without reading.
 
-    A batch holds input_ids, token_type_ids, attention_mask (N, 4, S) and labels (N,).
+    A batch holds labels (N,), and input_ids, token_type_ids, attention_mask and parts, each (N, 4, S) or, joint, (N, S)
+    with markers (N, 4), the places of the options' [CLS]. ``parts`` says what a token is, as heads.py has it. Where an
+    option fills the blank, its words are the option, wherever they stand, and the others of the statement the question.
     """
 
     def __init__(
-        self, articles, tokenizer, places, max_length, seed, passage="window", description="choices", show="all"
-    ):
+        self, articles, tokenizer, places, max_length, seed, passage="window", description="choices", show="all",
+        layout="separate",
+    ):  # fmt: skip
         self.tokenizer, self.max_length, self.seed, self.passage = tokenizer, max_length, seed, passage
-        self.questions, texts = [], []  # (article, number of the question, article's text, first option's text)
+        self.show, self.layout = show, layout
+        self.questions, texts = [], []  # (article, number of the question, article's text, first statement's text)
         for article in articles:
             base = len(texts)
             texts.append(article.text if show == "all" else "")
             for number, (question, options) in enumerate(zip(article.questions, article.options, strict=True)):
                 self.questions.append((article, number, base, len(texts)))
-                texts.extend(option if show == "options" else fill(question, option) for option in options)
+                texts.extend(self.statement(question, option)[0] for option in options)
+                if layout == "joint":
+                    texts.append("" if show == "options" else question)
         if not self.questions:
             raise UserError("no questions in these articles; name another folder or level")
         self.texts = encode_texts(texts, tokenizer, places, description)
         sizes = np.diff(self.texts.texts, axis=1)[:, 0]
-        asked = np.array([min(sizes[first : first + 4].max(), max_length // 2) for _, _, _, first in self.questions])
-        passages = np.array([sizes[base] for _, _, base, _ in self.questions])
-        self.room = max_length - 3 - asked
-        self.lengths = np.minimum(passages, self.room) + asked + 3
-        self.sizes = passages
+        passages, first = (np.array([places[column] for places in self.questions]) for column in (2, 3))
+        statements = sizes[first[:, None] + np.arange(4)]  # (questions, 4)
+        if layout == "joint":  # half of a row is for question and option, with three special tokens of their own
+            self.limit = max(1, (max_length - 5) // 4)
+            statements, shared = np.minimum(statements, self.limit) + 2, np.minimum(sizes[first + 4], self.limit) + 3
+            seen, asked = shared + statements.max(1), shared + statements.sum(1)
+        else:
+            self.limit = max_length // 2
+            seen = asked = np.minimum(statements.max(1), self.limit) + 3
+        self.sizes, self.room = sizes[passages], max_length - seen
+        self.lengths = np.minimum(self.sizes, self.room) + asked
 
     def __len__(self):
         return len(self.questions)
+
+    def statement(self, question, option):
+        """What an option's row or part of a row says of it, and the characters that are the option; see fill_in."""
+        alone = self.show == "options" or (self.layout == "joint" and "_" not in question)
+        return (option, 0, len(option)) if alone else fill_in(question, option)
 
     def starts(self, index):
         """Where the windows of the article begin, for one question."""
@@ -410,10 +452,26 @@ class OptionRows:
             return [0]
         return [*range(0, size - room, max(1, room // 2)), size - room]
 
+    def stated(self, index, option):
+        """The piece that states an option, each token marked as the question's or the option's."""
+        article, number, _, first = self.questions[index]
+        _, start, end = self.statement(article.questions[number], article.options[number][option])
+        spans = self.texts.text_spans(first + option)
+        inside = (spans[:, 1] > start) & (spans[:, 0] < end)
+        parts = np.where(inside, OPTION, QUESTION)
+        return self.texts.text(first + option)[-self.limit :], 1, parts[-self.limit :]
+
     def rows(self, index, start):
+        """The pieces of each row of a question, for the window of the article that begins at token ``start``."""
         _, _, base, first = self.questions[index]
         passage = self.texts.text(base)[start : start + int(self.room[index])]
-        return [(passage, self.texts.text(option)[-(self.max_length // 2) :]) for option in range(first, first + 4)]
+        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
+        read = [(cls, 0, 0), (passage, 0, PASSAGE), (sep, 0, 0)]
+        stated = [self.stated(index, option) for option in range(4)]
+        if self.layout == "separate":
+            return [[*read, piece, (sep, 1, 0)] for piece in stated]
+        asked = [(self.texts.text(first + 4)[-self.limit :], 1, QUESTION), (sep, 1, 0)]
+        return [[*read, *asked, *(part for piece in stated for part in ((cls, 1, MARKER), piece, (sep, 1, 0)))]]
 
     def collate(self, indices, epoch):
         """A row for each question; in evaluation one for each window, ``question`` (N,) saying whose it is."""
@@ -427,5 +485,9 @@ class OptionRows:
                 rows.extend(self.rows(index, start))
                 labels.append(IGNORED if article.answers[number] is None else article.answers[number])
                 owners.append(owner)
-        batch = {name: x.view(len(owners), 4, -1) for name, x in pad_rows(rows, self.tokenizer).items()}
+        batch = pad_pieces(rows, self.tokenizer)
+        if self.layout == "joint":
+            batch["markers"] = (batch["parts"] == MARKER).nonzero()[:, 1].view(-1, 4)
+        else:
+            batch = {name: x.view(len(owners), 4, -1) for name, x in batch.items()}
         return {**batch, "labels": torch.tensor(labels), "question": torch.tensor(owners)}

@@ -186,10 +186,17 @@ def with_dropout(config, dropout):
     )
 
 
-def load_body(cls, path, dropout=None, vocab=None, heads=None):
-    """A model of class ``cls`` with the body in ``path`` and a new head, and the file's tokenizer; see load_model."""
+NEW_HEAD = dict(tie_word_embeddings=True, head_norm_eps=None, head="cls", duma_layers=1, compare_options=False,
+                mix_layers=4)  # fmt: skip
+
+
+def load_body(cls, path, dropout=None, vocab=None, heads=None, settings=None):
+    """A model of class ``cls`` with the body in ``path`` and a new head, and the file's tokenizer; see load_model.
+
+    ``settings`` are those fields of the config that describe the new head, where they are not the usual ones.
+    """
     content = read_model(path, FIRST, vocab, heads)
-    config = dataclasses.replace(content["config"], tie_word_embeddings=True, head_norm_eps=None)  # those of a new head
+    config = dataclasses.replace(content["config"], **{**NEW_HEAD, **(settings or {})})
     model = cls(with_dropout(config, dropout))
     parts = dict.fromkeys(name.split(".")[0] for name in model.state_dict() if not name.startswith("bert."))
     new, unused = [f"the head of {cls.__name__} ({', '.join(parts)})"], others(content, None)

@@ -37,6 +37,7 @@ from questions import (  # noqa: F401  all that a task needs of data is to be ha
     Question,
     SquadSet,
     fill,
+    fill_in,
     load_race,
     load_race_splits,
     load_squad,

@@ -7,6 +7,7 @@ task's own; where it depends on the data set or the model it is None, and set wh
 """
 
 import argparse
+import dataclasses
 import difflib
 import os
 
@@ -200,6 +201,22 @@ def sizes(args, vocab_size):
         raise UserError(f"{error}; see --emsize, --nhead, --nhid and --nlayers") from None
 
 
+def head_settings(args):
+    """The fields of a config that describe race_task.py's head, as far as the command line gives them."""
+    names = ("head", "duma_layers", "compare_options", "mix_layers")
+    return {name: getattr(args, name) for name in names if getattr(args, name, None)}
+
+
+def check_same_head(given, config, path):
+    """A trained head is as its file says. Raises UserError where the command line says otherwise."""
+    for name, value in given.items():
+        found = getattr(config, name)
+        if found != value:
+            flag = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            raise UserError(f"{flag}: the model in {path} has {name} {found}; leave the flag out, or train a new head on "
+                            "its body with --bert-model")  # fmt: skip
+
+
 def new_or_loaded(cls, args, make_tokenizer):
     """The model to start from, and its tokenizer: --checkpoint, --bert-model, or a new one of --size.
 
@@ -211,11 +228,12 @@ def new_or_loaded(cls, args, make_tokenizer):
     if args.checkpoint or uses_trained(args):
         return trained_models(cls, args)[0]
     if args.bert_model not in (None, "none"):
-        model, tokenizer = checkpoint.load_body(cls, args.bert_model, args.dropout, args.save_vocab, args.nhead)
+        model, tokenizer = checkpoint.load_body(cls, args.bert_model, args.dropout, args.save_vocab, args.nhead,
+                                                head_settings(args))  # fmt: skip
     else:
         tokenizer = make_tokenizer()
         torch.manual_seed(args.seed)  # training a vocabulary may have drawn numbers, reading one has not
-        model = cls(sizes(args, len(tokenizer)))
+        model = cls(dataclasses.replace(sizes(args, len(tokenizer)), **head_settings(args)))
     check_length(args, model)
     return model, tokenizer
 
@@ -231,6 +249,7 @@ def trained_models(cls, args):
         if path in (None, "none"):
             raise UserError("no model named; add --bert-model FILE (or --checkpoint FILE) with a trained model")
         model, tokenizer = checkpoint.load_model(cls, path, args.dropout, args.save_vocab, args.nhead)
+        check_same_head(head_settings(args), model.bert.config, path)
         check_length(args, model)
         found.append((model, tokenizer))
     return found

@@ -431,6 +431,9 @@ def write_folder(content, folder):
     safetensors = safetensors_module(folder)
     config, tokenizer, lines = content["config"], Tokenizer.from_state(content["tokenizer"]), []
     kind = kind_of(config)
+    if "RaceTask" in content["heads"] and config.head != "cls":
+        raise UserError(f"{folder}: not written; transformers has no head such as {config.head} for options; train a model "
+                        "with --head cls to export it")  # fmt: skip
     if config.head_norm_eps not in (None, config.layer_norm_eps) and "MLMTask" in content["heads"]:
         lines.append(f"the masked-word head's LayerNorm eps is {config.head_norm_eps} here and will be "
                      f"{config.layer_norm_eps} there: its logits differ a little")  # fmt: skip

@@ -23,6 +23,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import heads
+
 ACTIVATIONS = {
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -53,12 +55,16 @@ class BertConfig:
     classifier_dropout: float | None = None  # before a classifier; default: hidden_dropout_prob
     tie_word_embeddings: bool = True  # False: the masked-word head has an output matrix of its own
     head_norm_eps: float | None = None  # of the masked-word head; default: layer_norm_eps
+    head: str = "cls"  # of RaceTask, as are the next three; see heads.py
+    duma_layers: int = 1
+    compare_options: bool = False
+    mix_layers: int = 4
 
     def __post_init__(self):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                     "max_position_embeddings", "type_vocab_size", "word_size"):  # fmt: skip
+                     "max_position_embeddings", "type_vocab_size", "word_size", "duma_layers", "mix_layers"):  # fmt: skip
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
@@ -83,6 +89,8 @@ class BertConfig:
             )
         if not isinstance(self.hidden_act, str) or self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
+        if self.head != "cls" and self.head not in heads.HEADS:
+            raise ValueError(f"head is {self.head!r}; known are cls, {', '.join(heads.HEADS)}")
 
     @property
     def word_size(self):
@@ -95,7 +103,7 @@ class BertConfig:
 
 
 class PositionalEncoding(nn.Module):
-    """A learned vector for each position: (S,) -> (S, E).
+    """A learned vector for each position: (S, E), or (N, S, E) with ``position_ids`` (N, S).
 
     It starts as the sinusoids of Vaswani et al. 2017 (section 3.5), of the size of a word's vector: neighbours can be
     told from the first step on, which short runs would otherwise spend half of their time on.
@@ -112,7 +120,9 @@ class PositionalEncoding(nn.Module):
         waves = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]
         self.embed.weight.data.copy_(waves * (2 / width) ** 0.5)
 
-    def forward(self, length):
+    def forward(self, length, position_ids=None):
+        if position_ids is not None:
+            return self.embed(position_ids)
         if length > self.embed.num_embeddings:
             raise ValueError(f"a sequence of {length} tokens is longer than the {self.embed.num_embeddings} positions")
         return self.embed.weight[:length]
@@ -150,8 +160,9 @@ class BertEmbedding(nn.Module):
         nn.init.normal_(self.embed.weight, std=self.embed.embedding_dim**-0.5)
         self.position.initialise()
 
-    def forward(self, input_ids, token_type_ids=None):
-        x = self.embed(input_ids) + self.position(input_ids.size(1)) + self.token_type(token_type_ids)
+    def forward(self, input_ids, token_type_ids=None, position_ids=None):
+        positions = self.position(input_ids.size(1), position_ids)
+        x = self.embed(input_ids) + positions + self.token_type(token_type_ids)
         return self.project(self.dropout(self.norm(x)))
 
 
@@ -214,7 +225,9 @@ class TransformerEncoderLayer(nn.Module):
 class BertModel(nn.Module):
     """The body: ids (N, S) -> hidden states (N, S, D).
 
-    Raises ValueError when S exceeds ``max_position_embeddings``.
+    ``attention_mask`` may be (N, S, S), 1 where a token may look at another. ``position_ids`` (N, S) stand in for 0 to
+    S - 1. With ``last=k``, the states that the last k layers give, a list. Raises ValueError when S exceeds
+    ``max_position_embeddings``.
     """
 
     def __init__(self, config, pooler=False):
@@ -235,13 +248,17 @@ class BertModel(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
-        x = self.embedding(input_ids, token_type_ids)
-        mask = None if attention_mask is None else attention_mask.bool()[:, None, None]  # (N, 1, 1, S)
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None, position_ids=None, last=None):
+        x = self.embedding(input_ids, token_type_ids, position_ids)
+        if attention_mask is not None and attention_mask.dim() == 2:
+            attention_mask = attention_mask[:, None]
+        mask = None if attention_mask is None else attention_mask.bool()[:, None]  # (N, 1, 1, S) or (N, 1, S, S)
         rounds = self.config.num_hidden_layers // len(self.layers)  # more than 1 where one layer is all
+        states = []
         for layer in [*self.layers] * rounds:
             x = layer(x, mask)
-        return self.norm(x)
+            states = [*states, x][-(last or 1) :]
+        return self.norm(x) if last is None else [self.norm(x) for x in states]
 
     def pool(self, hidden):
         """tanh of a linear layer over the first token's state: (N, S, D) -> (N, D)."""
@@ -346,16 +363,71 @@ class QuestionAnswerTask(nn.Module):
 
 
 class RaceTask(nn.Module):
-    """Logits (N, options): each option's row (S tokens) gets one score from its pooled first token."""
+    """Logits (N, options), one score an option, by the head that the config names; see heads.py.
+
+    Separate layout: each option has a row, ids (N, options, S). Joint: a question's options stand in one row, ids (N, S),
+    and ``markers`` (N, options) say where each begins; an option sees article, question and itself, at the positions
+    that it would have alone. ``parts``, shaped like the ids, tells passage, question and option apart, which the heads
+    "duma" and "dcmn" need. With ``labels`` (N,) the summed cross-entropy instead.
+    """
 
     def __init__(self, config):
         super().__init__()
-        self.bert = BertModel(config, pooler=True)
+        self.bert = BertModel(config, pooler=config.head == "cls")
         self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        width = config.hidden_size
+        if config.head != "cls":
+            head = heads.HEADS[config.head](config)
+            head.apply(self.bert.initialise)
+            for module in head.modules():
+                getattr(module, "initialise", lambda: None)()
+            self.add_module(config.head, head)
+            width = head.width
+        self.classifier = nn.Linear(width, 1)
         self.bert.initialise(self.classifier)
 
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
-        rows = [None if x is None else x.flatten(0, 1) for x in (input_ids, token_type_ids, attention_mask)]
-        hidden = self.bert(*rows)  # (N * options, S, D)
-        return self.classifier(self.dropout(self.bert.pool(hidden))).view(input_ids.shape[:2])
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None, parts=None, markers=None, labels=None):
+        read = self.separate if markers is None else self.joint
+        states, firsts, parts, options = read(input_ids, token_type_ids, attention_mask, parts, markers)
+        name = self.bert.config.head
+        if name == "cls":
+            features = self.bert.pool(firsts[-1][:, None])
+        elif name == "mix":
+            features = self.mix(torch.stack(firsts))
+        elif parts is None:
+            raise ValueError(f"the head {name} needs parts: which tokens are passage, question and option")
+        else:
+            features = getattr(self, name)(states, parts, options)
+        if labels is None:
+            return self.scores(features, options)
+        samples = self.mix.SAMPLES if name == "mix" and self.training else 1
+        losses = [F.cross_entropy(self.scores(features, options).float(), labels, reduction="sum") for _ in range(samples)]
+        return sum(losses) / samples
+
+    def scores(self, features, options):
+        return self.classifier(self.dropout(features)).view(-1, options)
+
+    def layers(self):
+        """How many of the last layers the head reads."""
+        return len(self.mix.weights) if self.bert.config.head == "mix" else 1
+
+    def separate(self, *inputs):
+        """For each option its row's states (N * options, S, D), first tokens (a list of (N * options, D)) and parts."""
+        options = inputs[0].size(1)
+        ids, types, mask, parts = (None if x is None else x.flatten(0, 1) for x in inputs[:4])
+        layers = self.bert(ids, types, mask, last=self.layers())
+        return layers[-1], [x[:, 0] for x in layers], parts, options
+
+    def joint(self, input_ids, token_type_ids, attention_mask, parts, markers):
+        """The same from rows that all options of a question share."""
+        (n, length), options = input_ids.shape, markers.size(1)
+        position_ids, visible, own = heads.joint_views(markers, length)
+        if attention_mask is not None:
+            visible = visible & attention_mask[:, None].bool()
+            position_ids = position_ids * attention_mask  # what lies behind a short row could leave the position table
+        layers = self.bert(input_ids, token_type_ids, visible, position_ids, last=self.layers())
+        firsts = [x[torch.arange(n, device=x.device)[:, None], markers].flatten(0, 1) for x in layers]
+        if parts is not None:
+            parts = (parts[:, None] * own).flatten(0, 1)
+        states = layers[-1][:, None].expand(-1, options, -1, -1).flatten(0, 1)
+        return states, firsts, parts, options

@@ -223,5 +223,14 @@ def load_race_splits(name, places, level="all", splits=SPLITS):
 
 def fill(question, option):
     """The statement that an option makes: it takes the place of the blank, or follows the question."""
-    filled, blanks = re.subn(r"_+", lambda _: f" {option} ", question, count=1)
-    return " ".join(filled.split()) if blanks else f"{question} {option}"
+    return fill_in(question, option)[0]
+
+
+def fill_in(question, option):
+    """The statement, and the characters from which and up to which, not including, it is the option."""
+    before, *after = re.split("_+", question, maxsplit=1)
+    if not after:
+        return f"{question} {option}", len(question) + 1, len(question) + 1 + len(option)
+    before, option, after = (" ".join(text.split()) for text in (before, option, *after))
+    start = len(before) + bool(before)
+    return " ".join(filter(None, (before, option, after))), start, start + len(option)

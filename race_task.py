@@ -4,6 +4,7 @@
     python race_task.py --bert-model ns_bert.pt --dataset RACE --level middle --epochs 2
     python race_task.py --predict RACE/test --output answers.json   # by race_model.pt, or --bert-model FILE
     python race_task.py --predict RACE/test --bert-model a.pt b.pt  # by both together
+    python race_task.py --head dcmn --layout joint                  # another head; the four options in one row
 
 Writes the model to race_model.pt. Scores are the accuracy on the test split, for middle, high and all.
 
@@ -18,10 +19,11 @@ import torch
 import torch.nn.functional as F
 
 import flags
+import heads
 import utils
 from batches import OptionRows
 from data import Places, load_race, load_race_splits, load_tokenizer
-from files import run_main, write_json
+from files import UserError, run_main, write_json
 from metrics import race_scores
 from model import RaceTask
 from ranks import launch
@@ -36,24 +38,38 @@ def arguments():
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, or window by window",
            choices=["truncate", "window"], default="window")  # fmt: skip
+    p.flag("head", "what scores an option: the pooled first token, co-attention, co-matching, or a mix of the last layers' "
+           "first tokens (default: cls, or the trained model's)", choices=["cls", *heads.HEADS])  # fmt: skip
+    p.flag("duma-layers", "layers of co-attention in the head duma (default: 1)", type=flags.positive(int))
+    p.flag("compare-options", "the head dcmn compares the options with each other, too", action="store_true", default=False)
+    p.flag("mix-layers", "how many layers the head mix reads (default: 4)", type=flags.positive(int))
+    p.flag("layout", "separate: a row for each option; joint: article, question and all options in one row, for less work "
+           "(default: separate, or the trained model's)", choices=["separate", "joint"])  # fmt: skip
     p.flag("show", "question: hide the article, options: the question too, to see what can be had without reading",
            choices=["all", "question", "options"], default="all")  # fmt: skip
     p.flag("predict", "no training: choose for the articles of this folder")
     p.flag("output", "where the answers of --predict go", default="answers.json")
     p.flag("scores", "with --predict: the probabilities of the four options too, in NAME.scores.json", action="store_true",
            default=False)  # fmt: skip
-    return flags.with_default_model(p.parse_args(), "ns_bert.pt")
+    args = flags.with_default_model(p.parse_args(), "ns_bert.pt")
+    for name, head in (("duma_layers", "duma"), ("compare_options", "dcmn"), ("mix_layers", "mix")):
+        if getattr(args, name) and args.head != head and not (args.checkpoint or flags.uses_trained(args)):
+            raise UserError(f"--{name.replace('_', '-')}: not of the head {args.head or 'cls'}; add --head {head}")
+    return args
+
+
+def inputs(batch):
+    return utils.inputs(batch, "parts", *(["markers"] if "markers" in batch else []))
 
 
 def loss(model, batch):
-    logits = model(**utils.inputs(batch))
-    return F.cross_entropy(logits.float(), batch["labels"], reduction="sum")
+    return model(**inputs(batch), labels=batch["labels"])
 
 
 def rows(model, batch, data, indices):
     """For each question the logits of its four options, over its windows each option's best."""
     few = len(indices)  # windows at a time, so that long articles take no more memory than short ones
-    parts = [{name: x[i : i + few] for name, x in utils.inputs(batch).items()} for i in range(0, len(batch["labels"]), few)]
+    parts = [{name: x[i : i + few] for name, x in inputs(batch).items()} for i in range(0, len(batch["labels"]), few)]
     logits = torch.cat([model(**part).float().cpu() for part in parts])  # (windows, 4)
     owner = batch["question"].cpu()[:, None].expand_as(logits)
     best = torch.full((len(indices), 4), -math.inf).scatter_reduce(0, owner, logits, "amax")
@@ -104,11 +120,17 @@ def together(members):
     ]
 
 
+def option_rows(args, model, tokenizer, articles, places, description):
+    """The articles as this model reads them: in --layout, or in the one that it was trained in."""
+    layout = args.layout or getattr(model, "notes", {}).get("layout", "separate")
+    return OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, description, args.show, layout)
+
+
 def look(args, ranks, models, articles, places, description):
     """The questions of these articles, and the rows that a trained model, or several together, give them."""
     members = []
     for model, tokenizer in models:
-        data = OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, description, args.show)
+        data = option_rows(args, model, tokenizer, articles, places, description)
         task = utils.Task("race", model.to(ranks.device), tokenizer, {"seen": data}, loss, rows, lambda _, rows: rows, None)
         members.append(utils.Computer(args, ranks).score(task, "seen", utils.evaluation_size(args)))
         model.cpu()  # room for the next
@@ -141,11 +163,12 @@ def run(args, ranks):
         return (predict if args.predict else evaluate)(args, ranks, models, places)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
     examples = {
-        split: OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage,
-                          f"{Path(args.dataset).name}-{split}", args.show)
+        split: option_rows(args, model, tokenizer, articles, places, f"{Path(args.dataset).name}-{split}")
         for split, articles in load_race_splits(args.dataset, places, args.level).items()
     }  # fmt: skip
-    task = utils.Task("race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy")
+    layout = examples["train"].layout
+    task = utils.Task("race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy",
+                      lambda figures: {} if layout == "separate" else {"layout": layout})  # fmt: skip
     return utils.run(task, args, ranks)
 
 

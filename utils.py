@@ -80,9 +80,9 @@ def to_device(batch, device):
     return {k: v if v is None else v.to(device, non_blocking=True) for k, v in batch.items()}
 
 
-def inputs(batch):
-    """The arguments that every model of model.py takes."""
-    return {name: batch.get(name) for name in ("input_ids", "token_type_ids", "attention_mask")}
+def inputs(batch, *more):
+    """The arguments that every model of model.py takes, and those named."""
+    return {name: batch.get(name) for name in ("input_ids", "token_type_ids", "attention_mask", *more)}
 
 
 class Computer:
