@@ -25,7 +25,7 @@ def take(states, mask):
     L is the number of tokens in the row that has most of them.
     """
     length = max(1, int(mask.sum(1).max()))
-    order = mask.int().argsort(1, descending=True, stable=True)[:, :length]
+    order = mask.int().argsort(dim=1, descending=True, stable=True)[:, :length]
     return states.gather(1, order[..., None].expand(-1, -1, states.size(-1))), mask.gather(1, order)
 
 
@@ -49,9 +49,8 @@ class CrossAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.heads = config.num_attention_heads
-        self.query, self.key, self.value, self.output = (
-            nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
-        )
+        self.query, self.value, self.output = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(3))
+        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)  # the softmax would cancel a bias
 
     def forward(self, x, y, mask):
         def split(z):

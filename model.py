@@ -169,10 +169,11 @@ class BertEmbedding(nn.Module):
 def attention(query, key, value, mask=None, dropout=0.0):
     """softmax(Q Kᵀ / sqrt(d)) V (Vaswani et al. 2017, section 3.2.1); Q, K, V are (N, H, S, d).
 
-    ``mask`` (broadcast to (N, H, S, S)) is True where a query may look at a key. GPUs run torch's fused kernel. CPUs
-    run the formula as it stands: there the fused kernel's backward pass is the slower one at BERT's lengths.
+    ``mask`` (broadcast to (N, H, S, S)) is True where a query may look at a key. GPUs run torch's fused kernel, and
+    so do CPUs under dropout. Without it CPUs run the formula as it stands: there the fused kernel's backward pass is the
+    slower one at BERT's lengths.
     """
-    if query.is_cuda:
+    if query.is_cuda or dropout > 0:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     scores = (query * query.size(-1) ** -0.5) @ key.transpose(-2, -1)  # (N, H, S, S)
     if mask is not None:

@@ -139,7 +139,7 @@ def belongs(saved, groups, count):
 
 def alike(group, own):
     """Settings of one kind; those that are switched on or off, the same."""
-    return (set(group) == set(own) and isinstance(group["params"], list) and all(type(n) is int for n in group["params"])
+    return (set(own) <= set(group) and isinstance(group["params"], list) and all(type(n) is int for n in group["params"])
             and len(group["params"]) == len(own["params"])
             and all(isinstance(group[name], float if isinstance(value, float) else type(value))
                     and (not isinstance(value, bool) or group[name] == value)
@@ -172,7 +172,7 @@ def load_optimizer(parallel, optimizer, saved):
     def mine(value, parameter, start):
         if value.dim() == 0 and parameter.dim():  # the count of steps
             return value
-        if value.numel() < start + parameter.numel() if is_cut(parallel) else value.shape != parameter.shape:
+        if value.numel() < start + parameter.numel():
             raise ValueError("its optimizer has averages of other sizes than this model")
         return value.flatten()[start : start + parameter.numel()].view_as(parameter)
 

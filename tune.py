@@ -108,7 +108,7 @@ def search_space(task, args, given):
         "batch_size": (distributions.CategoricalDistribution(sorted({max(1, batch // 2), batch, 2 * batch})), batch),
     }
     if hasattr(args, "head"):
-        space["head"] = distributions.CategoricalDistribution(HEADS), args.head
+        space["head"] = distributions.CategoricalDistribution(HEADS), args.head or config.head
     space = {name: both for name, both in space.items() if name not in given}
     return {name: both[0] for name, both in space.items()}, {name: both[1] for name, both in space.items()}
 
