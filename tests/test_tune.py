@@ -114,8 +114,9 @@ def test_the_best_trial_by_its_best_validation_ends_the_output_as_a_command_and_
     *command, = shlex.split(lines[-1])
     assert command[0] == "python" and command[2:6] == COMMON
     flags = dict(zip(command[2::2], command[3::2], strict=True))
-    assert {name: float(flags[f"--{name}"]) for name in trials(tmp_path)[2].params} == pytest.approx(
-        trials(tmp_path)[2].params, rel=0.01)  # fmt: skip
+    params = trials(tmp_path)[2].params
+    assert flags["--head"] == params.pop("head")
+    assert {name: float(flags[f"--{name}"]) for name in params} == pytest.approx(params, rel=0.01)
     assert [path.parent.name for path in sorted(tmp_path.rglob("*.pt"))] == ["00002"]
     assert (tmp_path / "runs/tune/race/00002/model.pt").exists()
     table = [line.split() for line in lines if line[:6].strip().isdigit()]
