@@ -13,7 +13,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.10; do \
 	&& { echo "$$p"; exit; }; done; done)
 VENV = .venv/bin/python
 
-.PHONY: install demo test test-slurm lint bench clean
+.PHONY: install demo test test-slurm browser lint bench clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml
@@ -28,8 +28,13 @@ install: .venv/installed
 demo: .venv/installed
 	@$(VENV) benchmarks/demo.py
 
-test: .venv/installed
+test: .venv/installed browser
 	@$(VENV) -m pytest -q
+
+browser:  # the pages' tests click through them; without one they skip
+	@command -v chromedriver >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
+	chromium chromium-driver fonts-dejavu-core; } >/dev/null 2>&1 || echo "no browser could be installed: tests of pages skip"
 
 test-slurm: .venv/installed
 	@tests/slurm/with_slurm.sh $(VENV) -m pytest -q -rP tests/slurm/in_slurm.py

@@ -1,6 +1,7 @@
 """What several tests share. Run all with `make test`; one file with `.venv/bin/python -m pytest tests/test_model.py`."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,21 @@ def run_script(tmp_path):
         return process
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, by selenium; every test opens its own pages in it."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
+    program, driver = (next(filter(None, map(shutil.which, names)), None)
+                       for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)))  # fmt: skip
+    if not program or not driver:
+        pytest.skip("needs a browser: apt install chromium chromium-driver")
+    options = selenium.ChromeOptions()
+    options.binary_location = program
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "force-device-scale-factor=1"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})  # get_log("browser"): what went wrong in a page
+    opened = selenium.Chrome(options, selenium.ChromeService(driver))
+    yield opened
+    opened.quit()
