@@ -34,6 +34,7 @@ from tqdm import tqdm
 from files import CHUNK, UserError, read_json, write_json
 
 VERSION = 2  # raise it when the same files would give other arrays: cutting, cleaning, sentences, layout
+CHECKED = 1 << 28  # bytes of an array; more would make the start wait, and the folder is the user's own
 WORKERS = 8  # at most; each takes about 100 MB
 SILENT = 3600  # seconds without a write, after which another machine's unfinished build counts as dead
 
@@ -164,7 +165,7 @@ class TokenCache:
     def check(self):
         """Raises ValueError where a value points out of the array that it points into, or is no token.
 
-        All is read once, some GB a second, and not by way of the map, whose pages would count as this process' memory.
+        Reads what is no larger than CHECKED, and not by way of the map, whose pages would count as this process' memory.
         """
         for name, (dtype, _) in self.meta["arrays"].items():
             array, into = getattr(self, name), POINTS_INTO[name]
@@ -173,12 +174,14 @@ class TokenCache:
             last = len(getattr(self, into)) if into else (1 << 31) - 1
             if name == "tokens":
                 last = self.meta.get("vocab_size", last) - 1
+            if array.nbytes > CHECKED:
+                continue
             with open(self.folder / f"{name}.bin", "rb") as stream:
                 while len(part := np.fromfile(stream, dtype, CHUNK // 4)):
                     pairs = part.reshape(-1, 2) if array.ndim == 2 else part[:1].repeat(2)[None]
                     if part.min() < 0 or part.max() > last or (pairs[:, 0] > pairs[:, 1]).any():
                         raise ValueError(f"{name} holds a number out of range")
-        if "documents" in self.meta["arrays"] and len(self.documents) and (
+        if "documents" in self.meta["arrays"] and 0 < self.documents.nbytes <= CHECKED and (
                 self.documents[0] or self.documents[-1] >= len(self.sentences) or (np.diff(self.documents) < 0).any()):
             raise ValueError("documents are not in order")
 

@@ -21,15 +21,14 @@ Traps: what a user types never becomes a special token ("[MASK]" is three pieces
 vocabulary must work where torchtext cannot be installed, so torchtext is imported when SentencePiece first encodes.
 """
 
-import contextlib
 import functools
 import hashlib
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import re
-import sys
 import tempfile
 import unicodedata
 from collections import Counter
@@ -430,22 +429,21 @@ def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
         _write_sample(lines, sample, sample_bytes)
         algorithm = "unigram"
         while True:
-            try:
-                with _silence():
-                    generate(sample, size, algorithm, prefix)
+            failure = _in_a_process(generate, sample, size, algorithm, prefix)
+            if not failure:
                 break
-            except RuntimeError as error:
-                least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
-                if least:
-                    need = f"the text's characters alone need {int(least[1]) - 3 + len(SPECIALS)}; raise it"
-                    raise UserError(f"--vocab-size {vocab_size}: {need}") from None
-                most = re.search(r"too high.*<= (\d+)", str(error))
-                if not most or int(most[1]) >= size:
-                    raise
-                if algorithm == "unigram":
-                    algorithm = "bpe"
-                else:
-                    size = int(most[1])
+            least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", failure)
+            if least:
+                need = f"the text's characters alone need {int(least[1]) - 3 + len(SPECIALS)}; raise it"
+                raise UserError(f"--vocab-size {vocab_size}: {need}")
+            most = re.search(r"too high.*<= (\d+)", failure)
+            if not most or int(most[1]) >= size:
+                raise UserError(f"SentencePiece cannot make a vocabulary of this text ({failure}); try another "
+                                "--vocab-size, or --tokenizer basic_english")  # fmt: skip
+            if algorithm == "unigram":
+                algorithm = "bpe"
+            else:
+                size = int(most[1])
         model = Path(prefix + ".model").read_bytes()
     # Field 2, how it was trained, holds temporary names that make every model differ: only the algorithm is kept.
     trained = b"\x12\x02\x18" + (b"\x01" if algorithm == "unigram" else b"\x02")
@@ -470,21 +468,29 @@ def _write_sample(lines, path, sample_bytes):
         raise UserError("no word in the text to make a vocabulary from; check the data set")
 
 
-@contextlib.contextmanager
-def _silence():
-    """Nothing on stdout and stderr, not even from C++."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
-    try:
+def _in_a_process(function, *arguments):
+    """Call a function of C++ that talks on stderr, and that some texts make crash. Gives why it failed, or ""."""
+
+    def call():
+        nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        yield
-    finally:
-        for number, copy in enumerate(saved, start=1):
-            os.dup2(copy, number)
-            os.close(copy)
-        os.close(nowhere)
+        try:
+            function(*arguments)
+        except RuntimeError as error:
+            sender.send(" ".join(str(error).split()))
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=call)
+    process.start()
+    sender.close()
+    try:
+        failure = receiver.recv()
+    except EOFError:  # it said nothing: all went well, or it is dead
+        failure = ""
+    process.join()
+    return failure or (f"it ended with exit code {process.exitcode}" if process.exitcode else "")
 
 
 def _torchtext():

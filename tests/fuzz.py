@@ -599,7 +599,7 @@ KINDS = {
 
 TOUCH = {"os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate",
          "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
-RUN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "pty.spawn", "socket.connect",
+RUN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn", "socket.connect",
        "webbrowser.open", "ctypes.call_function")  # fmt: skip
 watched = None  # the list to which the hook adds, and the folder in which all may be touched
 
