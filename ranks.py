@@ -181,13 +181,13 @@ def run_rank(place, function, args, parent=None):
     except UserError as error:
         if rank:
             time.sleep(GRACE)
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"error: {error}\n")  # not print(), which writes the end of the line by itself: ranks would mix
         code = 2
     except Exception as error:
         if lost_a_peer(error):
-            print(f"error: rank {rank} stops, for it has lost another rank, whose message tells why", file=sys.stderr)
+            sys.stderr.write(f"error: rank {rank} stops, for it has lost another rank, whose message tells why\n")
         else:
-            print(f"error: rank {rank} of {world} on {socket.gethostname()}:\n{traceback.format_exc()}", file=sys.stderr)
+            sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()}:\n{traceback.format_exc()}\n")
         code = 1
     # Not dist.destroy_process_group(), nor Python's own clean-up, which calls it: gloo then joins its threads while it
     # holds the interpreter's lock, and hangs now and then, when one of them is waiting for that lock (torch 2.3).

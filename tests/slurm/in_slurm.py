@@ -129,6 +129,16 @@ def test_a_job_at_its_end_is_requeued_and_goes_on(shell, folder):  # noqa: F811
     assert figures(folder / "runs" / "again") == figures(folder / "whole")
 
 
+def test_fine_tuning_has_a_job_too(shell, folder):  # noqa: F811
+    (folder / "slurm").mkdir(exist_ok=True)
+    (folder / "slurm" / "finetune.sbatch").write_text((ROOT / "slurm" / "finetune.sbatch").read_text())
+    shell("sbatch --wait --ntasks-per-node=2 --gres=gpu:2 --cpus-per-task=1 --time=10 --job-name=choices "
+          f"--output=choices.out slurm/finetune.sbatch race_task.py {MODEL} --bert-model none --steps 4 --save choices.pt")
+    output = (folder / "choices.out").read_text()
+    print(*re.findall(r"^\| End.*", output, re.MULTILINE), sep="\n")
+    assert output.count("End of training") == 1 and (folder / "runs" / "choices" / "result.json").exists()
+
+
 def test_scancel_leaves_a_state_to_go_on_from(shell, folder):  # noqa: F811
     task = f"{TASK} --epochs 200 --parallel DDP --log-dir cancelled --save cancelled.pt"
     process = shell.start(f"srun --job-name=cancelled --ntasks=2 {task}")
