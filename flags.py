@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, *arguments):
         args = super().parse_args(*arguments)
-        if args.steps and args.minutes:
+        if getattr(args, "steps", None) and args.minutes:
             raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
         return args
 
@@ -157,6 +157,15 @@ def uses_trained(args):
     if len(uses) > 1:
         raise UserError(f"{' and '.join(uses)}: each is a run of its own; choose one")
     return bool(uses)
+
+
+def check_all_or_none(args, **meanings):
+    """Raises UserError where some of these flags are given and others not; ``meanings``: what each is for."""
+    missing = [name for name in meanings if not getattr(args, name)]
+    if missing and len(missing) < len(meanings):
+        flags = [f"--{name}" for name in meanings]
+        raise UserError(f"{', '.join(flags[:-1])} and {flags[-1]} go together; add "
+                        + " and ".join(f"--{name}, {meanings[name]}" for name in missing))  # fmt: skip
 
 
 def with_default_model(args, start=None):

@@ -18,7 +18,6 @@ lies above 1.0, takes the answers as they are written.
 """
 
 import math
-import sys
 import tempfile
 from pathlib import Path
 
@@ -30,13 +29,13 @@ import utils
 from batches import QuestionWindows
 from corpus import SPLITS, sentences
 from data import Places, Question, SquadSet, load_squad, load_squad_splits, load_tokenizer
-from files import UserError, read_text, run_main, write_json
+from files import UserError, read_context, run_main, write_json
 from metrics import squad_scores
 from model import QuestionAnswerTask
 from ranks import launch
 
 
-def arguments():
+def arguments(words=None):
     p = flags.parser(
         "qa", __doc__,
         save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
@@ -51,9 +50,8 @@ def arguments():
     p.flag("output", "where the answers of --predict go", default="predictions.json")
     p.flag("ask", "no training: answer this question")
     p.flag("context", "the text in which --ask looks for the answer: a file, or - for standard input")
-    args = p.parse_args()
-    if bool(args.ask) != bool(args.context):
-        raise UserError("--ask and --context: one needs the other; give the question and the file to look in")
+    args = p.parse_args(words)
+    flags.check_all_or_none(args, ask="the question", context="the file to look in")
     return flags.with_default_model(args, "ns_bert.pt")
 
 
@@ -245,29 +243,45 @@ def predict(args, ranks, model, tokenizer, places):
           + (f" and {name}.null_odds.json" if may_withhold else ""))  # fmt: skip
 
 
-def ask(args, ranks, model, tokenizer, places):
-    """Answer one question from a text: the answer, its probability among the n best, and the sentence around it."""
-    text = sys.stdin.buffer.read().decode("utf-8", "replace") if args.context == "-" else read_text(args.context)
-    if not text.strip():
-        raise UserError(f"--context {args.context}: no text; give one that may hold the answer")
-    question, threshold = Question("asked", args.ask, 0, "", []), null_threshold(model)
-    squad = SquadSet([text], [question], threshold is not None)
+def answer(args, ranks, model, tokenizer, text, question):
+    """What a model answers to one question from a text.
+
+    Gives ``withheld``, whether that is no answer, and ``answers``, the n best with their probabilities, best first:
+    {"text", "probability", "start", "end"}, the last two in characters of the text. Where answers may be withheld,
+    "no answer" is one of them: the empty text, whose place is None.
+    """
+    asked, threshold = Question("asked", question, 0, "", []), null_threshold(model)
+    squad = SquadSet([text], [asked], threshold is not None)
     with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
-        data, rows = look(args, ranks, model, tokenizer, squad, Places(places.data, folder), "asked")
+        data, rows = look(args, ranks, model, tokenizer, squad, Places(args.data_dir, folder), "asked")
         (null, spans), = candidates(data, rows).values()
-        shares = {found["text"]: found["probability"]
-                  for found in n_best_answers(data, question, null, spans, args.n_best, threshold is not None)}  # fmt: skip
-        start, end = place_of(data, question, spans[0]) if spans else (0, 0)
+        listed = n_best_answers(data, asked, null, spans, args.n_best, threshold is not None)
+        places = {}
+        for span in spans:
+            places.setdefault(text_of(data, asked, span), place_of(data, asked, span))
+    found = [
+        {"text": one["text"], "probability": one["probability"], "start": start, "end": end}
+        for one in listed for start, end in [places.get(one["text"], (None, None))]
+    ]  # fmt: skip
+    return {"withheld": not spans or (threshold is not None and null_odds(null, spans) > threshold), "answers": found}
+
+
+def ask(args, ranks, model, tokenizer):
+    """Answer one question from a text: the answer, its probability among the n best, and the sentence around it."""
+    text = read_context(args.context)
+    found = answer(args, ranks, model, tokenizer, text, args.ask)
     if not ranks.first:
         return
-    best = text[start:end]
-    if not spans or (threshold is not None and null_odds(null, spans) > threshold):
+    shares = {one["text"]: one["probability"] for one in found["answers"]}
+    best = next((one for one in found["answers"] if one["text"]), None)
+    wording = best and " ".join(best["text"].split())
+    if found["withheld"]:
         print(f"answer       none in this text\nprobability  {shares.get('', 1.0):.3f}")
-        best = best and f"best guess   {' '.join(best.split())} ({shares[best]:.3f})"
-    else:
-        best = f"answer       {' '.join(best.split())}\nprobability  {shares[best]:.3f}"
     if best:
-        print(f"{best}\nsentence     {sentence_around(text, start, end)}")
+        share = best["probability"]
+        print(f"best guess   {wording} ({share:.3f})" if found["withheld"] else
+              f"answer       {wording}\nprobability  {share:.3f}")  # fmt: skip
+        print(f"sentence     {sentence_around(text, best['start'], best['end'])}")
 
 
 def sentence_around(text, start, end):
@@ -292,8 +306,10 @@ def count_letters(text):
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
-    if args.predict or args.ask:
-        return (predict if args.predict else ask)(args, ranks, model, tokenizer, places)
+    if args.ask:
+        return ask(args, ranks, model, tokenizer)
+    if args.predict:
+        return predict(args, ranks, model, tokenizer, places)
     splits = load_squad_splits(args.dataset, places, ("test",) if args.evaluate else SPLITS)
     examples = {
         split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{Path(args.dataset).name}-{split}",

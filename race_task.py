@@ -3,11 +3,13 @@
     python race_task.py                                             # from ns_bert.pt, on the embedded data set
     python race_task.py --bert-model ns_bert.pt --dataset RACE --level middle --epochs 2
     python race_task.py --predict RACE/test --output answers.json   # by race_model.pt, or --bert-model FILE
+    python race_task.py --ask "Who slept?" --options Ann Ben Cid Dora --context story.txt
 
 Writes the model to race_model.pt. Scores are the accuracy on the test split, for middle, high and all.
 """
 
 import math
+import tempfile
 from pathlib import Path
 
 import torch
@@ -17,14 +19,14 @@ import flags
 import utils
 from batches import OptionRows
 from corpus import SPLITS
-from data import Places, load_race, load_race_splits, load_tokenizer
-from files import run_main, write_json
+from data import LETTERS, Article, Places, load_race, load_race_splits, load_tokenizer
+from files import UserError, read_context, run_main, write_json
 from metrics import race_scores
 from model import RaceTask
 from ranks import launch
 
 
-def arguments():
+def arguments(words=None):
     p = flags.parser(
         "race", __doc__,
         save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
@@ -39,7 +41,12 @@ def arguments():
     p.flag("output", "where the answers of --predict go", default="answers.json")
     p.flag("scores", "with --predict: the probabilities of the four options too, in NAME.scores.json", action="store_true",
            default=False)  # fmt: skip
-    return flags.with_default_model(p.parse_args(), "ns_bert.pt")
+    p.flag("ask", "no training: choose among the --options for this question")
+    p.flag("options", "the four texts among which --ask chooses", nargs=4, metavar=tuple(LETTERS))
+    p.flag("context", "the text that --ask is about: a file, or - for standard input")
+    args = p.parse_args(words)
+    flags.check_all_or_none(args, ask="the question", options="four texts", context="the file to read")
+    return flags.with_default_model(args, "ns_bert.pt")
 
 
 def loss(model, batch):
@@ -92,12 +99,17 @@ def summary(part, figures):
     return text.strip()
 
 
-def predict(args, ranks, model, tokenizer, places):
-    articles = load_race(args.predict, args.level, answers_needed=False)
-    data = OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, Path(args.predict).name)
+def look(args, ranks, model, tokenizer, articles, places, description):
+    """The questions of articles whose answers need not be known, and the logits of their options."""
+    data = OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, description)
     task = utils.Task("race", model.to(ranks.device), tokenizer, {"predict": data}, loss, rows,
                       lambda data, rows: rows, None)  # fmt: skip
-    found = utils.Computer(args, ranks).score(task, "predict", utils.evaluation_size(args))
+    return data, utils.Computer(args, ranks).score(task, "predict", utils.evaluation_size(args))
+
+
+def predict(args, ranks, model, tokenizer, places):
+    articles = load_race(args.predict, args.level, answers_needed=False)
+    data, found = look(args, ranks, model, tokenizer, articles, places, Path(args.predict).name)
     if not ranks.first:
         return
     chosen, files = choices(data, found), [args.output]
@@ -108,9 +120,31 @@ def predict(args, ranks, model, tokenizer, places):
     print(f"answers on {len(chosen)} articles written to {' and '.join(files)}")
 
 
+def choose(args, ranks, model, tokenizer, text, question, options):
+    """The probability of each of four options, by a text. Raises UserError for an option without text."""
+    for letter, option in zip(LETTERS, options, strict=True):
+        if not option.strip():
+            raise UserError(f"option {letter}: empty; give four texts to choose among")
+    article = Article("asked", text, [question], [options], [None])
+    with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
+        data, found = look(args, ranks, model, tokenizer, [article], Places(args.data_dir, folder), "asked")
+        return probabilities(data, found)["asked"][0]
+
+
+def ask(args, ranks, model, tokenizer):
+    """Print the options of one question with their probabilities; a star marks the chosen one."""
+    shares = choose(args, ranks, model, tokenizer, read_context(args.context), args.ask, args.options)
+    if not ranks.first:
+        return
+    for number, (share, option) in enumerate(zip(shares, args.options, strict=True)):
+        print(f"{'*' if number == shares.index(max(shares)) else ' '} {LETTERS[number]}  {share:.3f}  {option}")
+
+
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    if args.ask:
+        return ask(args, ranks, model, tokenizer)
     if args.predict:
         return predict(args, ranks, model, tokenizer, places)
     splits = load_race_splits(args.dataset, places, args.level, ("test",) if args.evaluate else SPLITS)
