@@ -135,6 +135,14 @@ def read_text(path):
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it, e.g. with iconv -t utf-8") from None
 
 
+def read_context(path):
+    """The text of --context: of a UTF-8 file, or with - of standard input. Raises UserError where there is none."""
+    text = sys.stdin.buffer.read().decode("utf-8", "replace") if path == "-" else read_text(path)
+    if not text.strip():
+        raise UserError(f"--context {path}: no text; give one that may hold the answer")
+    return text
+
+
 def read_json(path):
     """The value in a JSON file. Raises UserError with line and column where it is broken."""
     return parse_json(read_text(path), path)

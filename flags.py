@@ -163,6 +163,15 @@ def uses_trained(args):
     return bool(uses)
 
 
+def check_all_or_none(args, **meanings):
+    """Raises UserError where some of these flags are given and others not; ``meanings``: what each is for."""
+    missing = [name for name in meanings if not getattr(args, name)]
+    if missing and len(missing) < len(meanings):
+        flags = [f"--{name}" for name in meanings]
+        raise UserError(f"{', '.join(flags[:-1])} and {flags[-1]} go together; add "
+                        + " and ".join(f"--{name}, {meanings[name]}" for name in missing))  # fmt: skip
+
+
 def with_default_model(args, start=None):
     """``args`` with --bert-model where it is not given: ``start`` to train from, --save to use what the task trained.
 

@@ -29,7 +29,7 @@ from ranks import launch
 from tokenizer import save_vocab
 
 
-def arguments():
+def arguments(words=None):
     p = flags.parser(
         "mlm", __doc__,
         save="mlm_bert.pt", epochs=2, batch_size=16, bptt=128, dropout=0.0, optimizer="muon",
@@ -40,7 +40,7 @@ def arguments():
     p.flag("predict", "no training: the likeliest words for each [MASK] of each line of this file")
     p.flag("output", "where the words of --predict go", default="words.json")
     p.flag("top-k", "how many words for each [MASK]", type=flags.positive(int), default=5)
-    return flags.with_default_model(p.parse_args())
+    return flags.with_default_model(p.parse_args(words))
 
 
 def loss(model, batch):

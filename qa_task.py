@@ -26,7 +26,6 @@ makes the ensemble do so.
 """
 
 import math
-import sys
 import tempfile
 from pathlib import Path
 
@@ -38,13 +37,13 @@ import utils
 from batches import QuestionWindows
 from corpus import sentences
 from data import Places, Question, SquadSet, load_squad, load_squad_splits, load_tokenizer
-from files import UserError, read_text, run_main, write_json
+from files import UserError, read_context, run_main, write_json
 from metrics import squad_scores
 from model import QuestionAnswerTask
 from ranks import launch
 
 
-def arguments():
+def arguments(words=None):
     p = flags.parser(
         "qa", __doc__,
         save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
@@ -59,9 +58,8 @@ def arguments():
     p.flag("output", "where the answers of --predict go", default="predictions.json")
     p.flag("ask", "no training: answer this question")
     p.flag("context", "the text in which --ask looks for the answer: a file, or - for standard input")
-    args = p.parse_args()
-    if bool(args.ask) != bool(args.context):
-        raise UserError("--ask and --context: one needs the other; give the question and the file to look in")
+    args = p.parse_args(words)
+    flags.check_all_or_none(args, ask="the question", context="the file to look in")
     return flags.with_default_model(args, "ns_bert.pt")
 
 
@@ -331,29 +329,43 @@ def predict(args, ranks, models, places):
           + (f" and {name}.null_odds.json" if may_withhold else ""))  # fmt: skip
 
 
+def answer(args, ranks, models, text, question):
+    """What a trained model, or several together, answer to one question from a text.
+
+    Gives ``withheld``, whether that is no answer, and ``answers``, the n best with their probabilities, best first:
+    {"text", "probability", "start", "end"}, the last two in characters of the text. Where answers may be withheld,
+    "no answer" is one of them: the empty text, whose place is None.
+    """
+    asked = Question("asked", question, 0, "", [])
+    with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
+        squad = SquadSet([text], [asked], False)
+        data, found, threshold, _ = look(args, ranks, models, squad, Places(args.data_dir, folder), "asked")
+    (null, spans), = found.values()
+    places = {text_of(data, asked, span): span[2:] for span in reversed(spans)}  # of a text that stands twice, the best
+    listed = [
+        {"text": one["text"], "probability": one["probability"], "start": start, "end": end}
+        for one in n_best_answers(data, asked, null, spans, args.n_best, threshold is not None)
+        for start, end in [places.get(one["text"], (None, None))]
+    ]  # fmt: skip
+    return {"withheld": not spans or (threshold is not None and null_odds(null, spans) > threshold), "answers": listed}
+
+
 def ask(args, ranks, models, places):
     """Answer one question from a text: the answer, its probability among the n best, and the sentence around it."""
-    text = sys.stdin.buffer.read().decode("utf-8", "replace") if args.context == "-" else read_text(args.context)
-    if not text.strip():
-        raise UserError(f"--context {args.context}: no text; give one that may hold the answer")
-    question = Question("asked", args.ask, 0, "", [])
-    with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
-        squad = SquadSet([text], [question], False)
-        data, found, threshold, _ = look(args, ranks, models, squad, Places(places.data, folder), "asked")
-    (null, spans), = found.values()
-    shares = {found["text"]: found["probability"]
-              for found in n_best_answers(data, question, null, spans, args.n_best, threshold is not None)}  # fmt: skip
-    start, end = spans[0][2:] if spans else (0, 0)
+    text = read_context(args.context)
+    found = answer(args, ranks, models, text, args.ask)
     if not ranks.first:
         return
-    best = text[start:end]
-    if not spans or (threshold is not None and null_odds(null, spans) > threshold):
+    shares = {one["text"]: one["probability"] for one in found["answers"]}
+    best = next((one for one in found["answers"] if one["text"]), None)
+    wording = best and " ".join(best["text"].split())
+    if found["withheld"]:
         print(f"answer       none in this text\nprobability  {shares.get('', 1.0):.3f}")
-        best = best and f"best guess   {' '.join(best.split())} ({shares[best]:.3f})"
-    else:
-        best = f"answer       {' '.join(best.split())}\nprobability  {shares[best]:.3f}"
     if best:
-        print(f"{best}\nsentence     {sentence_around(text, start, end)}")
+        share = best["probability"]
+        print(f"best guess   {wording} ({share:.3f})" if found["withheld"] else
+              f"answer       {wording}\nprobability  {share:.3f}")  # fmt: skip
+        print(f"sentence     {sentence_around(text, best['start'], best['end'])}")
 
 
 def sentence_around(text, start, end):

@@ -5,14 +5,16 @@
     python race_task.py --predict RACE/test --output answers.json   # by race_model.pt, or --bert-model FILE
     python race_task.py --predict RACE/test --bert-model a.pt b.pt  # by both together
     python race_task.py --head dcmn --layout joint                  # another head; the four options in one row
+    python race_task.py --ask "Who slept?" --options Ann Ben Cid Dora --context story.txt
 
 Writes the model to race_model.pt. Scores are the accuracy on the test split, for middle, high and all.
 
-Several models, which may differ in all but the task, answer together (--predict, --evaluate): an option's score is the
-mean over the models of the logarithm of the probability that each gives it.
+Several models, which may differ in all but the task, answer together (--predict, --evaluate, --ask): an option's score
+is the mean over the models of the logarithm of the probability that each gives it.
 """
 
 import math
+import tempfile
 from pathlib import Path
 
 import torch
@@ -22,14 +24,14 @@ import flags
 import heads
 import utils
 from batches import OptionRows
-from data import Places, load_race, load_race_splits, load_tokenizer
-from files import UserError, run_main, write_json
+from data import LETTERS, Article, Places, load_race, load_race_splits, load_tokenizer
+from files import UserError, read_context, run_main, write_json
 from metrics import race_scores
 from model import RaceTask
 from ranks import launch
 
 
-def arguments():
+def arguments(words=None):
     p = flags.parser(
         "race", __doc__,
         save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
@@ -51,7 +53,12 @@ def arguments():
     p.flag("output", "where the answers of --predict go", default="answers.json")
     p.flag("scores", "with --predict: the probabilities of the four options too, in NAME.scores.json", action="store_true",
            default=False)  # fmt: skip
-    args = flags.with_default_model(p.parse_args(), "ns_bert.pt")
+    p.flag("ask", "no training: choose among the --options for this question")
+    p.flag("options", "the four texts among which --ask chooses", nargs=4, metavar=tuple(LETTERS))
+    p.flag("context", "the text that --ask is about: a file, or - for standard input")
+    args = p.parse_args(words)
+    flags.check_all_or_none(args, ask="the question", options="four texts", context="the file to read")
+    args = flags.with_default_model(args, "ns_bert.pt")
     for name, head in (("duma_layers", "duma"), ("compare_options", "dcmn"), ("mix_layers", "mix")):
         if getattr(args, name) and args.head != head and not (args.checkpoint or flags.uses_trained(args)):
             raise UserError(f"--{name.replace('_', '-')}: not of the head {args.head or 'cls'}; add --head {head}")
@@ -156,11 +163,34 @@ def predict(args, ranks, models, places):
     print(f"answers on {len(chosen)} articles written to {' and '.join(files)}")
 
 
+def choose(args, ranks, models, text, question, options):
+    """The probability of each of four options, by a text, from a trained model or several together.
+
+    Raises UserError for an option without text.
+    """
+    for letter, option in zip(LETTERS, options, strict=True):
+        if not option.strip():
+            raise UserError(f"option {letter}: empty; give four texts to choose among")
+    article = Article("asked", text, [question], [options], [None])
+    with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
+        data, found = look(args, ranks, models, [article], Places(args.data_dir, folder), "asked")
+    return probabilities(data, found)["asked"][0]
+
+
+def ask(args, ranks, models, places):
+    """Print the options of one question with their probabilities; a star marks the chosen one."""
+    shares = choose(args, ranks, models, read_context(args.context), args.ask, args.options)
+    if not ranks.first:
+        return
+    for number, (share, option) in enumerate(zip(shares, args.options, strict=True)):
+        print(f"{'*' if number == shares.index(max(shares)) else ' '} {LETTERS[number]}  {share:.3f}  {option}")
+
+
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     if flags.uses_trained(args):
         models = flags.trained_models(RaceTask, args)
-        return (predict if args.predict else evaluate)(args, ranks, models, places)
+        return (predict if args.predict else ask if args.ask else evaluate)(args, ranks, models, places)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
     examples = {
         split: option_rows(args, model, tokenizer, articles, places, f"{Path(args.dataset).name}-{split}")
