@@ -146,7 +146,8 @@ def test_ctrl_c_ends_it_well_and_a_port_in_use_is_one_line(files, server):
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(30) == 0 and not process.stderr.read()
     assert refused.wait(60) == 2
-    assert re.fullmatch(r"error: --host 127.0.0.1 --port \d+: cannot listen there .*; choose another\n", refused.stderr.read())
+    line = r"error: --host 127.0.0.1 --port \d+: cannot listen there .*; choose another\n"
+    assert re.fullmatch(line, refused.stderr.read())
 
 
 # In a browser
