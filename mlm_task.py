@@ -14,6 +14,7 @@ the likeliest words, [{"word", "probability"}, ...], best first}.
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 
 import flags
 import utils
-from batches import MaskedBlocks
+from batches import EVALUATION, MaskedBlocks
 from data import Places, load_corpus, load_tokenizer
 from files import UserError, read_text, run_main, write_json
 from model import MLMTask
@@ -94,6 +95,26 @@ def likeliest(model, tokenizer, input_ids, compute, count):
     ]
 
 
+@torch.no_grad()
+def samples(compute, model, data, rows):
+    """Some blocks as texts that stop before each chosen token, what stood there, and the model's first guesses."""
+    tokenizer, found = data.tokenizer, []
+    for index in range(min(len(data), utils.SAMPLES)):
+        batch = utils.to_device(data.collate([index], EVALUATION), compute.ranks.device)
+        with compute.autocast():
+            logits = model.eval()(**utils.inputs(batch), positions=batch["positions"]).float()
+        shares, words = (x.tolist() for x in logits.softmax(-1).topk(5))
+        ids, places = batch["input_ids"][0].tolist(), batch["positions"][0].nonzero()[:, 0].tolist()
+        texts = [tokenizer.decode(ids[first + 1 : last]) for first, last in pairwise([0, *places, len(ids)])]
+        masks = [
+            {"gold": tokenizer.decode([right]),
+             "guesses": [[tokenizer.decode([word]), share] for word, share in zip(*pair, strict=True)]}
+            for right, *pair in zip(batch["labels"].tolist(), words, shares, strict=True)
+        ]  # fmt: skip
+        found.append({"kind": "mlm", "texts": texts, "masks": masks})
+    return found
+
+
 def fill(args, ranks, model, tokenizer):
     """Print the words for --fill, or write those for the lines of --predict."""
     if args.fill:
@@ -133,7 +154,8 @@ def run(args, ranks):
     }  # fmt: skip
     if ranks.first and not args.evaluate:
         save_vocab(tokenizer, args.save_vocab)
-    return utils.run(utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary), args, ranks)
+    task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples)
+    return utils.run(task, args, ranks)
 
 
 if __name__ == "__main__":

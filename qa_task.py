@@ -38,7 +38,7 @@ from batches import QuestionWindows
 from corpus import sentences
 from data import Places, Question, SquadSet, load_squad, load_squad_splits, load_tokenizer
 from files import UserError, read_context, run_main, write_json
-from metrics import squad_scores
+from metrics import exact_score, squad_scores
 from model import QuestionAnswerTask
 from ranks import launch
 
@@ -259,6 +259,24 @@ def official(data, found, threshold, find_threshold=False):
     return squad_scores(gold, texts, odds, 1.0 if threshold is None else threshold)
 
 
+def samples(compute, model, data, rows):
+    """Some questions of the first paragraphs that were answered right, and some that were answered wrong."""
+    threshold, found = null_threshold(model), {True: [], False: []}
+    for number, (null, spans) in candidates(data, rows).items():
+        question = data.squad.questions[number]
+        gold = [text for text, _ in question.answers]
+        withheld = not spans or (threshold is not None and null_odds(null, spans) > threshold)
+        text = "" if withheld else text_of(data, question, spans[0])
+        right = exact_score(text, gold or [""]) > 0
+        if len(found[right]) < utils.SAMPLES:
+            start, end = (None, None) if withheld else spans[0][2:]
+            found[right].append({
+                "kind": "qa", "passage": data.squad.contexts[question.context], "question": question.text,
+                "answer": text, "start": start, "end": end, "gold": sorted(set(gold)), "right": right,
+            })  # fmt: skip
+    return found[False] + found[True]
+
+
 def mean_loss(rows):
     return mean(loss for _, (loss, _, _) in rows)
 
@@ -404,7 +422,7 @@ def run(args, ranks):
     examples["valid"].spread(args.valid_examples)
     task = utils.Task(
         "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length),
-        make_figures(model), summary, "f1", notes,
+        make_figures(model), summary, "f1", notes, samples,
     )  # fmt: skip
     return utils.run(task, args, ranks)
 

@@ -100,6 +100,21 @@ def probabilities(data, rows):
     return shares
 
 
+def samples(compute, model, data, rows):
+    """Some questions that were answered right, and some that were answered wrong."""
+    found = {True: [], False: []}
+    for index, logits in rows:
+        article, number = data.questions[index][:2]
+        chosen = logits.index(max(logits))
+        right = chosen == article.answers[number]
+        if len(found[right]) < utils.SAMPLES:
+            shares = torch.tensor(logits, dtype=torch.double).softmax(0).tolist()
+            found[right].append({"kind": "race", "passage": article.text, "question": article.questions[number],
+                                 "options": article.options[number], "probabilities": shares, "chosen": chosen,
+                                 "gold": article.answers[number], "right": right})  # fmt: skip
+    return found[False] + found[True]
+
+
 def figures(data, rows):
     articles = [data.questions[index][:2] for index, _ in rows]
     gold = {}
@@ -198,7 +213,7 @@ def run(args, ranks):
     }  # fmt: skip
     layout = examples["train"].layout
     task = utils.Task("race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy",
-                      lambda figures: {} if layout == "separate" else {"layout": layout})  # fmt: skip
+                      lambda figures: {} if layout == "separate" else {"layout": layout}, samples)  # fmt: skip
     return utils.run(task, args, ranks)
 
 

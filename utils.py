@@ -43,6 +43,7 @@ STOPPED = 75  # exit code after SIGTERM or SIGUSR1: saved, to be continued (EX_T
 INTERRUPTED = 130  # after Ctrl-C, as shells have it; saved as well
 PATIENCE = 5  # steps in a row without a finite loss, before the run goes back
 LOWER = 0.3  # factor of the learning rate from then on
+SAMPLES = 8  # right, and as many wrong answers that a run keeps for report.py
 
 # --------------------------------------------------------------------------------------------------------------------
 # A task, its examples and its score
@@ -57,6 +58,7 @@ class Task:
     plain value for each example in ``indices``; ``figures(data, rows)`` makes scores of them,
     "loss" among them; ``summary(figures)`` is how they read in a log line. ``best`` names the score to choose a model
     by, smallest where it is "loss". ``notes(figures)`` are what the model file keeps of a validation.
+    ``samples(compute, model, data, rows)`` gives some examples with the model's answers, for report.py.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Task:
     summary: Any
     best: str = "loss"
     notes: Any = lambda figures: {}
+    samples: Any = None
 
 
 def pinned(batch, device):
@@ -94,9 +97,13 @@ class Computer:
     def autocast(self):
         return torch.autocast(self.ranks.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    @torch.no_grad()
     def score(self, task, split, batch_size, limit=None):
         """The task's figures on a split, or on ``limit`` examples spread over it; the same on any number of ranks."""
+        return task.figures(task.examples[split], self.rows(task, split, batch_size, limit))
+
+    @torch.no_grad()
+    def rows(self, task, split, batch_size, limit=None):
+        """(example, its row) for those examples, in order."""
         data, model = task.examples[split], task.model.eval()
         chosen = np.arange(len(data))
         if limit and limit < len(data):
@@ -115,7 +122,7 @@ class Computer:
             rows.update(zip(indices.tolist(), values, strict=True))
         everything = {index: row for part in self.ranks.gather(rows) for index, row in part.items()}
         model.train()
-        return task.figures(data, [(index, everything[index]) for index in sorted(everything)])
+        return [(index, everything[index]) for index in sorted(everything)]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -176,6 +183,7 @@ class Trainer:
         self.states = States(self.folder, self.say)
         self.started = self.saved = time.monotonic()
         self.bar = self.board = None
+        self.waited = 0.0  # seconds for batches, since the last log line
         self.stop_wanted = 0  # the exit code, once a signal came to this rank
         self.stop = self.save = False  # on any rank; by rank 0's clock
 
@@ -262,7 +270,7 @@ class Trainer:
         if self.ranks.first:
             self.open_logs()
         while progress < 1.0 and not self.stop:
-            for micro_batches, idle, after in prefetch(self.work()):
+            for micro_batches, idle, after in self.clocked(prefetch(self.work())):
                 rate, norm = self.step(micro_batches, idle, progress)
                 self.state.step += 1
                 self.state.epoch, self.state.batch = after
@@ -280,6 +288,14 @@ class Trainer:
                     break
         if self.bar is not None:
             self.bar.close()
+
+    def clocked(self, iterable):
+        """The items, adding the time that they are waited for to ``waited``."""
+        begun = time.monotonic()
+        for item in iterable:
+            self.waited += time.monotonic() - begun
+            yield item
+            begun = time.monotonic()
 
     def go_back(self):
         """To the last saved state, once, with a lower rate. Raises UserError the second time."""
@@ -418,6 +434,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         total = None if self.args.minutes else self.args.steps or self.args.epochs * self.batches_per_epoch
         self.bar = tqdm(total=total, initial=self.state.step, desc=self.task.name, unit="step", disable=None)
+        write_json(self.folder / "settings.json", settings(self.task, self.args))
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 
@@ -441,7 +458,9 @@ class Trainer:
         now = time.monotonic()
         since = now - self.logged
         self.logged, steps, self.state.recent = now, len(self.state.recent), []
-        figures = {"loss": loss, "lr": rate, "gradient_norm": float(norm), "tokens_per_second": tokens / since}
+        busy, self.waited = 1 - self.waited / since, 0.0  # the share of the time in which no batch was waited for
+        figures = {"loss": loss, "lr": rate, "gradient_norm": float(norm), "tokens_per_second": tokens / since,
+                   "utilisation": busy, "memory_bytes": peak_memory(self.ranks.device)}  # fmt: skip
         self.record("train", figures)
         if self.bar.disable:
             of = f"{self.state.batch or self.batches_per_epoch:5d}/{self.batches_per_epoch:5d} batches"
@@ -459,10 +478,28 @@ class Trainer:
             self.board.add_scalar(f"{kind}/{name}", value, self.state.step)
 
     def close_logs(self):
+        write_json(self.folder / "history.json", self.state.history)
         if self.board:
             self.board.close()
         with contextlib.suppress(ImportError):
             draw_losses(self.state.history, self.folder / "loss.png")
+
+
+def settings(task, args):
+    """What a run was told, and the size of its model; what the flags leave open is not in it."""
+    plain = str | int | float
+    told = {name: value for name, value in vars(args).items() if isinstance(value, plain) and value is not False}
+    return {"task": task.name, **told, "parameters": sum(p.numel() for p in task.model.parameters())}
+
+
+def note_hparams(folder, told, figures):
+    """Settings and result where TensorBoard's HPARAMS page compares runs."""
+    with contextlib.suppress(ImportError):
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(folder)) as board:
+            board.add_hparams(told, {f"test/{name}": value for name, value in figures.items()
+                                     if isinstance(value, int | float)}, run_name=".")  # fmt: skip
 
 
 def count_terms(batch):
@@ -539,7 +576,14 @@ def run(task, args, ranks):
 
 def finish(task, args, ranks, state):
     """Score the test split and tell the figures."""
-    figures = Computer(args, ranks).score(task, "test", evaluation_size(args))
+    rows = Computer(args, ranks).rows(task, "test", evaluation_size(args))
+    figures, folder = task.figures(task.examples["test"], rows), Path(args.log_dir)
+    if task.samples:
+        samples = task.samples(Computer(args, ranks), task.model, task.examples["test"], rows)
+        if ranks.first:
+            write_json(folder / "examples.json", samples)
+    if ranks.first and state.step:
+        note_hparams(folder, settings(task, args), figures)
     return conclude(task.name, task.summary, figures, args, ranks, state)
 
 
