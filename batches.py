@@ -10,6 +10,8 @@ of tokens of each example where they differ. Design choices:
 """
 
 import math
+import re
+from collections import Counter
 
 import numpy as np
 import torch
@@ -384,6 +386,19 @@ def pad_pieces(rows, tokenizer):
     return dict(zip(names, map(torch.from_numpy, (input_ids, token_type_ids, attention_mask, parts)), strict=True))
 
 
+SENTENCE_END = re.compile(r"""[.!?]["'”’)]*\s+|\n+""")
+
+
+def n_grams(ids, n):
+    return Counter(zip(*(ids[first:] for first in range(n)), strict=False))
+
+
+def rouge_recall(candidate, reference, n):
+    """ROUGE-N (Lin 2004, section 2): the share of the reference's n-grams that the candidate has, each as often."""
+    wanted = n_grams(reference, n)
+    return (wanted & n_grams(candidate, n)).total() / max(1, wanted.total())
+
+
 class OptionRows:
     """Multiple choice, in one of two layouts:
 
@@ -397,7 +412,8 @@ class OptionRows:
 
     Question and options are kept whole (up to half a row; a longer one loses its beginning, so that the option
     stays); the article gives way. ``passage="truncate"`` keeps its beginning; ``"window"`` cuts it into windows that
-    overlap by half: training takes one of them at random, scoring takes all of them and each option's best.
+    overlap by half: training takes one of them at random, scoring takes all of them and each option's best; ``"select"``
+    keeps the sentences that have most to do with question and options.
 
     ``show="question"`` leaves the article out, ``"options"`` the question too, to see what can be had without reading.
 
@@ -448,9 +464,34 @@ class OptionRows:
     def starts(self, index):
         """Where the windows of the article begin, for one question."""
         room, size = int(self.room[index]), int(self.sizes[index])
-        if size <= room or self.passage == "truncate":
+        if size <= room or self.passage != "window":
             return [0]
         return [*range(0, size - room, max(1, room // 2)), size - room]
+
+    def selected(self, index):
+        """The places in the article of the tokens that ``passage="select"`` keeps, in their order.
+
+        A sentence counts by its ROUGE-1 plus ROUGE-2 recall of question and option, for the option that it suits best, so
+        that all options are read beside the same sentences. From the best on, each is taken, and its two neighbours, as
+        long as there is room.
+        """
+        article, number, base, first = self.questions[index]
+        tokens, room = self.texts.text(base), int(self.room[index])
+        ends = [end.end() for end in SENTENCE_END.finditer(article.text)]
+        owners = np.searchsorted(ends, self.texts.text_spans(base)[:, 0], side="right")
+        sentences = np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(owners)) + 1)
+        asked = self.layout == "joint" and self.show != "options" and "_" not in article.questions[number]
+        shared = self.texts.text(first + 4).tolist() if asked else []
+        wanted = [shared + self.texts.text(first + option).tolist() for option in range(4)]
+        found = [tokens[sentence].tolist() for sentence in sentences]
+        worth = [max(rouge_recall(ids, one, 1) + rouge_recall(ids, one, 2) for one in wanted) for ids in found]
+        order, taken = sorted(range(len(sentences)), key=lambda number: -worth[number]), []
+        for best in order:
+            for number in (best, best - 1, best + 1):
+                if 0 <= number < len(sentences) and number not in taken and len(sentences[number]) <= room:
+                    taken.append(number)
+                    room -= len(sentences[number])
+        return np.concatenate([sentences[number] for number in sorted(taken)] or [sentences[order[0]][:room]])
 
     def stated(self, index, option):
         """The piece that states an option, each token marked as the question's or the option's."""
@@ -464,7 +505,10 @@ class OptionRows:
     def rows(self, index, start):
         """The pieces of each row of a question, for the window of the article that begins at token ``start``."""
         _, _, base, first = self.questions[index]
-        passage = self.texts.text(base)[start : start + int(self.room[index])]
+        passage = self.texts.text(base)
+        if self.passage == "select" and self.sizes[index] > self.room[index]:
+            passage = passage[self.selected(index)]
+        passage = passage[start : start + int(self.room[index])]
         cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
         read = [(cls, 0, 0), (passage, 0, PASSAGE), (sep, 0, 0)]
         stated = [self.stated(index, option) for option in range(4)]

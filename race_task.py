@@ -38,8 +38,8 @@ def arguments(words=None):
         valid_examples=300,  # each is four rows, and costs as much as ten in pretraining
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
-    p.flag("passage", "an article that is too long: read its beginning, or window by window",
-           choices=["truncate", "window"], default="window")  # fmt: skip
+    p.flag("passage", "an article that is too long: read its beginning, the sentences that say most of the question"
+           " and options, or window by window", choices=["truncate", "select", "window"], default="window")  # fmt: skip
     p.flag("head", "what scores an option: the pooled first token, co-attention, co-matching, or a mix of the last layers' "
            "first tokens (default: cls, or the trained model's)", choices=["cls", *heads.HEADS])  # fmt: skip
     p.flag("duma-layers", "layers of co-attention in the head duma (default: 1)", type=flags.positive(int))

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import qa_task
 import race_task
-from batches import EVALUATION, OptionRows, QuestionWindows
-from data import Places, Question, SquadSet, fill
+from batches import EVALUATION, OptionRows, QuestionWindows, rouge_recall
+from data import Article, Places, Question, SquadSet, fill
 from files import UserError
+from heads import PASSAGE
 from metrics import squad_scores
 
 torch.set_num_threads(1)  # products as small as these are slower with more
@@ -397,3 +398,41 @@ def test_a_batch_of_questions_is_a_pure_function_of_its_numbers(places, make):
         data.collate([1], epoch)
         one, other = data.collate(indices, epoch), fresh.collate(np.array(indices), epoch)
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Long articles, shortened
+
+
+def test_rouge_recall_is_the_share_of_the_references_n_grams():
+    assert rouge_recall([1, 2, 3, 1], [1, 2, 1, 1], 1) == 3 / 4  # two of its three 1s, and the 2
+    assert rouge_recall([1, 2, 3, 1], [1, 2, 1, 1], 2) == 1 / 3
+    assert rouge_recall([], [1], 1) == rouge_recall([1], [], 1) == rouge_recall([1], [1], 2) == 0
+
+
+def shortened(places, layout, room=64):
+    """An article of 40 sentences, the 30th of which tells; and what the rows of its question show of it."""
+    told = ["a b c d e." for _ in range(40)]
+    told[29:32] = ["x y z.", "the red cat sat in the garden.", "z y x."]
+    article = Article("high1.txt", " ".join(told), ["where is the red cat?"], [["garden", "river", "house", "mat"]], [0])
+    data = options([article], places, room, passage="select", layout=layout)
+    batch = data.collate([0], EVALUATION)
+    ids, which = (batch[name].view(-1, batch[name].shape[-1]) for name in ("input_ids", "parts"))
+    return data, [LETTERS.decode(row[part == PASSAGE]) for row, part in zip(ids, which, strict=True)]
+
+
+@pytest.mark.parametrize("layout", ["separate", "joint"])
+def test_the_sentences_that_the_question_is_about_are_kept_with_their_neighbours_in_their_order(places, layout):
+    data, shown = shortened(places, layout)
+    assert len(set(shown)) == 1  # the same for all options
+    assert "x y z . the red cat sat in the garden . z y x ." in shown[0]
+    assert len(data) == 1 and data.lengths[0] <= (64 if layout == "separate" else 128)
+    assert LETTERS.encode(shown[0]).ids and len(LETTERS.encode(shown[0]).ids) <= data.room[0]
+
+
+def test_an_article_with_room_is_read_whole_and_one_long_sentence_is_cut(places):
+    data, shown = shortened(places, "separate", room=400)
+    assert shown[0].count("a b c d e .") == 37
+    article = Article("high2.txt", "a b c d e " * 40, ["who?"], [["x", "y", "z", "a"]], [0])
+    data = options([article], places, 64, passage="select")
+    batch = data.collate([0], EVALUATION)
+    assert (batch["parts"][0, 0] == PASSAGE).sum() == data.room[0]
