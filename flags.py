@@ -212,7 +212,7 @@ def sizes(args, vocab_size):
 
 def head_settings(args):
     """The fields of a config that describe race_task.py's head, as far as the command line gives them."""
-    names = ("head", "duma_layers", "compare_options", "mix_layers")
+    names = ("head", "duma_layers", "compare_options", "mix_layers", "attention_window")
     return {name: getattr(args, name) for name in names if getattr(args, name, None)}
 
 
@@ -243,6 +243,8 @@ def new_or_loaded(cls, args, make_tokenizer):
         tokenizer = make_tokenizer()
         torch.manual_seed(args.seed)  # training a vocabulary may have drawn numbers, reading one has not
         model = cls(dataclasses.replace(sizes(args, len(tokenizer)), **head_settings(args)))
+    if model.bert.config.attention_window:
+        model.bert.extend_positions(args.bptt)
     check_length(args, model)
     return model, tokenizer
 

@@ -431,6 +431,9 @@ def write_folder(content, folder):
     safetensors = safetensors_module(folder)
     config, tokenizer, lines = content["config"], Tokenizer.from_state(content["tokenizer"]), []
     kind = kind_of(config)
+    if config.attention_window:
+        raise UserError(f"{folder}: not written; transformers' BERT has no sliding window; train without "
+                        "--attention-window to export the model")  # fmt: skip
     if "RaceTask" in content["heads"] and config.head != "cls":
         raise UserError(f"{folder}: not written; transformers has no head such as {config.head} for options; train a model "
                         "with --head cls to export it")  # fmt: skip

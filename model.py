@@ -53,6 +53,7 @@ class BertConfig:
     embedding_size: int | None = None  # E; default: D, without a projection
     share_layers: bool = False
     classifier_dropout: float | None = None  # before a classifier; default: hidden_dropout_prob
+    attention_window: int | None = None  # tokens seen on either side, beside the first one; default: all
     tie_word_embeddings: bool = True  # False: the masked-word head has an output matrix of its own
     head_norm_eps: float | None = None  # of the masked-word head; default: layer_norm_eps
     head: str = "cls"  # of RaceTask, as are the next three; see heads.py
@@ -64,7 +65,8 @@ class BertConfig:
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                     "max_position_embeddings", "type_vocab_size", "word_size", "duma_layers", "mix_layers"):  # fmt: skip
+                     "max_position_embeddings", "type_vocab_size", "word_size", "window", "duma_layers",
+                     "mix_layers"):  # fmt: skip
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
@@ -96,6 +98,11 @@ class BertConfig:
     def word_size(self):
         """E, the width of a word's vector, and of its position's and part's."""
         return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
+    def window(self):
+        """How far a token sees on either side: everywhere, or ``attention_window``."""
+        return self.max_position_embeddings if self.attention_window is None else self.attention_window
 
     @property
     def head_dropout(self):
@@ -181,20 +188,57 @@ def attention(query, key, value, mask=None, dropout=0.0):
     return F.dropout(scores.softmax(-1), dropout) @ value
 
 
+def window_attention(query, key, value, mask, dropout, window):
+    """``attention`` in which token i sees tokens i - window to i + window and the first, which sees all; (N, H, S, d).
+
+    The sliding window with one global token of Longformer (Beltagy et al. 2020, arXiv 2004.05150, section 3.1), with the
+    same projections for both. In blocks of ``window`` queries, each against its own, the previous and the next block of
+    keys, so that time and memory grow with S and not its square. ``mask`` is (N, 1, 1, S), True on tokens, or None.
+    """
+    n, h, s, d = query.shape
+    blocks = -(-s // window)
+    if mask is None:
+        mask = torch.ones(1, 1, 1, s, dtype=torch.bool, device=query.device)
+    whole = attention(query[:, :, :1], key, value, mask, dropout)  # of the first token, (N, H, 1, d)
+
+    def around(x, behind):  # (..., S, d) -> (..., blocks, 3 * window, d): a block of queries' keys
+        x = F.pad(x, (0, 0, window, blocks * window - s + behind))
+        return x.unfold(-2, 3 * window, window).transpose(-1, -2)
+
+    own = F.pad(query, (0, 0, 0, blocks * window - s)).view(n, h, blocks, window, d)
+    seen = mask[:, :, 0, :, None].clone()
+    seen[:, :, 0] = False  # the first token is seen as the global one, once
+    seen = around(seen, window)[..., 0][:, :, :, None]  # (N, 1, blocks, 1, 3 * window)
+    distance = torch.arange(3 * window, device=query.device) - window - torch.arange(window, device=query.device)[:, None]
+    near = own @ around(key, window).transpose(-1, -2)  # (N, H, blocks, window, 3 * window)
+    near = near.masked_fill(~(seen & (distance.abs() <= window)), torch.finfo(near.dtype).min)
+    first = own @ key[:, :, None, :1].transpose(-1, -2)
+    first = first.masked_fill(~mask[:, :, :, :1, None], torch.finfo(first.dtype).min)
+    shares = F.dropout((torch.cat([first, near], -1) * d**-0.5).softmax(-1), dropout)
+    x = shares[..., 1:] @ around(value, window) + shares[..., :1] * value[:, :, None, :1]
+    return torch.cat([whole, x.flatten(2, 3)[:, :, 1:s]], 2)
+
+
 class MultiheadAttention(nn.Module):
-    """Self-attention of H heads over (N, S, D)."""
+    """Self-attention of H heads over (N, S, D); with ``attention_window`` as window_attention has it."""
 
     def __init__(self, config):
         super().__init__()
         self.heads = config.num_attention_heads
-        self.dropout = config.attention_probs_dropout_prob
+        self.dropout, self.window = config.attention_probs_dropout_prob, config.attention_window
         self.in_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x, mask=None):
         n, s, d = x.shape
         query, key, value = self.in_proj(x).view(n, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        x = attention(query, key, value, mask, self.dropout if self.training else 0.0)  # (N, H, S, d)
+        dropout = self.dropout if self.training else 0.0
+        if self.window and s > self.window + 1:  # else all see all
+            if mask is not None and mask.size(2) > 1:
+                raise ValueError("attention_window takes no attention_mask of (N, S, S), such as the joint layout's")
+            x = window_attention(query, key, value, mask, dropout, self.window)
+        else:
+            x = attention(query, key, value, mask, dropout)  # (N, H, S, d)
         return self.out_proj(x.transpose(1, 2).reshape(n, s, d))
 
 
@@ -260,6 +304,14 @@ class BertModel(nn.Module):
             x = layer(x, mask)
             states = [*states, x][-(last or 1) :]
         return self.norm(x) if last is None else [self.norm(x) for x in states]
+
+    def extend_positions(self, count):
+        """Make the position table ``count`` long, if it is shorter, by repeating it (Beltagy et al. 2020, section 5)."""
+        table = self.embedding.position.embed.weight.data
+        if count > len(table):
+            repeated = table.repeat(-(-count // len(table)), 1)[:count]
+            self.embedding.position.embed = nn.Embedding.from_pretrained(repeated, freeze=False)
+            self.config.max_position_embeddings = count
 
     def pool(self, hidden):
         """tanh of a linear layer over the first token's state: (N, S, D) -> (N, D)."""

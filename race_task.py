@@ -47,6 +47,8 @@ def arguments(words=None):
     p.flag("mix-layers", "how many layers the head mix reads (default: 4)", type=flags.positive(int))
     p.flag("layout", "separate: a row for each option; joint: article, question and all options in one row, for less work "
            "(default: separate, or the trained model's)", choices=["separate", "joint"])  # fmt: skip
+    p.flag("attention-window", "each token sees this many on either side, and the first: texts of any --bptt, at a cost that "
+           "grows with their length only (default: all, or the trained model's)", type=flags.positive(int))  # fmt: skip
     p.flag("show", "question: hide the article, options: the question too, to see what can be had without reading",
            choices=["all", "question", "options"], default="all")  # fmt: skip
     p.flag("predict", "no training: choose for the articles of this folder")
@@ -59,6 +61,9 @@ def arguments(words=None):
     args = p.parse_args(words)
     flags.check_all_or_none(args, ask="the question", options="four texts", context="the file to read")
     args = flags.with_default_model(args, "ns_bert.pt")
+    if args.attention_window and args.layout == "joint":
+        raise UserError("--attention-window and --layout joint: options that do not see each other need all of the "
+                        "attention; choose one")  # fmt: skip
     for name, head in (("duma_layers", "duma"), ("compare_options", "dcmn"), ("mix_layers", "mix")):
         if getattr(args, name) and args.head != head and not (args.checkpoint or flags.uses_trained(args)):
             raise UserError(f"--{name.replace('_', '-')}: not of the head {args.head or 'cls'}; add --head {head}")

@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 
 import model as module
-from model import BertConfig, BertModel, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
+from model import (
+    BertConfig,
+    BertModel,
+    MLMTask,
+    NextSentenceTask,
+    QuestionAnswerTask,
+    RaceTask,
+    attention,
+    window_attention,
+)  # fmt: skip
 
 torch.set_num_threads(1)  # products as small as these are slower with more
 HEADS = [MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask]
@@ -297,3 +306,46 @@ def test_hidden_states_equal_those_of_transformers(kind):
         expected, hidden = theirs(input_ids=ids, token_type_ids=types, attention_mask=mask), ours(ids, types, mask)
     torch.testing.assert_close(hidden[mask.bool()], expected.last_hidden_state[mask.bool()], atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.pool(hidden), expected.pooler_output, atol=1e-5, rtol=0)
+
+
+# Sliding windows
+
+
+def banded(s, window):
+    """(S, S), True where window_attention lets a token look: near, at the first, and from the first."""
+    place = torch.arange(s)
+    seen = (place[:, None] - place).abs() <= window
+    seen[:, 0] = seen[0] = True
+    return seen
+
+
+@pytest.mark.parametrize(("s", "window"), [(23, 4), (24, 4), (9, 1), (40, 39), (12, 30)])
+def test_window_attention_is_attention_with_a_band_and_a_first_token(s, window):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, s, 4, dtype=torch.double, requires_grad=True) for _ in range(3))
+    mask = torch.ones(3, 1, 1, s, dtype=torch.bool)
+    mask[1, ..., s // 2 :] = False
+    mask[2, ..., s - 1 :] = False
+    real = mask[:, 0, 0, :, None].expand(3, s, 4)[:, None]
+    found = window_attention(q, k, v, mask, 0.0, window) * real
+    expected = attention(q, k, v, mask & banded(s, window)) * real
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(found)
+    gradients = [torch.autograd.grad(x, (q, k, v), upstream) for x in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_model_with_windows_reads_texts_longer_than_its_table_and_padding_changes_nothing():
+    torch.manual_seed(0)
+    model = RaceTask(BertConfig(50, 16, 2, 2, max_position_embeddings=20, attention_window=5)).eval()
+    table = model.bert.embedding.position.embed.weight.clone()
+    model.bert.extend_positions(70)
+    assert model.bert.config.max_position_embeddings == 70
+    assert torch.equal(model.bert.embedding.position.embed.weight[20:40], table)
+    ids = torch.randint(5, 50, (2, 4, 61))
+    mask = torch.ones_like(ids)
+    mask[1, :, 33:] = 0
+    short = model(ids[1:, :, :33], attention_mask=mask[1:, :, :33])
+    torch.testing.assert_close(model(ids, attention_mask=mask)[1:], short, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="attention_window takes no attention_mask"):
+        model.bert(ids[0], attention_mask=mask[0][:, None].expand(4, 61, 61))
