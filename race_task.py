@@ -47,8 +47,8 @@ def arguments(words=None):
     p.flag("mix-layers", "how many layers the head mix reads (default: 4)", type=flags.positive(int))
     p.flag("layout", "separate: a row for each option; joint: article, question and all options in one row, for less work "
            "(default: separate, or the trained model's)", choices=["separate", "joint"])  # fmt: skip
-    p.flag("attention-window", "each token sees this many on either side, and the first: texts of any --bptt, at a cost that "
-           "grows with their length only (default: all, or the trained model's)", type=flags.positive(int))  # fmt: skip
+    p.flag("attention-window", "each token sees this many on either side, and the first: texts of any --bptt, at a cost"
+           " that grows with their length (default: all, or the trained model's)", type=flags.positive(int))  # fmt: skip
     p.flag("show", "question: hide the article, options: the question too, to see what can be had without reading",
            choices=["all", "question", "options"], default="all")  # fmt: skip
     p.flag("predict", "no training: choose for the articles of this folder")

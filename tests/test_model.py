@@ -14,7 +14,7 @@ from model import (
     RaceTask,
     attention,
     window_attention,
-)  # fmt: skip
+)
 
 torch.set_num_threads(1)  # products as small as these are slower with more
 HEADS = [MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask]
