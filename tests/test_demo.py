@@ -138,7 +138,9 @@ def test_a_model_without_a_head_is_named(tmp_path):
 def test_ctrl_c_ends_it_well_and_a_port_in_use_is_one_line(files, server):
     def start(port):
         command = [sys.executable, str(ROOT / "demo.py"), "--port", str(port), "--bert-model", files[0]]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # What a shell started in the background is deaf to Ctrl-C, and so are its children, unless told otherwise.
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
 
     process, refused = start(0), start(server.server_address[1])
     while not (line := process.stdout.readline()).startswith("open http://127.0.0.1:"):
