@@ -198,7 +198,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, host, port, models):
         self.models, page = models, read_text(PAGE)
-        start = {"models": [model.about() for model in models], "examples": examples(), "limits": LIMITS}
+        start = {"models": [model.about() for model in models], "examples": examples()}
         self.pages = {"/": ("text/html", page.encode()), "/models": ("application/json", json.dumps(start).encode())}
         self.policy, self.names = policy(page), {"localhost", host.lower(), socket.gethostname().lower()}
         super().__init__((host, port), Handler)
@@ -222,6 +222,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         def page():
+            self.check_host()
             found = self.server.pages.get(self.path)
             if not found:
                 raise Refused(404, "no such page; open /")
@@ -232,6 +233,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         def answer():
             body = self.body()
+            self.check_host()
             self.check_own_page()
             if self.path != "/answer":
                 raise Refused(404, "no such page; questions go to /answer")
@@ -280,14 +282,13 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, make):
         """Send what ``make`` gives, (type, bytes), or the reason why there is none as JSON."""
         try:
-            self.check_host()
             status, (kind, content) = 200, make()
         except Refused as error:
             status, kind, content = error.status, "application/json", message(error)
         except UserError as error:
             status, kind, content = 400, "application/json", message(error)
         except (ConnectionError, TimeoutError):
-            raise
+            raise  # nobody is left to reply to
         except Exception:
             traceback.print_exc()
             fault = "a fault of the program; what went wrong stands where it was started"
@@ -336,6 +337,8 @@ def main():
             print(f"{model.name}: {model.kind}, {model.about()['sizes']}")
         if not ipaddress.ip_address(host).is_loopback:
             print("other machines can reach it; anybody who does can use it")
+        if ipaddress.ip_address(host).is_unspecified:  # no address to open
+            host = socket.gethostname()
         print(f"open http://{host}:{port}/ in a browser; Ctrl-C ends the server", flush=True)
         server.serve_forever()
     return 0

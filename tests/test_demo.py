@@ -20,7 +20,7 @@ from model import BertConfig, MLMTask, QuestionAnswerTask, RaceTask
 from ranks import Ranks
 
 TOKENIZER = toys.letters()
-STORY = "The cat sat on the mat. 𝒳 <script>alert(1)</script> The dog was in the garden."
+STORY = "𝒳 <script>alert(1)</script> The cat sat on the mat. The dog was in the garden."
 
 
 def save(path, head):
@@ -128,6 +128,15 @@ def test_nothing_but_the_page_is_served(send):
         assert send(b"", path, "GET")[0] == 404
 
 
+def test_a_model_that_withholds_its_answer_says_so(tmp_path, files):
+    (sure,) = demo.load(files[1], "fp32", Ranks())
+    sure.model.notes = {"null_threshold": 0.0}
+    found = demo.answer_question(sure, {"passage": STORY, "question": "where is the cat"})
+    (none,) = (answer for answer in found["answers"] if not answer["text"])
+    assert found["withheld"] and none["start"] is None
+    assert sum(answer["probability"] for answer in found["answers"]) == pytest.approx(1)
+
+
 def test_a_model_without_a_head_is_named(tmp_path):
     from model import NextSentenceTask
 
@@ -193,6 +202,9 @@ def test_a_browser_clicks_through_it(browser, server, width, tmp_path):
         best = demo.answer_question(loaded, {"passage": STORY, "question": "where is the cat"})["answers"][0]
         assert card.find_element(By.TAG_NAME, "mark").get_attribute("textContent") == best["text"]
         assert card.find_element(By.CLASS_NAME, "passage").get_attribute("textContent") == STORY
+        before = browser.execute_script("return arguments[0].querySelector('mark').previousSibling.textContent", card)
+        assert before == STORY[: best["start"]]  # in characters, whatever stands there that JavaScript counts twice
+        assert not card.find_elements(By.TAG_NAME, "script")
     browser.save_screenshot(str(tmp_path / f"{width}.png"))
 
     press("#tab-mlm")

@@ -219,6 +219,19 @@ def test_an_ensemble_answers_a_question(call, folder):
     assert call("qa", f"--ask Who? --context text.txt --bert-model {' '.join(models[::-1])}") == shown
 
 
+def test_an_ensemble_chooses_among_options(call, folder):
+    models = ["race_a.pt", "race_b.pt", "race_c.pt"]
+    flags = "--ask Who? --options cat dog river house --context text.txt --bert-model"
+    shown = call("race", f"{flags} {' '.join(models)}")
+    rows = [line[2:].split() for line in shown.splitlines()]
+    assert [(letter, option) for letter, _, option in rows] == list(zip("ABCD", "cat dog river house".split(), strict=True))
+    shares = [float(share) for _, share, _ in rows]
+    assert sum(shares) == pytest.approx(1, abs=0.003)
+    starred = [line[0] == "*" for line in shown.splitlines()]
+    assert sum(starred) == 1 and shares[starred.index(True)] == max(shares)
+    assert call("race", f"{flags} {' '.join(models[::-1])}") == shown
+
+
 @pytest.mark.parametrize(("task", "flags", "words"), [
     ("race", "", "race_a.pt race_b.pt: training starts from one"),
     ("qa", "", "qa_a.pt qa_b.pt: training starts from one"),
