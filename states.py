@@ -124,9 +124,9 @@ class States:
         self.before.unlink(missing_ok=True)
 
     def remove_unfinished(self, *paths):
-        """Remove what killed runs left half-written of the states and of ``paths``."""
-        for path in (self.newest, *map(Path, paths)):
-            for left in path.parent.glob(f"{path.name}.tmp*"):
+        """Remove what killed runs left half-written in --log-dir, and of ``paths`` elsewhere."""
+        for folder, name in ((self.folder, "*"), *((Path(path).parent, Path(path).name) for path in paths)):
+            for left in folder.glob(f"{name}.tmp[0-9]*"):
                 left.unlink(missing_ok=True)
 
 
