@@ -3,20 +3,18 @@
     python mlm_task.py --help
 
 Each task script makes a ``Parser`` by ``parser(task, ...)`` and adds what is special to it. A flag's default may be the
-task's own; where it depends on the data set or the model it is None, and set where that is known.
+task's own; where it depends on the data set or the model it is None, and set where that is known. torch is imported
+where a model is made: it takes a second, for which --help need not wait.
 """
 
 import argparse
 import dataclasses
 import difflib
 import os
-
-import torch
+import sys
 
 import cache
-import checkpoint
-from files import UserError, spellings
-from model import BertConfig
+from files import UserError, run_main, spellings
 
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
@@ -65,6 +63,12 @@ class Parser(argparse.ArgumentParser):
         if getattr(args, "steps", None) and args.minutes:
             raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
         return args
+
+
+def answer_help(arguments):
+    """Where the command line asks for help, give it and leave: for a script that has yet to import torch."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        run_main(arguments)
 
 
 def positive(kind):
@@ -195,6 +199,8 @@ def with_default_model(args, start=None):
 
 def sizes(args, vocab_size):
     """The sizes of a new model, from --size and the flags that override it."""
+    from model import BertConfig
+
     # Two layers find what a story tells but cannot hand it on to the first token, where choices are scored.
     layers, width = SIZES[args.size or "base"] if args.size or args.dataset != "Sample" else (4, 128)
     width = args.emsize or width
@@ -231,6 +237,10 @@ def new_or_loaded(cls, args, make_tokenizer):
 
     Raises UserError where a file is missing, or examples would be longer than its position table.
     """
+    import torch
+
+    import checkpoint
+
     torch.manual_seed(args.seed)
     if args.dropout is None:  # the small model of the embedded data set has nothing to spare
         args.dropout = 0.0 if args.dataset == "Sample" else 0.1
@@ -254,6 +264,8 @@ def trained_models(cls, args):
 
     Raises UserError as new_or_loaded does.
     """
+    import checkpoint
+
     found = []
     paths = args.bert_model if isinstance(args.bert_model, list) else [args.checkpoint or args.bert_model]
     for path in paths:

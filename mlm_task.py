@@ -13,21 +13,7 @@ Writes the model to mlm_bert.pt and its vocabulary to bert_vocab.pt. The score i
 the likeliest words, [{"word", "probability"}, ...], best first}.
 """
 
-import math
-from itertools import pairwise
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-
 import flags
-import utils
-from batches import EVALUATION, MaskedBlocks
-from data import Places, load_corpus, load_tokenizer
-from files import UserError, read_text, run_main, write_json
-from model import MLMTask
-from ranks import launch
-from tokenizer import save_vocab
 
 
 def arguments(words=None):
@@ -42,6 +28,25 @@ def arguments(words=None):
     p.flag("output", "where the words of --predict go", default="words.json")
     p.flag("top-k", "how many words for each [MASK]", type=flags.positive(int), default=5)
     return flags.with_default_model(p.parse_args(words))
+
+
+if __name__ == "__main__":  # what follows takes a second to import
+    flags.answer_help(arguments)
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import utils
+from batches import EVALUATION, MaskedBlocks
+from data import Places, load_corpus, load_tokenizer
+from files import UserError, read_text, run_main, write_json
+from model import MLMTask
+from ranks import launch
+from tokenizer import save_vocab
 
 
 def loss(model, batch):

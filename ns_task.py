@@ -11,19 +11,7 @@ Writes the model to ns_bert.pt. The score is the accuracy of telling whether the
 likely the second follows the first. A pair that is too long keeps the end of the first and the beginning of the second.
 """
 
-import math
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-
 import flags
-import utils
-from batches import SentencePairs, cut_longest_first, pad_rows
-from data import Places, load_corpus, load_tokenizer
-from files import UserError, read_text, run_main, write_json
-from model import NextSentenceTask
-from ranks import launch
 
 
 def arguments():
@@ -38,6 +26,23 @@ def arguments():
     p.flag("predict", "no training: for each line of this file, two texts with a tab between, does the second follow?")
     p.flag("output", "where the probabilities of --predict go", default="follows.json")
     return flags.with_default_model(p.parse_args(), "mlm_bert.pt")
+
+
+if __name__ == "__main__":  # what follows takes a second to import
+    flags.answer_help(arguments)
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import utils
+from batches import SentencePairs, cut_longest_first, pad_rows
+from data import Places, load_corpus, load_tokenizer
+from files import UserError, read_text, run_main, write_json
+from model import NextSentenceTask
+from ranks import launch
 
 
 def loss(model, batch):

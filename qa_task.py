@@ -25,22 +25,7 @@ models that hold a threshold, as logits, that is before the logistic function; s
 makes the ensemble do so.
 """
 
-import math
-import tempfile
-from pathlib import Path
-
-import torch
-import torch.nn.functional as F
-
 import flags
-import utils
-from batches import QuestionWindows
-from corpus import sentences
-from data import Places, Question, SquadSet, load_squad, load_squad_splits, load_tokenizer
-from files import UserError, read_context, run_main, write_json
-from metrics import exact_score, squad_scores
-from model import QuestionAnswerTask
-from ranks import launch
 
 
 def arguments(words=None):
@@ -61,6 +46,26 @@ def arguments(words=None):
     args = p.parse_args(words)
     flags.check_all_or_none(args, ask="the question", context="the file to look in")
     return flags.with_default_model(args, "ns_bert.pt")
+
+
+if __name__ == "__main__":  # what follows takes a second to import
+    flags.answer_help(arguments)
+
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import utils
+from batches import QuestionWindows
+from corpus import sentences
+from data import Places, Question, SquadSet, load_squad, load_squad_splits, load_tokenizer
+from files import UserError, read_context, run_main, write_json
+from metrics import exact_score, squad_scores
+from model import QuestionAnswerTask
+from ranks import launch
 
 
 def span_losses(model, batch):

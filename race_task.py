@@ -13,22 +13,9 @@ Several models, which may differ in all but the task, answer together (--predict
 is the mean over the models of the logarithm of the probability that each gives it.
 """
 
-import math
-import tempfile
-from pathlib import Path
-
-import torch
-import torch.nn.functional as F
-
 import flags
-import heads
-import utils
-from batches import OptionRows
-from data import LETTERS, Article, Places, load_race, load_race_splits, load_tokenizer
 from files import UserError, read_context, run_main, write_json
-from metrics import race_scores
-from model import RaceTask
-from ranks import launch
+from questions import LETTERS
 
 
 def arguments(words=None):
@@ -41,7 +28,7 @@ def arguments(words=None):
     p.flag("passage", "an article that is too long: read its beginning, the sentences that say most of the question"
            " and options, or window by window", choices=["truncate", "select", "window"], default="window")  # fmt: skip
     p.flag("head", "what scores an option: the pooled first token, co-attention, co-matching, or a mix of the last layers' "
-           "first tokens (default: cls, or the trained model's)", choices=["cls", *heads.HEADS])  # fmt: skip
+           "first tokens (default: cls, or the trained model's)", choices=["cls", "duma", "dcmn", "mix"])  # fmt: skip
     p.flag("duma-layers", "layers of co-attention in the head duma (default: 1)", type=flags.positive(int))
     p.flag("compare-options", "the head dcmn compares the options with each other, too", action="store_true", default=False)
     p.flag("mix-layers", "how many layers the head mix reads (default: 4)", type=flags.positive(int))
@@ -68,6 +55,24 @@ def arguments(words=None):
         if getattr(args, name) and args.head != head and not (args.checkpoint or flags.uses_trained(args)):
             raise UserError(f"--{name.replace('_', '-')}: not of the head {args.head or 'cls'}; add --head {head}")
     return args
+
+
+if __name__ == "__main__":  # what follows takes a second to import
+    flags.answer_help(arguments)
+
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import utils
+from batches import OptionRows
+from data import Article, Places, load_race, load_race_splits, load_tokenizer
+from metrics import race_scores
+from model import RaceTask
+from ranks import launch
 
 
 def inputs(batch):

@@ -1,16 +1,20 @@
 """Flags and mistakes: every flag in both spellings, and one line that names the thing and the remedy, exit code 2."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import toys
 
+import heads
 import mlm_task
 import ns_task
 import qa_task
 import race_task
 
+ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 OLD_FLAGS = dict(emsize="64", nhid="100", nlayers="3", nhead="4", lr="0.5", clip="0.2", epochs="7", batch_size="9",
                  bptt="77", dropout="0.25", seed="3", log_interval="5", checkpoint="a.pt", save="b.pt", dataset="Text",
@@ -41,6 +45,20 @@ def test_new_flags_are_the_same_for_every_task(monkeypatch, task):
                   "--accumulate", "2", "--resume", "--evaluate", "--size", "mini", "--vocab_size", "300")  # fmt: skip
     assert (args.data_dir, args.log_dir, args.minutes, args.precision, args.accumulate) == ("d", "l", 0.5, "bf16", 2)
     assert args.resume and args.evaluate and (args.size, args.vocab_size) == ("mini", 300)
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_help_is_given_without_torch_which_takes_a_second_to_import(task):
+    code = f"import sys, runpy, atexit; sys.argv = ['{task}_task.py', '--help']\n" \
+           "atexit.register(lambda: print('with torch' if 'torch' in sys.modules else 'without'))\n" \
+           f"runpy.run_path('{task}_task.py', run_name='__main__')"  # fmt: skip
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert output.startswith("usage: ") and output.endswith("without\n")
+
+
+def test_every_head_can_be_chosen():
+    for head in ["cls", *heads.HEADS]:
+        assert race_task.arguments(["--head", head]).head == head
 
 
 FIRST = {"mlm": None, "ns": "mlm_bert.pt", "qa": "ns_bert.pt", "race": "ns_bert.pt"}

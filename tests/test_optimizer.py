@@ -119,6 +119,7 @@ def test_weights_decay_without_a_gradient_to_speak_of(kind):
 def test_adamw_is_torchs():
     ours, theirs = small(), small()
     optimizer = make_optimizer(ours, "adamw", 0.1)
+    optimizer.PIECE = 100  # several to a matrix, the last one short
     matrices, vectors = ([p for p in theirs.parameters() if (p.dim() == 2) is wanted] for wanted in (True, False))
     settings = {name: optimizer.defaults[name] for name in ("lr", "betas", "eps")}
     reference = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1, "scale": 1.0},
