@@ -14,6 +14,7 @@ others; alone, all its calls give back what they got. The first rank that fails 
 """
 
 import contextlib
+import ctypes
 import multiprocessing.connection
 import os
 import re
@@ -154,7 +155,22 @@ def free_port():
 
 
 def local_device(local_rank):
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
+    keep_freed_memory()
+    return torch.device("cpu")
+
+
+def keep_freed_memory():
+    """Have glibc keep large blocks that are freed, for the next of their size, instead of giving them back each time.
+
+    Attention scores or logits of over 32 MB would otherwise be given back and had anew many times a step, and a new page
+    costs more than to compute what is written on it. Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: bytes from which a block is a mapping of its own
+        allocator.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: free bytes that are kept
 
 
 def run_rank(place, function, args, parent=None):
