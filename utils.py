@@ -114,12 +114,11 @@ class Computer:
         if sharding.is_cut(model):  # all ranks must call it equally often; what is scored twice comes out the same
             mine = [min(first + self.ranks.rank, len(work) - 1) for first in range(0, len(work), self.ranks.world)]
         rows = {}
-        for number in tqdm(mine, f"scoring {split}", disable=None if self.ranks.first else True, leave=False):
-            indices = chosen[work[number]]
-            batch = to_device(data.collate(indices, batches.EVALUATION), self.ranks.device)
-            with self.autocast():
-                values = task.rows(model, batch, data, indices)
-            rows.update(zip(indices.tolist(), values, strict=True))
+        with self.autocast():  # around all batches, so that weights are made narrower once
+            for number in tqdm(mine, f"scoring {split}", disable=None if self.ranks.first else True, leave=False):
+                indices = chosen[work[number]]
+                batch = to_device(data.collate(indices, batches.EVALUATION), self.ranks.device)
+                rows.update(zip(indices.tolist(), task.rows(model, batch, data, indices), strict=True))
         everything = {index: row for part in self.ranks.gather(rows) for index, row in part.items()}
         model.train()
         return [(index, everything[index]) for index in sorted(everything)]

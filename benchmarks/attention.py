@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import machine
 from model import attention, window_attention
+from ranks import keep_freed_memory
 
 
 def milliseconds(function, length):
@@ -33,6 +34,7 @@ def main():
     p.add_argument("--window", type=int, default=128)
     p.add_argument("--longest", type=int, default=4096)
     args = p.parse_args()
+    keep_freed_memory()
     print(machine())
     ways = {
         "full": lambda q, k, v: attention(q, k, v, None, 0.1),
