@@ -9,7 +9,8 @@ The peer pads to the full length (384 tokens with a stride of 128 for SQuAD, 512
 longest of the batch; nobody's tokenising is counted, and both get the allocator setting that ours makes
 (ranks.keep_freed_memory), without which the peer is slower. A question counts once, however many windows it has.
 Batches are of 16 windows, or 4 questions with four options. Ours finds the answers when it predicts, the peer gives
-logits only.
+logits only. RACE's joint layout is another network from the same weights: article and question are read once for all
+four options.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def some(items, count):
     return [items[i] for i in sorted(np.random.default_rng(0).choice(len(items), count, replace=False))]
 
 
-def ours(task, data_dir, tokenizer):
+def ours(task, data_dir, tokenizer, layout="separate"):
     """(training, prediction, turn): two functions that do the next batch and give its questions, and batches a turn."""
     places = Places(data_dir, "cache")
     config = BertConfig(vocab_size=len(tokenizer), **SIZES)
@@ -54,7 +55,7 @@ def ours(task, data_dir, tokenizer):
         rows, loss = qa_task.make_rows(20, 30), qa_task.loss
     else:
         part = some(load_race_splits("RACE", places, "all", ("train",))["train"], QUESTIONS[task] // 3)
-        data, model = batches.OptionRows(part, tokenizer, places, 512, 0, "truncate"), RaceTask(config)
+        data, model = batches.OptionRows(part, tokenizer, places, 512, 0, "truncate", layout=layout), RaceTask(config)
         rows, loss = race_task.rows, race_task.loss
     share = len(part.questions) / len(data) if task == "squad" else 1.0  # questions a window
     optimizer = make_optimizer(model, "adamw", 0.01)
@@ -159,11 +160,11 @@ def main():
     args = parser.parse_args()
     torch.manual_seed(0)
     keep_freed_memory()
-    makers = {
-        "ours": ours(args.task, args.data_dir, load_vocab(vocabulary())),
-        "transformers, padded to the full length": theirs(args.task, args.data_dir, False),
-        "transformers, to the longest of a batch": theirs(args.task, args.data_dir, True),
-    }
+    peers = "transformers, padded to the full length", "transformers, to the longest of a batch"
+    makers = {"ours": ours(args.task, args.data_dir, load_vocab(vocabulary()))}
+    if args.task == "race":
+        makers["ours, joint layout"] = ours(args.task, args.data_dir, load_vocab(vocabulary()), "joint")
+    makers |= {name: theirs(args.task, args.data_dir, name == peers[1]) for name in peers}
     print(f"{args.task}: {machine()}")
     for number, kind in enumerate(("training", "prediction")):
         done = {name: [] for name in makers}
@@ -175,7 +176,8 @@ def main():
         seconds = alternate(turns, args.rounds)
         rates = {name: sum(done[name]) / len(done[name]) / seconds[name] for name in makers}
         for name, rate in rates.items():
-            print(f"{kind:11} {name:40} {rate:8.2f} questions/s, ours is {rates['ours'] / rate:5.2f} x")
+            times = ", ".join(f"{rate / rates[peer]:5.2f} x {peer.split(', ')[1]}" for peer in peers)
+            print(f"{kind:11} {name:40} {rate:8.2f} questions/s: {times}")
 
 
 if __name__ == "__main__":
