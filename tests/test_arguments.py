@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import toys
+from conftest import ROOT
 
 import heads
 import mlm_task
@@ -14,7 +14,6 @@ import ns_task
 import qa_task
 import race_task
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 OLD_FLAGS = dict(emsize="64", nhid="100", nlayers="3", nhead="4", lr="0.5", clip="0.2", epochs="7", batch_size="9",
                  bptt="77", dropout="0.25", seed="3", log_interval="5", checkpoint="a.pt", save="b.pt", dataset="Text",
