@@ -6,6 +6,7 @@ needs several times fewer steps here; fine-tuning of weights that AdamW made sta
 """
 
 import torch
+import torch.distributed as dist
 
 # The quintic iteration's coefficients from the same source: after five rounds all singular values lie near 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -27,23 +28,28 @@ class MuonAdamW(torch.optim.AdamW):
     """torch's AdamW, but Muon for the groups that say ``muon=True``.
 
     Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon. ``dtype`` is that of its products:
-    singular values near 1 are all it wants, for which bf16 will do (and does in its authors' code). On a CPU AdamW takes
-    PIECE numbers at a time: its dozen operations on a whole embedding each wait for the memory.
+    singular values near 1 are all it wants, for which bf16 will do (and does in its authors' code). With ``shared`` the
+    ranks divide those products among them. On a CPU AdamW takes PIECE numbers at a time: its dozen operations on a
+    whole embedding each wait for the memory.
     """
 
     PIECE = 1 << 16  # four such pieces, 1 MiB, stay in a core's cache
 
-    def __init__(self, groups, dtype=torch.float32, **options):
+    def __init__(self, groups, dtype=torch.float32, shared=False, **options):
         super().__init__(groups, **options)
-        self.dtype = dtype
+        self.dtype, self.shared = dtype, shared
 
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and (group["muon"] or not parameter.is_cuda):
-                    (self.muon_step if group["muon"] else self.adamw_step)(parameter, group)
-                    parameter.grad = None  # torch's AdamW passes over what has no gradient
+            here = [p for p in group["params"] if p.grad is not None and (group["muon"] or not p.is_cuda)]
+            if group["muon"]:
+                self.muon_step(here, group)
+            else:
+                for parameter in here:
+                    self.adamw_step(parameter, group)
+            for parameter in here:
+                parameter.grad = None  # torch's AdamW passes over what has no gradient
         return super().step(closure)
 
     def adamw_step(self, parameter, group):
@@ -61,26 +67,64 @@ class MuonAdamW(torch.optim.AdamW):
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             weight.addcdiv_(mean, (square.sqrt() / bias2**0.5).add_(group["eps"]), value=-rate / bias1)
 
-    def muon_step(self, parameter, group, momentum=0.95):
+    def muon_step(self, parameters, group):
+        mine = share_out(parameters) if self.shared else set(range(len(parameters)))
+        steps = [torch.zeros_like(p, dtype=self.dtype, memory_format=torch.contiguous_format) for p in parameters]
+        for number, (parameter, step) in enumerate(zip(parameters, steps, strict=True)):
+            direction = self.muon_direction(parameter)
+            if number in mine:
+                square_parts(step).copy_(orthogonalise(square_parts(direction).to(self.dtype)))
+        if self.shared and steps:
+            exchange(steps)
+        for parameter, step in zip(parameters, steps, strict=True):
+            rows, columns = square_parts(step).shape[-2:]
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+    def muon_direction(self, parameter, momentum=0.95):
         state, gradient = self.state[parameter], parameter.grad
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
             state["step"] = torch.zeros(())  # never read, but AdamW's load_state_dict looks for it
         average = state["momentum"].lerp_(gradient, 1 - momentum)
-        direction = gradient.lerp(average, momentum)  # Nesterov's look ahead
-        rows, columns = direction.shape
-        parts = direction.view(-1, columns, columns) if rows == 3 * columns else direction[None]
-        step = orthogonalise(parts.to(self.dtype)).reshape(rows, columns)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(step, alpha=-group["lr"] * max(1, parts.size(-2) / columns) ** 0.5)
+        return gradient.lerp(average, momentum)  # Nesterov's look ahead
 
 
-def make_optimizer(model, kind, weight_decay, dtype=torch.float32, dims=None, zero=False):
-    """"adamw" or "muon" for ``model``. A group's rate is ``scale`` times the schedule's.
+def square_parts(matrix):
+    """(3 D, D), query, key and value in one, as (3, D, D); any other (r, c) as (1, r, c)."""
+    rows, columns = matrix.shape
+    return matrix.view(-1, columns, columns) if rows == 3 * columns else matrix[None]
+
+
+def share_out(matrices):
+    """The numbers of the matrices that fall to this rank: the largest first, each to the rank that has least."""
+    loads, mine = [0] * dist.get_world_size(), set()
+    for number in sorted(range(len(matrices)), key=lambda i: -matrices[i].numel()):
+        rank = loads.index(min(loads))
+        loads[rank] += matrices[number].numel()
+        mine |= {number} if rank == dist.get_rank() else set()
+    return mine
+
+
+def exchange(steps):
+    """Fill in, in place, what other ranks have worked out: each matrix is zero on all ranks but one.
+
+    Summed as whole numbers, which keeps every bit of any type (and gloo adds no bf16).
+    """
+    flat = torch.cat([step.view(torch.uint8).flatten() for step in steps])
+    bits = torch.nn.functional.pad(flat, (0, -len(flat) % 4)).view(torch.int32)
+    dist.all_reduce(bits)
+    for step, part in zip(steps, bits.view(torch.uint8)[: len(flat)].split([s.nbytes for s in steps]), strict=True):
+        step.copy_(part.view(step.dtype).view_as(step))
+
+
+def make_optimizer(model, kind, weight_decay, dtype=torch.float32, dims=None, zero=False, shared=False):
+    """AdamW, or Muon and AdamW ("muon"), for ``model``. A group's rate is ``scale`` times the schedule's.
 
     No weight decay for biases and norms (Devlin et al. 2019 and their code). ``dtype``: of Muon's products. ``dims``: how
     many dimensions each parameter has, by name, where ``model`` is cut up and its own do not tell. ``zero``: each rank
-    keeps the state of a share of the parameters (Rajbhandari et al. 2020, arXiv 1910.02054, stage 1).
+    keeps the state of a share of the parameters (Rajbhandari et al. 2020, arXiv 1910.02054, stage 1). ``shared``: all
+    ranks keep all of it, and divide Muon's products.
     """
     matrices, others, vectors = [], [], []
     for name, parameter in model.named_parameters():
@@ -96,7 +140,7 @@ def make_optimizer(model, kind, weight_decay, dtype=torch.float32, dims=None, ze
     ]
     options = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype)
     if not zero:
-        return MuonAdamW(groups, **options)
+        return MuonAdamW(groups, **options, shared=shared)
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     return ZeroRedundancyOptimizer(groups, MuonAdamW, **options)

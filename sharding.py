@@ -1,6 +1,6 @@
 """One model on several ranks, by torch's own engines: DDP, ZeRO and FSDP.
 
-    --parallel DDP     each rank holds all; gradients are averaged
+    --parallel DDP     each rank holds all; gradients are averaged, Muon's products divided
     --parallel ZeRO    the same, but each rank keeps the optimizer's numbers of its share of the parameters only
     --parallel FSDP    weights, gradients and optimizer are cut up; a layer is put together while it computes
 
@@ -26,8 +26,9 @@ def share(model, args, ranks):
         return model, make_optimizer(model, **options)
     if args.parallel != "FSDP":
         devices = [ranks.device] if ranks.device.type == "cuda" else None
-        parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices)
-        return parallel, make_optimizer(model, **options, zero=args.parallel == "ZeRO")
+        parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        zero = args.parallel == "ZeRO"
+        return parallel, make_optimizer(model, **options, zero=zero, shared=not zero)
     if args.optimizer == "muon":
         raise UserError("--optimizer muon: needs whole matrices, --parallel FSDP cuts them; use adamw, or --parallel ZeRO")
     from torch.distributed.fsdp import FullyShardedDataParallel

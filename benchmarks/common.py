@@ -1,4 +1,4 @@
-"""What the benchmarks share: contestants that take turns, medians, how much memory a run takes, the machine."""
+"""What the benchmarks share: contestants that take turns, each in its own process, and the machine."""
 
 import importlib.util
 import json
@@ -16,27 +16,47 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def alternate(contestants, rounds):
-    """Median seconds of each contestant's call: after one call each that does not count, all take turns every round."""
-    for call in contestants.values():
-        call()
-    seconds = {name: [] for name in contestants}
+KEPT = ", freed memory kept"  # ends the name of a peer that also gets ranks.keep_freed_memory, which ours calls itself
+
+
+def alternate(script, contestants, rounds, *flags):
+    """What each contestant does a second, the median of its turns, and its peak resident bytes: {name: (rate, bytes)}.
+
+    Each is a process of its own, ``python script --contestant NAME flags``, which calls ``take_turns``. After one turn
+    each that does not count, all take turns every round; who has none, waits.
+    """
+    processes = {}
+    for name in contestants:
+        command = [sys.executable, script, *flags, "--contestant", name]
+        processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        turn(processes[name], name)
+    rates = {name: [] for name in contestants}
     for _ in range(rounds):
-        for name, call in contestants.items():
-            begun = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+        for name, process in processes.items():
+            rates[name].append(turn(process, name)["rate"])
+    return {name: (statistics.median(rates[name]), leave(process)) for name, process in processes.items()}
 
 
-def peak_memory_of(script, *flags):
-    """Peak resident bytes of ``python script flags``, a process of its own that ends with ``print_peak_memory()``."""
-    output = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True, check=True).stdout
-    return json.loads(output.splitlines()[-1])["peak_memory_bytes"]
+def turn(process, name):
+    process.stdin.write("turn\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{name} ended before its time")
+    return json.loads(line)
 
 
-def print_peak_memory():
-    """Of this program: getrusage's figure begins with that of the process that started it."""
+def leave(process):
+    return json.loads(process.communicate()[0])["peak_memory_bytes"]
+
+
+def take_turns(call):
+    """A contestant's side: ``call()`` does a turn's work and returns how much it was."""
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        done = call()
+        print(json.dumps({"rate": done / (time.perf_counter() - begun)}), flush=True)
+    # getrusage's figure begins with that of the process that started this one
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     print(json.dumps({"peak_memory_bytes": 1024 * int(peak[1])}))
 

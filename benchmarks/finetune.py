@@ -4,10 +4,11 @@
     python benchmarks/finetune.py race --data-dir data
 
 MiniLM's sizes (6 layers, width 384, 12 heads, bert-base-uncased's vocabulary), random weights, the same questions of the
-real training sets for all, the same threads, bf16 autocast, AdamW, dropout 0.1, alternating; the median of the rounds.
+real training sets for all, the same threads, bf16 autocast, AdamW, dropout 0.1, alternating, each in its own process;
+the median of the rounds.
 The peer pads to the full length (384 tokens with a stride of 128 for SQuAD, 512 for RACE), as its scripts do, or to the
-longest of the batch; nobody's tokenising is counted, and both get the allocator setting that ours makes
-(ranks.keep_freed_memory), without which the peer is slower. A question counts once, however many windows it has.
+longest of the batch; once more with the allocator setting that ours makes for itself (ranks.keep_freed_memory), which
+its scripts do not have. Nobody's tokenising is counted. A question counts once, however many windows it has.
 Batches are of 16 windows, or 4 questions with four options. Ours finds the answers when it predicts, the peer gives
 logits only. RACE's joint layout is another network from the same weights: article and question are read once for all
 four options.
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import batches
 import qa_task
 import race_task
-from benchmarks.common import alternate, machine, vocabulary
+from benchmarks.common import KEPT, alternate, machine, take_turns, vocabulary
 from data import Places, load_race_splits, load_squad_splits
 from model import BertConfig, QuestionAnswerTask, RaceTask
 from optimizer import make_optimizer
@@ -152,32 +153,43 @@ def theirs(task, data_dir, to_longest):
     return train, predict, PEER_TURN[task]
 
 
+PEERS = "transformers, padded to the full length", "transformers, to the longest of a batch"
+OURS = "ours", "ours, joint layout"
+
+
+def contestant(name, kind, task, data_dir):
+    """Take turns as this one."""
+    torch.manual_seed(0)
+    if name in OURS or name.endswith(KEPT):
+        keep_freed_memory()
+    if name in OURS:
+        layout = "joint" if name == OURS[1] else "separate"
+        *calls, count = ours(task, data_dir, load_vocab(vocabulary()), layout)
+    else:
+        *calls, count = theirs(task, data_dir, name.startswith(PEERS[1]))
+    call = calls[kind == "prediction"]
+    take_turns(lambda: sum(call() for _ in range(count)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=list(BATCH))
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kind", choices=("training", "prediction"), default="training", help="of --contestant")
+    parser.add_argument("--contestant", help="be this one, and take a turn for each line read")
     args = parser.parse_args()
-    torch.manual_seed(0)
-    keep_freed_memory()
-    peers = "transformers, padded to the full length", "transformers, to the longest of a batch"
-    makers = {"ours": ours(args.task, args.data_dir, load_vocab(vocabulary()))}
-    if args.task == "race":
-        makers["ours, joint layout"] = ours(args.task, args.data_dir, load_vocab(vocabulary()), "joint")
-    makers |= {name: theirs(args.task, args.data_dir, name == peers[1]) for name in peers}
+    if args.contestant:
+        return contestant(args.contestant, args.kind, args.task, args.data_dir)
+    names = [*OURS[: 2 if args.task == "race" else 1], *PEERS, *(name + KEPT for name in PEERS)]
     print(f"{args.task}: {machine()}")
-    for number, kind in enumerate(("training", "prediction")):
-        done = {name: [] for name in makers}
-
-        def turn(name, call, count, done=done):
-            return lambda: done[name].append(sum(call() for _ in range(count)))
-
-        turns = {name: turn(name, maker[number], maker[2]) for name, maker in makers.items()}
-        seconds = alternate(turns, args.rounds)
-        rates = {name: sum(done[name]) / len(done[name]) / seconds[name] for name in makers}
-        for name, rate in rates.items():
-            times = ", ".join(f"{rate / rates[peer]:5.2f} x {peer.split(', ')[1]}" for peer in peers)
-            print(f"{kind:11} {name:40} {rate:8.2f} questions/s: {times}")
+    for kind in ("training", "prediction"):
+        found = alternate(__file__, names, args.rounds, args.task, "--data-dir", args.data_dir, "--kind", kind)
+        print(f"\n{kind:58} questions/s" + "".join(f"{f'/ ({i})':>7}" for i in range(1, 5)))
+        peers = names[-4:]
+        for name, (rate, _) in found.items():
+            number = f"({peers.index(name) + 1}) " if name in peers else ""
+            print(f"{number + name:58} {rate:11.2f}" + "".join(f"{rate / found[peer][0]:7.2f}" for peer in peers))
 
 
 if __name__ == "__main__":

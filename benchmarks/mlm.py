@@ -3,9 +3,9 @@
     python benchmarks/mlm.py [--rounds 5]
 
 4 layers, width 256, 4 heads, feed-forward 1024, vocabulary 30,522, 32 sequences of 128 tokens, dropout 0.1, AdamW, 15 %
-masked. Ours and transformers' BertForMaskedLM get the same batches with the same threads, alternating; the median of
-the rounds. The peer runs in bf16 (autocast) and fp32, and its better setting stands in the ratio; it also gets the
-allocator setting that ours makes (ranks.keep_freed_memory), without which it is slower. All tokens of a batch count;
+masked. Ours and transformers' BertForMaskedLM get the same batches with the same threads, alternating, each in its own
+process; the median of the rounds. The peer runs in bf16 (autocast) and fp32; once more in bf16 with the allocator
+setting that ours makes for itself (ranks.keep_freed_memory), which its scripts do not have. All tokens of a batch count;
 there is no padding. FLOPs are those of the matrix products that the task needs, forward and twice that backward,
 the vocabulary's at the masked positions only; they are set beside the rate at which this machine multiplies matrices
 of these shapes (roofline.py), measured in the same run.
@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mlm_task
-from benchmarks.common import alternate, machine, peak_memory_of, print_peak_memory
+from benchmarks.common import KEPT, alternate, machine, take_turns
 from benchmarks.roofline import matrix_rate
 from model import BertConfig, MLMTask
 from optimizer import make_optimizer
@@ -49,6 +49,7 @@ def stepper(loss, optimizer, dtype):
         value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return ROWS * LENGTH
 
     return step
 
@@ -88,6 +89,7 @@ def products():
 CONTESTANTS = {
     "ours bf16": lambda: ours("bf16"), "ours fp32": lambda: ours("fp32"),
     "transformers bf16": lambda: theirs("bf16"), "transformers fp32": lambda: theirs("fp32"),
+    "transformers bf16" + KEPT: lambda: theirs("bf16"),
 }  # fmt: skip
 
 
@@ -95,29 +97,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="steps a turn")
-    parser.add_argument("--memory", choices=CONTESTANTS, help="take a few steps of this one and say how much it held")
+    parser.add_argument("--contestant", choices=CONTESTANTS, help="be this one, and take a turn for each line read")
     args = parser.parse_args()
-    torch.manual_seed(0)
-    keep_freed_memory()
-    if args.memory:
-        step = CONTESTANTS[args.memory]()
-        for _ in range(5):
-            step()
-        return print_peak_memory()
+    if args.contestant:
+        torch.manual_seed(0)
+        if args.contestant.startswith("ours") or args.contestant.endswith(KEPT):
+            keep_freed_memory()
+        step = CONTESTANTS[args.contestant]()
+        return take_turns(lambda: sum(step() for _ in range(args.steps)))
 
-    def turn(step):
-        return lambda: [step() for _ in range(args.steps)]
-
-    seconds = alternate({name: turn(make()) for name, make in CONTESTANTS.items()}, args.rounds)
-    rates = {name: args.steps * ROWS * LENGTH / value for name, value in seconds.items()}
-    peer = max("transformers bf16", "transformers fp32", key=rates.get)
+    found = alternate(__file__, CONTESTANTS, args.rounds, "--steps", str(args.steps))
+    peers = max("transformers bf16", "transformers fp32", key=lambda name: found[name][0]), "transformers bf16" + KEPT
     flops = sum(2 * n * r * i * c for n, r, i, c in products())
     limit = matrix_rate(products(), torch.bfloat16)
     print(machine())
-    for name, rate in rates.items():
-        memory = peak_memory_of(__file__, "--memory", name) / 2**20
-        print(f"{name:20} {rate:8.0f} tokens/s {rate / rates[peer]:6.2f} x {peer}, peak memory {memory:6.0f} MiB")
-    rate = rates["ours bf16"] * flops / (ROWS * LENGTH)
+    for name, (rate, memory) in found.items():
+        times = ", ".join(f"{rate / found[peer][0]:5.2f} x {peer}" for peer in peers)
+        print(f"{name:36} {rate:8.0f} tokens/s, {memory / 2**20:6.0f} MiB: {times}")
+    rate = found["ours bf16"][0] * flops / (ROWS * LENGTH)
     print(f"ours bf16: {rate / 1e9:.0f} GFLOP/s of {limit / 1e9:.0f}, which matrix products of these shapes reach "
           f"alone: {100 * rate / limit:.0f} %")  # fmt: skip
 

@@ -2,7 +2,9 @@
 
     python benchmarks/ranks.py [--rounds 3]
 
-The real commands on the embedded data set, 4 layers of width 256, the same global batch, alternating; the median.
+The real commands on the embedded data set, 4 layers of width 256, the same global batch, alternating; the median. Two
+programs at once that know nothing of each other, each with that batch, their tokens added, show what the machine gives:
+cores share memory and caches, so that two need not be twice as fast as one even where nothing is exchanged.
 """
 
 import argparse
@@ -19,27 +21,43 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine  # noqa: E402
 
+CONTESTANTS = {  # the flags of each program that runs at the same time
+    "1 rank": [["--batch_size", "64"]],
+    "2 ranks": [["--batch_size", "64", "--parallel", "DDP", "--world_size", "2"]],
+    "2 programs": [["--batch_size", "64"]] * 2,
+}
+
+
+def tokens_per_second(folder, programs):
+    """The sum over the programs, run at once."""
+    running = []
+    for number, flags in enumerate(programs):
+        command = [sys.executable, str(ROOT / "mlm_task.py"), "--size", "mini", "--steps", "60", "--valid-examples", "1",
+                   "--cache-dir", f"{folder}/cache", "--log-dir", f"{folder}/{number}",
+                   "--save", f"{folder}/{number}.pt", *flags]  # fmt: skip
+        running.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                        env={**os.environ, "OMP_NUM_THREADS": "1"}))  # fmt: skip
+    codes = [process.wait() for process in running]
+    if any(codes):
+        sys.exit(f"mlm_task.py {programs} failed")
+    results = [json.loads(Path(f"{folder}/{number}/result.json").read_text()) for number in range(len(programs))]
+    return sum(result["tokens_per_second"] for result in results)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    contestants = {"1 rank": [], "2 ranks": ["--parallel", "DDP", "--world_size", "2"]}
-    rates = {name: [] for name in contestants}
+    rates = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.rounds + 1):  # the first round makes the cache
-            for name, flags in contestants.items():
-                command = [sys.executable, str(ROOT / "mlm_task.py"), "--size", "mini", "--batch_size", "64", "--steps",
-                           "60", "--valid-examples", "1", "--cache-dir", f"{folder}/cache", *flags]  # fmt: skip
-                subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-                if number:
-                    result = json.loads((Path(folder) / "runs/mlm/result.json").read_text())
-                    rates[name].append(result["tokens_per_second"])
+            for name, programs in CONTESTANTS.items():
+                rate = tokens_per_second(folder, programs)
+                rates[name] += [rate] if number else []
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(machine())
     for name, rate in medians.items():
-        print(f"{name:8} of one thread {rate:8.0f} tokens/s {rate / medians['1 rank']:6.2f} x")
+        print(f"{name:10} of one thread {rate:8.0f} tokens/s {rate / medians['1 rank']:6.2f} x")
 
 
 if __name__ == "__main__":
