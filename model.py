@@ -176,12 +176,14 @@ class BertEmbedding(nn.Module):
 def attention(query, key, value, mask=None, dropout=0.0):
     """softmax(Q Kᵀ / sqrt(d)) V (Vaswani et al. 2017, section 3.2.1); Q, K, V are (N, H, S, d).
 
-    ``mask`` (broadcast to (N, H, S, S)) is True where a query may look at a key. GPUs run torch's fused kernel. CPUs run
-    the formula as it stands: there the kernel is the slower one at BERT's lengths, its backward pass most of all.
+    ``mask`` (N or 1, 1, S or 1, S) is True where a query may look at a key, of which each needs one. GPUs run torch's
+    fused kernel. CPUs run the formula as it stands: there the kernel is no faster at BERT's lengths, and without dropout
+    its backward pass takes several times as long.
     """
     if query.is_cuda:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    if mask is not None and (short := -key.size(2) % 32):  # CPUs take twice as long for rows that end within a vector
+    if mask is not None and key.dtype == torch.bfloat16 and (short := -key.size(2) % 32):
+        # Rows that end within a vector take CPUs up to twice as long: their softmax does the rest one by one.
         key, value, mask = F.pad(key, (0, 0, 0, short)), F.pad(value, (0, 0, 0, short)), F.pad(mask, (0, short))
     scores = (query * query.size(-1) ** -0.5) @ key.transpose(-2, -1)  # (N, H, S, S)
     if mask is not None:

@@ -86,10 +86,10 @@ def read_pairs(path):
 def predict(args, ranks, model, tokenizer):
     pairs, compute, found = read_pairs(args.predict), utils.Computer(args, ranks), []
     model.to(ranks.device).eval()
-    for start in range(0, len(pairs), args.batch_size):
+    for start in range(0, len(pairs), compute.batch_size):
         rows = [
             cut_longest_first(*(np.array(tokenizer.encode(text).ids) for text in pair), args.bptt - 3)
-            for pair in pairs[start : start + args.batch_size]
+            for pair in pairs[start : start + compute.batch_size]
         ]
         batch = utils.to_device(pad_rows(rows, tokenizer), ranks.device)
         with compute.autocast():

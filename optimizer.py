@@ -68,18 +68,26 @@ class MuonAdamW(torch.optim.AdamW):
             weight.addcdiv_(mean, (square.sqrt() / bias2**0.5).add_(group["eps"]), value=-rate / bias1)
 
     def muon_step(self, parameters, group):
-        mine = share_out(parameters) if self.shared else set(range(len(parameters)))
-        steps = [torch.zeros_like(p, dtype=self.dtype, memory_format=torch.contiguous_format) for p in parameters]
-        for number, (parameter, step) in enumerate(zip(parameters, steps, strict=True)):
-            direction = self.muon_direction(parameter)
-            if number in mine:
-                square_parts(step).copy_(orthogonalise(square_parts(direction).to(self.dtype)))
-        if self.shared and steps:
-            exchange(steps)
-        for parameter, step in zip(parameters, steps, strict=True):
-            rows, columns = square_parts(step).shape[-2:]
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+        if not self.shared:
+            for parameter in parameters:
+                self.move(parameter, self.orthogonal(self.muon_direction(parameter)), group)
+        elif parameters:
+            mine, (bits, steps) = share_out(parameters), zeros_like_all(parameters, self.dtype)
+            for number, (parameter, step) in enumerate(zip(parameters, steps, strict=True)):
+                direction = self.muon_direction(parameter)
+                if number in mine:
+                    step.copy_(self.orthogonal(direction))
+            dist.all_reduce(bits)  # each step is zero on all ranks but one
+            for parameter, step in zip(parameters, steps, strict=True):
+                self.move(parameter, step, group)
+
+    def orthogonal(self, direction):
+        return orthogonalise(square_parts(direction).to(self.dtype)).view_as(direction)
+
+    def move(self, parameter, step, group):
+        rows, columns = square_parts(step).shape[-2:]
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
     def muon_direction(self, parameter, momentum=0.95):
         state, gradient = self.state[parameter], parameter.grad
@@ -106,16 +114,13 @@ def share_out(matrices):
     return mine
 
 
-def exchange(steps):
-    """Fill in, in place, what other ranks have worked out: each matrix is zero on all ranks but one.
-
-    Summed as whole numbers, which keeps every bit of any type (and gloo adds no bf16).
-    """
-    flat = torch.cat([step.view(torch.uint8).flatten() for step in steps])
-    bits = torch.nn.functional.pad(flat, (0, -len(flat) % 4)).view(torch.int32)
-    dist.all_reduce(bits)
-    for step, part in zip(steps, bits.view(torch.uint8)[: len(flat)].split([s.nbytes for s in steps]), strict=True):
-        step.copy_(part.view(step.dtype).view_as(step))
+def zeros_like_all(tensors, dtype):
+    """Zeros in the shapes of ``tensors``, and the memory of them all as whole numbers: sums of those over the ranks keep
+    every bit of any type (and gloo adds no bf16)."""
+    sizes = [tensor.numel() for tensor in tensors]
+    bits = torch.zeros(-(-sum(sizes) * dtype.itemsize // 4), dtype=torch.int32, device=tensors[0].device)
+    parts = bits.view(dtype)[: sum(sizes)].split(sizes)
+    return bits, [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def make_optimizer(model, kind, weight_decay, dtype=torch.float32, dims=None, zero=False, shared=False):

@@ -84,6 +84,8 @@ def main():
     lines.append(f"in {(time.monotonic() - begun) / 60:.1f} minutes on {os.cpu_count()} cores")
     (folder / "table.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+    models = [os.path.relpath(folder / name) for name in ("mlm_bert.pt", "qa.pt", "race.pt")]
+    print("ask them:", os.path.relpath(sys.executable), os.path.relpath(ROOT / "demo.py"), "--bert-model", *models)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ The peer pads to the full length (384 tokens with a stride of 128 for SQuAD, 512
 longest of the batch; once more with the allocator setting that ours makes for itself (ranks.keep_freed_memory), which
 its scripts do not have. Nobody's tokenising is counted. A question counts once, however many windows it has.
 Batches are of 16 windows, or 4 questions with four options. Ours finds the answers when it predicts, the peer gives
-logits only. RACE's joint layout is another network from the same weights: article and question are read once for all
-four options.
+logits only; ours makes its weights narrower once for a split, the peer for each batch, as the Trainer does. RACE's joint
+layout is another network from the same weights: article and question are read once for all four options.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from tokenizer import load_vocab
 SIZES = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 QUESTIONS = {"squad": 640, "race": 160}  # of a pass, a random part of the training set
 BATCH = {"squad": 16, "race": 4}  # windows; questions
-PEER_TURN = {"squad": 4, "race": 2}  # batches of the peer's turn, all alike; ours takes the whole pass, short and long
+PEER_TURN = {"squad": 4, "race": 2}  # batches of the peer's turn where all are alike; else it takes the whole pass, as ours
 
 
 def some(items, count):
@@ -97,7 +97,7 @@ def their_features(task, data_dir, to_longest):
             [q.text for q in chosen], [whole.contexts[q.context] for q in chosen], truncation="only_second",
             max_length=384, stride=128, return_overflowing_tokens=True, padding=padding,
         )  # fmt: skip
-        size = BATCH[task]
+        size, unit = BATCH[task], 1
     else:
         articles = some(load_race_splits("RACE", places, "all", ("train",))["train"], QUESTIONS[task] // 3)
         pairs = [
@@ -106,13 +106,12 @@ def their_features(task, data_dir, to_longest):
             for option in options
         ]  # fmt: skip
         encoded = tokenizer(*map(list, zip(*pairs, strict=True)), truncation="only_first", max_length=512, padding=padding)
-        size = 4 * BATCH[task]
+        size, unit = 4 * BATCH[task], 4
     names = ("input_ids", "token_type_ids", "attention_mask")
     rows = [{name: encoded[name][i] for name in names} for i in range(len(encoded["input_ids"]))]
+    order = np.random.default_rng(1).permutation(len(rows) // unit)  # a window, or a question's four rows, stays whole
+    rows = [rows[unit * j + k] for j in order for k in range(unit)]
     groups = [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
-    if task == "squad":  # windows are independent of each other
-        order = np.random.default_rng(1).permutation(len(rows))
-        groups = [[rows[j] for j in order[i : i + size]] for i in range(0, len(rows) - size + 1, size)]
     made = [tokenizer.pad(group, return_tensors="pt") for group in groups]
     return made, QUESTIONS[task] / len(rows) if task == "squad" else 0.25
 
@@ -151,7 +150,7 @@ def theirs(task, data_dir, to_longest):
             model.eval()(**features)
         return count
 
-    return train, predict, PEER_TURN[task]
+    return train, predict, len(made) if to_longest else PEER_TURN[task]
 
 
 PEERS = "transformers, padded to the full length", "transformers, to the longest of a batch"

@@ -251,15 +251,25 @@ def test_dropout_falls_on_the_pooled_token(head):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_attention_equals_torchs_own(device):
+@pytest.mark.parametrize("dtype, error", [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("length", [9, 32, 45])
+@pytest.mark.parametrize("mask", ["none", "keys", "pairs"])
+def test_attention_and_its_gradients_equal_torchs_own(device, dtype, error, length, mask):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     torch.manual_seed(0)
-    query, key, value = (torch.randn(2, 3, 9, 8) for _ in range(3))
-    mask = torch.rand(2, 1, 1, 9) < 0.7
-    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    got = module.attention(*(x.to(device) for x in (query, key, value, mask))).cpu()
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    *inputs, direction = (torch.randn(2, 3, length, 8) for _ in range(4))
+    seen = torch.rand(2, 1, length if mask == "pairs" else 1, length) < 0.7
+    seen = None if mask == "none" else seen | (torch.arange(length) == 0)
+
+    def gradients(attend, device, dtype):
+        ours = [x.to(device, dtype).requires_grad_() for x in inputs]
+        output = attend(*ours, None if seen is None else seen.to(device))
+        return [x.float().cpu() for x in (output, *torch.autograd.grad(output, ours, direction.to(device, dtype)))]
+
+    expected = gradients(F.scaled_dot_product_attention, "cpu", torch.float32)
+    for ours, torchs in zip(gradients(module.attention, device, dtype), expected, strict=True):
+        torch.testing.assert_close(ours, torchs, atol=error, rtol=0)
 
 
 NAMES = {  # ours -> transformers', within the embedding, a layer, and outside

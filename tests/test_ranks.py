@@ -19,7 +19,7 @@ from conftest import ROOT
 
 import ranks
 from files import UserError
-from model import BertConfig, BertModel
+from model import BertConfig, MLMTask
 from optimizer import make_optimizer
 
 slow = pytest.mark.slow
@@ -83,8 +83,10 @@ def muon_steps(rank, world, dtype, folder):
         store = torch.distributed.FileStore(f"{folder}/store{world}{dtype}", world)
         torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     torch.manual_seed(0)
-    model = BertModel(BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=2))
+    sizes = dict(hidden_size=23, num_hidden_layers=3, num_attention_heads=1, intermediate_size=37)  # odd numbers of bytes
+    model = MLMTask(BertConfig(vocab_size=50, **sizes))
     optimizer = make_optimizer(model, "muon", 0.01, dtype, shared=world > 1)
+    assert optimizer.param_groups[0]["muon"] and len(optimizer.param_groups[0]["params"]) == 12
     for group in optimizer.param_groups:
         group["lr"] = 0.01
     for _ in range(3):
