@@ -576,10 +576,11 @@ def run(task, args, ranks):
 
 def finish(task, args, ranks, state):
     """Score the test split and tell the figures."""
-    rows = Computer(args, ranks).rows(task, "test")
+    compute = Computer(args, ranks)
+    rows = compute.rows(task, "test")
     figures, folder = task.figures(task.examples["test"], rows), Path(args.log_dir)
     if task.samples:
-        samples = task.samples(Computer(args, ranks), task.model, task.examples["test"], rows)
+        samples = task.samples(compute, task.model, task.examples["test"], rows)
         if ranks.first:
             write_json(folder / "examples.json", samples)
     if ranks.first and state.step:

@@ -97,7 +97,7 @@ def their_features(task, data_dir, to_longest):
             [q.text for q in chosen], [whole.contexts[q.context] for q in chosen], truncation="only_second",
             max_length=384, stride=128, return_overflowing_tokens=True, padding=padding,
         )  # fmt: skip
-        size, unit = BATCH[task], 1
+        unit = 1
     else:
         articles = some(load_race_splits("RACE", places, "all", ("train",))["train"], QUESTIONS[task] // 3)
         pairs = [
@@ -106,9 +106,10 @@ def their_features(task, data_dir, to_longest):
             for option in options
         ]  # fmt: skip
         encoded = tokenizer(*map(list, zip(*pairs, strict=True)), truncation="only_first", max_length=512, padding=padding)
-        size, unit = 4 * BATCH[task], 4
+        unit = 4
     names = ("input_ids", "token_type_ids", "attention_mask")
     rows = [{name: encoded[name][i] for name in names} for i in range(len(encoded["input_ids"]))]
+    size = unit * BATCH[task]
     order = np.random.default_rng(1).permutation(len(rows) // unit)  # a window, or a question's four rows, stays whole
     rows = [rows[unit * j + k] for j in order for k in range(unit)]
     groups = [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
