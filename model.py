@@ -195,31 +195,29 @@ def window_attention(query, key, value, mask, dropout, window):
     """``attention`` in which token i sees tokens i - window to i + window and the first, which sees all; (N, H, S, d).
 
     The sliding window with one global token of Longformer (Beltagy et al. 2020, arXiv 2004.05150, section 3.1), with the
-    same projections for both. In blocks of ``window`` queries, each against its own, the previous and the next block of
-    keys, so that time and memory grow with S and not its square. ``mask`` is (N, 1, 1, S), True on tokens, or None.
+    same projections for both. In blocks of ``window`` queries, each against the first key and its own, the previous and
+    the next block of keys, so that time and memory grow with S and not its square. ``mask`` is (N, 1, 1, S), True on
+    tokens, or None.
     """
     n, h, s, d = query.shape
     blocks = -(-s // window)
-    if mask is None:
-        mask = torch.ones(1, 1, 1, s, dtype=torch.bool, device=query.device)
+    mask = torch.ones(1, 1, 1, s, dtype=torch.bool, device=query.device) if mask is None else mask
+    mask = mask.expand(n, 1, 1, s)
+
+    def around(x):  # (N, H, S, d) -> (N * blocks, H, 1 + 3 * window, d): the first token, and those about a block
+        near = F.pad(x, (0, 0, window, (blocks + 1) * window - s)).unfold(2, 3 * window, window).transpose(-1, -2)
+        first = x[:, :, None, :1].expand(-1, -1, blocks, -1, -1)
+        return torch.cat([first, near], 3).transpose(1, 2).flatten(0, 1)
+
+    others = mask[:, :, 0, :, None].clone()  # (N, 1, S, 1)
+    others[:, :, 0] = False  # the first token is seen as the first, once
+    place = torch.arange(1 + 3 * window, device=query.device) - 1 - window  # in the block, of keys and of queries:
+    seen = around(others).transpose(-1, -2) & ((place - place[1 + window : 1 + 2 * window, None]).abs() <= window)
+    seen[..., 0] = mask[..., 0].repeat_interleave(blocks, 0)  # (N * blocks, 1, window, 1 + 3 * window)
+    own = F.pad(query, (0, 0, 0, blocks * window - s)).unflatten(2, (blocks, window)).transpose(1, 2).flatten(0, 1)
+    x = attention(own, around(key), around(value), seen, dropout).unflatten(0, (n, blocks)).transpose(1, 2).flatten(2, 3)
     whole = attention(query[:, :, :1], key, value, mask, dropout)  # of the first token, (N, H, 1, d)
-
-    def around(x, behind):  # (..., S, d) -> (..., blocks, 3 * window, d): a block of queries' keys
-        x = F.pad(x, (0, 0, window, blocks * window - s + behind))
-        return x.unfold(-2, 3 * window, window).transpose(-1, -2)
-
-    own = F.pad(query, (0, 0, 0, blocks * window - s)).view(n, h, blocks, window, d)
-    seen = mask[:, :, 0, :, None].clone()
-    seen[:, :, 0] = False  # the first token is seen as the global one, once
-    seen = around(seen, window)[..., 0][:, :, :, None]  # (N, 1, blocks, 1, 3 * window)
-    distance = torch.arange(3 * window, device=query.device) - window - torch.arange(window, device=query.device)[:, None]
-    near = own @ around(key, window).transpose(-1, -2)  # (N, H, blocks, window, 3 * window)
-    near = near.masked_fill(~(seen & (distance.abs() <= window)), torch.finfo(near.dtype).min)
-    first = own @ key[:, :, None, :1].transpose(-1, -2)
-    first = first.masked_fill(~mask[:, :, :, :1, None], torch.finfo(first.dtype).min)
-    shares = F.dropout((torch.cat([first, near], -1) * d**-0.5).softmax(-1), dropout)
-    x = shares[..., 1:] @ around(value, window) + shares[..., :1] * value[:, :, None, :1]
-    return torch.cat([whole, x.flatten(2, 3)[:, :, 1:s]], 2)
+    return torch.cat([whole, x[:, :, 1:s]], 2)
 
 
 class MultiheadAttention(nn.Module):

@@ -2,14 +2,14 @@
 
     python benchmarks/race.py FOLDER --bert-model MODEL --minutes 30 [--jobs 2] [--seeds 1 2]
 
-Fine-tunes every variant below, ``--jobs`` at a time with one thread each, and prints for each the questions that it was
-trained on a second, validations included, and the accuracy on the test split for middle, high and all, which nothing is
-chosen by. What is finished is kept in FOLDER, so that after a stop the same command goes on.
+Fine-tunes every variant below, ``--jobs`` at a time with one thread each, lets each answer all of RACE's dev, and prints
+the questions that it was trained on a second, validations included, and the accuracy on dev and test for middle, high and
+all. Of each run the step is kept that was best on 300 questions of dev; by test nothing is chosen. What is finished is kept
+in FOLDER, so that after a stop the same command goes on.
 """
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine  # noqa: E402
+from cache import default_cache_dir  # noqa: E402
+from data import Places  # noqa: E402
+from files import read_json  # noqa: E402
+from metrics import race_scores, read_race_answers  # noqa: E402
 
 QUESTIONS = 16  # a step
 RECIPE = f"--dataset RACE --batch_size {QUESTIONS} --lr 1e-4 --dropout 0 --bptt 128 --passage select".split()
@@ -38,18 +42,23 @@ VARIANTS = {  # flags after the recipe's: of a flag given twice the last counts
 }
 
 
-def fine_tune(folder, variant, seed, flags):
-    """The result.json of a variant, trained in ``folder`` unless it was before."""
-    name = f"{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
-    log = folder / name
-    log.mkdir(parents=True, exist_ok=True)
-    if not (log / "result.json").exists():
-        command = [sys.executable, ROOT / "race_task.py", *RECIPE, *VARIANTS[variant].split(), "--seed", seed, "--resume",
-                   "--log-dir", log, "--save", log / "race_model.pt", *flags]  # fmt: skip
-        with open(log / "log.txt", "a") as stream:
-            subprocess.run([*map(str, command)], check=True, stdout=stream, stderr=stream,
-                           env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    return json.loads((log / "result.json").read_text())
+def race_task(log, *words):
+    with open(log, "a") as stream:
+        subprocess.run([sys.executable, str(ROOT / "race_task.py"), *RECIPE, *map(str, words)], check=True, stdout=stream,
+                       stderr=stream, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+
+
+def fine_tune(folder, variant, seed, flags, dev):
+    """The result.json of a variant and its answers on dev, made in ``folder`` unless they were before."""
+    folder = folder / f"{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    result, answers, model = (folder / name for name in ("result.json", "dev.json", "race_model.pt"))
+    words = [*flags, *VARIANTS[variant].split(), "--seed", seed]
+    if not result.exists():
+        race_task(folder / "log.txt", *words, "--resume", "--log-dir", folder, "--save", model)
+    if not answers.exists():
+        race_task(folder / "dev.txt", *words, "--predict", dev, "--bert-model", model, "--output", answers)
+    return read_json(result), read_json(answers)
 
 
 def main():
@@ -58,15 +67,22 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--data-dir", default=os.environ.get("BERT_DATA") or "data")
+    parser.add_argument("--cache-dir", default=default_cache_dir())
     args, flags = parser.parse_known_args()
+    dev = Places(args.data_dir, args.cache_dir).find("RACE", "RACE") / "dev"
+    gold = read_race_answers(dev)
     runs = list(itertools.product(args.variants, args.seeds))
     print(f"{machine()}, {args.jobs} runs at a time, one thread each; {' '.join(flags)}")
-    print(f"{'variant':24} {'seed':>4} {'questions/s':>11} {'middle':>7} {'high':>7} {'all':>7}", flush=True)
+    print(f"{'':31} {'questions/s':>11} {'dev:':>7} {'middle':>7} {'high':>7} {'test:':>7} {'middle':>7} {'high':>7}")
+    places = ["--data-dir", args.data_dir, "--cache-dir", args.cache_dir]
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = pool.map(lambda run: fine_tune(args.folder, *run, flags), runs)
-        for (variant, seed), result in zip(runs, results, strict=True):
-            accuracies = [f"{result[key]:7.2f}" for key in ("middle_accuracy", "high_accuracy", "accuracy")]
-            print(f"{variant:24} {seed:4} {result['steps'] * QUESTIONS / result['seconds']:11.2f}", *accuracies, flush=True)
+        results = pool.map(lambda run: fine_tune(args.folder, *run, [*flags, *places], dev), runs)
+        for (variant, seed), (result, answers) in zip(runs, results, strict=True):
+            scores = [part[key] for part in (race_scores(gold, answers), result)
+                      for key in ("accuracy", "middle_accuracy", "high_accuracy")]  # fmt: skip
+            print(f"{variant:24} seed {seed} {result['steps'] * QUESTIONS / result['seconds']:11.2f}",
+                  *(f"{score:7.2f}" for score in scores), flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
