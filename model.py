@@ -199,7 +199,7 @@ def window_attention(query, key, value, mask, dropout, window):
     the next block of keys, so that time and memory grow with S and not its square. ``mask`` is (N, 1, 1, S), True on
     tokens, or None.
     """
-    n, h, s, d = query.shape
+    n, s = query.size(0), query.size(2)
     blocks = -(-s // window)
     mask = torch.ones(1, 1, 1, s, dtype=torch.bool, device=query.device) if mask is None else mask
     mask = mask.expand(n, 1, 1, s)
