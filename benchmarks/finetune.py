@@ -17,6 +17,7 @@ layout is another network from the same weights: article and question are read o
 import argparse
 import contextlib
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -178,7 +179,7 @@ def contestant(name, kind, task, data_dir):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=list(BATCH))
-    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--data-dir", default=os.environ.get("BERT_DATA") or "data")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kind", choices=("training", "prediction"), default="training", help="of --contestant")
     parser.add_argument("--contestant", help="be this one, and take a turn for each line read")

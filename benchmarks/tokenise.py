@@ -38,7 +38,7 @@ def memory_of(process):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--data-dir", default=os.environ.get("BERT_DATA") or "data")
     args = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
