@@ -48,6 +48,8 @@ def arguments(words=None):
     args = p.parse_args(words)
     flags.check_all_or_none(args, ask="the question", options="four texts", context="the file to read")
     args = flags.with_default_model(args, "ns_bert.pt")
+    if args.scores and not args.predict:
+        raise UserError("--scores: goes with the answers of --predict; add --predict FOLDER")
     if args.attention_window and args.layout == "joint":
         raise UserError("--attention-window and --layout joint: options that do not see each other need all of the "
                         "attention; choose one")  # fmt: skip
@@ -67,6 +69,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+import sharding
 import utils
 from batches import OptionRows
 from data import Article, Places, load_race, load_race_splits, load_tokenizer
@@ -87,7 +90,9 @@ def rows(model, batch, data, indices):
     """For each question the logits of its four options, over its windows each option's best."""
     few = len(indices)  # windows at a time, so that long articles take no more memory than short ones
     parts = [{name: x[i : i + few] for name, x in inputs(batch).items()} for i in range(0, len(batch["labels"]), few)]
-    logits = torch.cat([model(**part).float().cpu() for part in parts])  # (windows, 4)
+    calls = sharding.calls(model, len(parts))
+    logits = torch.cat([model(**parts[min(n, len(parts) - 1)]).float().cpu() for n in range(calls)])
+    logits = logits[: len(batch["labels"])]  # (windows, 4)
     owner = batch["question"].cpu()[:, None].expand_as(logits)
     best = torch.full((len(indices), 4), -math.inf).scatter_reduce(0, owner, logits, "amax")
     return best.tolist()
@@ -155,6 +160,9 @@ def together(members):
 def option_rows(args, model, tokenizer, articles, places, description):
     """The articles as this model reads them: in --layout, or in the one that it was trained in."""
     layout = args.layout or getattr(model, "notes", {}).get("layout", "separate")
+    if layout == "joint" and (window := model.bert.config.attention_window):
+        raise UserError(f"--layout joint: the model has --attention-window {window}, and options that do not see each "
+                        "other need all of the attention; choose --layout separate")  # fmt: skip
     return OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, description, args.show, layout)
 
 

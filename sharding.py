@@ -54,6 +54,15 @@ def is_cut(parallel):
     return hasattr(parallel, "clip_grad_norm_")
 
 
+def calls(parallel, number):
+    """How often to call the module where this rank alone would ``number`` times: if it is cut up, as often as any rank."""
+    if not is_cut(parallel):
+        return number
+    most = torch.tensor(number, device=next(parallel.parameters()).device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
+
+
 def make_scaler(parallel, enabled):
     if is_cut(parallel):
         from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler

@@ -107,8 +107,8 @@ def search_space(task, args, given):
         "dropout": (distributions.FloatDistribution(0.0, 0.3), args.dropout),
         "batch_size": (distributions.CategoricalDistribution(sorted({max(1, batch // 2), batch, 2 * batch})), batch),
     }
-    if hasattr(args, "head"):
-        space["head"] = distributions.CategoricalDistribution(HEADS), args.head or config.head
+    if hasattr(args, "head") and not args.checkpoint:  # which has a head
+        space["head"] = distributions.CategoricalDistribution(HEADS), args.head or "cls"
     space = {name: both for name, both in space.items() if name not in given}
     return {name: both[0] for name, both in space.items()}, {name: both[1] for name, both in space.items()}
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.common import machine  # noqa: E402
 from cache import default_cache_dir  # noqa: E402
 from data import Places  # noqa: E402
-from files import read_json  # noqa: E402
+from files import UserError, read_json, run_main, write_json  # noqa: E402
 from metrics import race_scores, read_race_answers  # noqa: E402
 
 QUESTIONS = 16  # a step
@@ -48,12 +48,16 @@ def race_task(log, *words):
                        stderr=stream, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
 
 
-def fine_tune(folder, variant, seed, flags, dev):
+def fine_tune(folder, variant, seed, flags, places, dev):
     """The result.json of a variant and its answers on dev, made in ``folder`` unless they were before."""
     folder = folder / f"{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     result, answers, model = (folder / name for name in ("result.json", "dev.json", "race_model.pt"))
-    words = [*flags, *VARIANTS[variant].split(), "--seed", seed]
+    kept = folder / "flags.json"
+    if kept.exists() and read_json(kept) != flags:
+        raise UserError(f"{folder}: was made with {' '.join(read_json(kept))}; name another folder")
+    write_json(kept, flags)
+    words = [*flags, *places, *VARIANTS[variant].split(), "--seed", seed]
     if not result.exists():
         race_task(folder / "log.txt", *words, "--resume", "--log-dir", folder, "--save", model)
     if not answers.exists():
@@ -77,7 +81,7 @@ def main():
     print(f"{'':31} {'questions/s':>11} {'dev:':>7} {'middle':>7} {'high':>7} {'test:':>7} {'middle':>7} {'high':>7}")
     places = ["--data-dir", args.data_dir, "--cache-dir", args.cache_dir]
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = pool.map(lambda run: fine_tune(args.folder, *run, [*flags, *places], dev), runs)
+        results = pool.map(lambda run: fine_tune(args.folder, *run, flags, places, dev), runs)
         for (variant, seed), (result, answers) in zip(runs, results, strict=True):
             scores = [part[key] for part in (race_scores(gold, answers), result)
                       for key in ("accuracy", "middle_accuracy", "high_accuracy")]  # fmt: skip
@@ -86,4 +90,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

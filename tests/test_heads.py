@@ -349,6 +349,12 @@ def test_texts_of_any_length_fit(places, layout):
 # Files and flags
 
 
+def test_a_model_with_attention_windows_is_refused_in_the_joint_layout(places, tmp_path):
+    args = race_task.arguments(["--predict", str(tmp_path), "--bert-model", "m.pt", "--layout", "joint"])
+    with pytest.raises(UserError, match="--layout joint: the model has --attention-window 5"):
+        race_task.option_rows(args, loud(attention_window=5), LETTERS, articles(), places, "seen")
+
+
 @every_head
 def test_a_model_file_rebuilds_the_head(places, tmp_path, settings):
     model, data = loud(**settings), options(articles(), places, "separate")

@@ -134,6 +134,24 @@ def test_fsdp_says_that_muon_needs_whole_matrices(train):
     assert error.startswith("error: --optimizer muon") and error.count("\n") == 1
 
 
+@slow
+def test_fsdp_scores_articles_of_unequal_lengths_window_by_window(run_script, tmp_path):
+    rng = random.Random(2)
+    for split in ("train", "dev", "test"):
+        (tmp_path / "RACE" / split).mkdir(parents=True)
+        for number in range(5):
+            record = {"article": toys.text(rng, 1 + 60 * number), "questions": ["who ?"], "options": [list("abcd")],
+                      "answers": ["A"]}  # fmt: skip
+            (tmp_path / "RACE" / split / f"{number}.txt").write_text(json.dumps(record))
+    (tmp_path / "vocab").write_text("\n".join(toys.letters().tokens))
+    for name, flags in (("one", ""), ("two", "--parallel FSDP --world_size 2")):
+        words = [*TINY, "--dataset", "RACE", "--tokenizer", "wordpiece", "--vocab", "vocab", "--bert-model", "none",
+                 "--data-dir", ".", "--cache-dir", "cache", "--batch-size", "2", "--steps", "2"]  # fmt: skip
+        run_script("race_task.py", *words, "--log-dir", name, "--save", f"{name}.pt", *flags.split(), OMP_NUM_THREADS="1")
+    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    assert one["test_loss"] == pytest.approx(two["test_loss"], abs=1e-5) and one["total"] == two["total"] == 5
+
+
 # One failure's message
 
 
