@@ -47,6 +47,10 @@ SILENT = 3600  # seconds without a write, after which another machine's unfinish
 POINTS_INTO = {"tokens": None, "sentences": "tokens", "documents": "sentences", "texts": "tokens", "spans": None}
 
 
+def default_data_dir():
+    return os.environ.get("BERT_DATA") or "data"
+
+
 def default_cache_dir():
     return os.environ.get("BERT_CACHE") or "cache"
 

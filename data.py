@@ -465,7 +465,7 @@ def main():
         p = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, allow_abbrev=False)
         p.set_defaults(function=function)
         flags = [("dataset", "name of a data set, or a path", {"default": "Sample"}),
-                 ("data-dir", "where data sets lie", {"default": os.environ.get("BERT_DATA") or "data"}),
+                 ("data-dir", "where data sets lie", {"default": cache.default_data_dir()}),
                  ("cache-dir", "where tokens and unpacked archives are kept", {"default": cache.default_cache_dir()}),
                  ("level", "which part of RACE", {"choices": ["middle", "high", "all"], "default": "all"})]  # fmt: skip
         if function is prepare:

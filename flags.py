@@ -101,7 +101,7 @@ def parser(task, about, **defaults):
     p = Parser(about, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
     p.group("files")
     p.flag("dataset", "name of a data set, or a path", default="Sample")
-    p.flag("data-dir", "where data sets lie", default=os.environ.get("BERT_DATA") or "data")
+    p.flag("data-dir", "where data sets lie", default=cache.default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=cache.default_cache_dir())
     p.flag("log-dir", "logs, result.json, resume state")
     p.flag("save", "where the trained model goes")

@@ -211,8 +211,9 @@ def window_attention(query, key, value, mask, dropout, window):
 
     others = mask[:, :, 0, :, None].clone()  # (N, 1, S, 1)
     others[:, :, 0] = False  # the first token is seen as the first, once
-    place = torch.arange(1 + 3 * window, device=query.device) - 1 - window  # in the block, of keys and of queries:
-    seen = around(others).transpose(-1, -2) & ((place - place[1 + window : 1 + 2 * window, None]).abs() <= window)
+    place = torch.arange(1 + 3 * window, device=query.device) - 1 - window  # of a key, counted from its block's first query
+    band = (place - torch.arange(window, device=query.device)[:, None]).abs() <= window
+    seen = around(others).transpose(-1, -2) & band
     seen[..., 0] = mask[..., 0].repeat_interleave(blocks, 0)  # (N * blocks, 1, window, 1 + 3 * window)
     own = F.pad(query, (0, 0, 0, blocks * window - s)).unflatten(2, (blocks, window)).transpose(1, 2).flatten(0, 1)
     x = attention(own, around(key), around(value), seen, dropout).unflatten(0, (n, blocks)).transpose(1, 2).flatten(2, 3)

@@ -50,13 +50,18 @@ def arguments(words=None):
     args = flags.with_default_model(args, "ns_bert.pt")
     if args.scores and not args.predict:
         raise UserError("--scores: goes with the answers of --predict; add --predict FOLDER")
-    if args.attention_window and args.layout == "joint":
-        raise UserError("--attention-window and --layout joint: options that do not see each other need all of the "
-                        "attention; choose one")  # fmt: skip
+    check_layout(args.layout, args.attention_window)
     for name, head in (("duma_layers", "duma"), ("compare_options", "dcmn"), ("mix_layers", "mix")):
         if getattr(args, name) and args.head != head and not (args.checkpoint or flags.uses_trained(args)):
             raise UserError(f"--{name.replace('_', '-')}: not of the head {args.head or 'cls'}; add --head {head}")
     return args
+
+
+def check_layout(layout, window):
+    """Raises UserError where a layout and the attention window of flags, or of a model, exclude each other."""
+    if layout == "joint" and window:
+        raise UserError(f"--layout joint and --attention-window {window} (of the flags or the model): options that do not "
+                        "see each other need all of the attention; choose one")  # fmt: skip
 
 
 if __name__ == "__main__":  # what follows takes a second to import
@@ -90,9 +95,8 @@ def rows(model, batch, data, indices):
     """For each question the logits of its four options, over its windows each option's best."""
     few = len(indices)  # windows at a time, so that long articles take no more memory than short ones
     parts = [{name: x[i : i + few] for name, x in inputs(batch).items()} for i in range(0, len(batch["labels"]), few)]
-    calls = sharding.calls(model, len(parts))
-    logits = torch.cat([model(**parts[min(n, len(parts) - 1)]).float().cpu() for n in range(calls)])
-    logits = logits[: len(batch["labels"])]  # (windows, 4)
+    parts += parts[-1:] * (sharding.calls(model, len(parts)) - len(parts))  # on every rank as many; the surplus is cut off
+    logits = torch.cat([model(**part).float().cpu() for part in parts])[: len(batch["labels"])]  # (windows, 4)
     owner = batch["question"].cpu()[:, None].expand_as(logits)
     best = torch.full((len(indices), 4), -math.inf).scatter_reduce(0, owner, logits, "amax")
     return best.tolist()
@@ -160,9 +164,7 @@ def together(members):
 def option_rows(args, model, tokenizer, articles, places, description):
     """The articles as this model reads them: in --layout, or in the one that it was trained in."""
     layout = args.layout or getattr(model, "notes", {}).get("layout", "separate")
-    if layout == "joint" and (window := model.bert.config.attention_window):
-        raise UserError(f"--layout joint: the model has --attention-window {window}, and options that do not see each "
-                        "other need all of the attention; choose --layout separate")  # fmt: skip
+    check_layout(layout, model.bert.config.attention_window)
     return OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, description, args.show, layout)
 
 

@@ -17,7 +17,6 @@ layout is another network from the same weights: article and question are read o
 import argparse
 import contextlib
 import itertools
-import os
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ import batches
 import qa_task
 import race_task
 from benchmarks.common import KEPT, alternate, machine, take_turns, vocabulary
+from cache import default_data_dir
 from data import Places, load_race_splits, load_squad_splits
 from model import BertConfig, QuestionAnswerTask, RaceTask
 from optimizer import make_optimizer
@@ -179,7 +179,7 @@ def contestant(name, kind, task, data_dir):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=list(BATCH))
-    parser.add_argument("--data-dir", default=os.environ.get("BERT_DATA") or "data")
+    parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kind", choices=("training", "prediction"), default="training", help="of --contestant")
     parser.add_argument("--contestant", help="be this one, and take a turn for each line read")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine  # noqa: E402
-from cache import default_cache_dir  # noqa: E402
+from cache import default_cache_dir, default_data_dir  # noqa: E402
 from data import Places  # noqa: E402
 from files import UserError, read_json, run_main, write_json  # noqa: E402
 from metrics import race_scores, read_race_answers  # noqa: E402
@@ -71,7 +71,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--data-dir", default=os.environ.get("BERT_DATA") or "data")
+    parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--cache-dir", default=default_cache_dir())
     args, flags = parser.parse_known_args()
     dev = Places(args.data_dir, args.cache_dir).find("RACE", "RACE") / "dev"

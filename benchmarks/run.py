@@ -7,13 +7,16 @@ Those that need the real data sets are left out, and said to be, where ``--data-
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
+
+from cache import default_data_dir  # noqa: E402
+
 SCRIPTS = [  # what it is about, the script and its flags, what it needs in the data folder
     ("Masked language modelling", ["mlm.py"], None),
     ("SQuAD", ["finetune.py", "squad"], "squad/train-v1.1.json"),
@@ -26,7 +29,7 @@ SCRIPTS = [  # what it is about, the script and its flags, what it needs in the 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", default=os.environ.get("BERT_DATA") or "data")
+    parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--save", help="also write the table to this file")
     args = parser.parse_args()
     text = f"# Benchmarks\n\nWritten by `make bench` on {date.today()}.\n"

@@ -18,7 +18,6 @@ if it is not.
 import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -27,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from cache import default_data_dir  # noqa: E402
 from files import read_json, run_main, write_json  # noqa: E402
 from metrics import squad_scores  # noqa: E402
 
@@ -51,7 +51,7 @@ def qa_task(*arguments):
 def main():
     parser = argparse.ArgumentParser(description="SQuAD 2.0 from its development set alone.", allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="where files, model and answers go")
-    parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("BERT_DATA") or "data"))
+    parser.add_argument("--data-dir", type=Path, default=Path(default_data_dir()))
     args, flags = parser.parse_known_args()
 
     split(args.data_dir / "squad" / "dev-v2.0.json", args.folder)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine, vocabulary  # noqa: E402
+from cache import default_data_dir  # noqa: E402
 
 
 def resident(folder):
@@ -38,7 +39,7 @@ def memory_of(process):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", default=os.environ.get("BERT_DATA") or "data")
+    parser.add_argument("--data-dir", default=default_data_dir())
     args = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:

@@ -351,7 +351,7 @@ def test_texts_of_any_length_fit(places, layout):
 
 def test_a_model_with_attention_windows_is_refused_in_the_joint_layout(places, tmp_path):
     args = race_task.arguments(["--predict", str(tmp_path), "--bert-model", "m.pt", "--layout", "joint"])
-    with pytest.raises(UserError, match="--layout joint: the model has --attention-window 5"):
+    with pytest.raises(UserError, match=r"--layout joint and --attention-window 5 \(of the flags or the model\)"):
         race_task.option_rows(args, loud(attention_window=5), LETTERS, articles(), places, "seen")
 
 

@@ -16,11 +16,13 @@ import pytest
 import torch
 import toys
 from conftest import ROOT
+from test_runs import write_articles
 
 import ranks
 from files import UserError
 from model import BertConfig, MLMTask
 from optimizer import make_optimizer
+from questions import Article
 
 slow = pytest.mark.slow
 TINY = ("--nlayers 1 --emsize 32 --nhead 2 --batch-size 12 --bptt 64 --valid-examples 20 --log-interval 1 --dropout 0 "
@@ -137,12 +139,9 @@ def test_fsdp_says_that_muon_needs_whole_matrices(train):
 @slow
 def test_fsdp_scores_articles_of_unequal_lengths_window_by_window(run_script, tmp_path):
     rng = random.Random(2)
+    articles = [Article(f"high{n}.txt", toys.text(rng, 1 + 60 * n), ["who ?"], [list("abcd")], [0]) for n in range(5)]
     for split in ("train", "dev", "test"):
-        (tmp_path / "RACE" / split).mkdir(parents=True)
-        for number in range(5):
-            record = {"article": toys.text(rng, 1 + 60 * number), "questions": ["who ?"], "options": [list("abcd")],
-                      "answers": ["A"]}  # fmt: skip
-            (tmp_path / "RACE" / split / f"{number}.txt").write_text(json.dumps(record))
+        write_articles(tmp_path / "RACE" / split, articles)
     (tmp_path / "vocab").write_text("\n".join(toys.letters().tokens))
     for name, flags in (("one", ""), ("two", "--parallel FSDP --world_size 2")):
         words = [*TINY, "--dataset", "RACE", "--tokenizer", "wordpiece", "--vocab", "vocab", "--bert-model", "none",

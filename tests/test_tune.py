@@ -47,7 +47,6 @@ WRAPPER = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 import tune
-from checkpoint import save_model
 tune.race_task.__file__ = {stub!r}
 tune.run_main(tune.main)
 """
