@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from files import UserError, atomic_write, run_main, spellings
-from model import BertConfig
-from tokenizer import Tokenizer
-from torch_zip import BROKEN, read_zip
+from files.mistakes import UserError, run_main, spellings
+from files.torch_zip import holds_weights, read_torch, starts_as_zip
+from files.writing import atomic_write
+from formats import huggingface, torchtext_files
+from model import TASKS, BertConfig, body_shapes, head_shapes
+from text.tokenizer import Tokenizer
 
 FIRST = "run mlm_task.py or ns_task.py first, or name a file that they saved"  # where a body is missing
 FORMAT = 1
@@ -43,33 +45,6 @@ def save_model(path, model, tokenizer, notes=None):
         torch.save(content, stream)
 
 
-def read_torch(path, remedy):
-    """What torch.save wrote to ``path``. Raises UserError where the file is absent, damaged, or not in the zip format,
-    in which torch.save has written since 1.6: the older one, and TorchScript, are programs."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {remedy}")
-    if not starts_as_zip(path):
-        with open(path, "rb") as stream:
-            first = stream.read(64)
-        if first.lstrip().startswith(b"<"):
-            raise UserError(f"{path}: not a file that torch.save wrote but a web page (HTML); fetch the file itself")
-        if first.startswith(b"version https://git-lfs"):
-            raise UserError(f"{path}: a pointer to the file, not the file (Git LFS); run git lfs pull")
-        raise UserError(f"{path}: not a file that torch.save wrote (damaged, or in its format before 1.6); {remedy}")
-    try:
-        return read_zip(path)
-    except BROKEN as error:
-        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {error}); {remedy}") from None
-
-
-def starts_as_zip(path):
-    if not path.is_file():
-        return False
-    with open(path, "rb") as stream:
-        return stream.read(4) == b"PK\x03\x04"
-
-
 def read_model(path, remedy="name a file that one of the tasks saved, or a Hugging Face folder", vocab=None, heads=None):
     """The checked content of a model, ours or other people's.
 
@@ -79,19 +54,13 @@ def read_model(path, remedy="name a file that one of the tasks saved, or a Huggi
     """
     path = Path(path)
     if path.is_dir():
-        import huggingface
-
         return huggingface.read_folder(path)
     if ".ckpt" in path.name and not starts_as_zip(path):
-        import huggingface
-
         raise huggingface.tensorflow(path)
     if path.name == "model.safetensors":
         raise UserError(f"{path}: weights alone; name the folder, which holds their config and vocabulary too")
     content = read_torch(path, remedy)
     if holds_weights(content) and content:
-        import torchtext_files
-
         if torchtext_files.is_published(content):
             return torchtext_files.read_model(content, path, vocab, heads)
         raise UserError(f"{path}: bare weights such as {next(iter(content))}, not a model file; {remedy}")
@@ -112,20 +81,13 @@ def read_model(path, remedy="name a file that one of the tasks saved, or a Huggi
     return {**content, "heads": {content["task"]: content["head"]}, "dropped": [], "new": []}
 
 
-def holds_weights(part):
-    return isinstance(part, dict) and all(
-        isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in part.items())  # fmt: skip
-
-
 def check_sizes(content, path, remedy):
     """The weights are those of the config: a model is made only as large as the file."""
-    import huggingface  # not above: it is for other people's files
-
     config, body = content["config"], content["body"]
-    if content["task"] not in huggingface.HEADS:
+    if content["task"] not in TASKS:
         raise UserError(f"{path}: holds a {content['task']}, which no task here has; {remedy}")
-    compare(huggingface.body_shapes(config, "pooler.weight" in body), body, path)
-    compare(huggingface.head_shapes(content["task"], config), content["head"], path)
+    compare(body_shapes(config, "pooler.weight" in body), body, path)
+    compare(head_shapes(content["task"], config), content["head"], path)
 
 
 def compare(own, weights, path):
@@ -238,8 +200,6 @@ def show(args):
 
 def export(args):
     """Write a model as a Hugging Face folder."""
-    import huggingface
-
     content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
     lines = huggingface.write_folder(content, args.folder)
     print(f"{args.folder}: written")

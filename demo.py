@@ -32,16 +32,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import checkpoint
-import flags
 import mlm_task
 import qa_task
 import race_task
-import sample
 import utils
-from files import UserError, read_text, run_main
+from files.mistakes import UserError, run_main
+from files.reading import read_text
+from metrics import LETTERS
 from model import MLMTask, QuestionAnswerTask, RaceTask
-from questions import LETTERS
-from ranks import Ranks, local_device
+from text import sample
+from training import flags
+from training.ranks import Ranks, local_device
 
 BODY = 1 << 18  # bytes of a request at most
 LIMITS = {"passage": 50_000, "text": 10_000, "question": 1_000, "option": 1_000}  # characters

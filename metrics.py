@@ -22,10 +22,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from files import UserError, read_json, run_main
+from files.mistakes import UserError, run_main
+from files.reading import read_json
 
 # -- One question ------------------------------------------------------------------------------------------------------
 
+LETTERS = "ABCD"  # of RACE's options, in their order
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only: “curly quotes” and dashes stay
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -195,11 +197,15 @@ def race_scores(gold, answers):
     return result | {"total": len(right[""])} | _amiss(missing, unknown)
 
 
+def race_id(article: dict, path: Path) -> str:
+    """The article's id; where it has none, the names of its folder and its file: high/3132.txt is "high3132.txt"."""
+    return str(article.get("id", path.absolute().parent.name + path.name))
+
+
 def read_race_answers(folder):
     """``{id: [letters]}`` of a folder laid out like RACE: any depth, one JSON object in each N.txt.
 
-    An article without the key id gets the name of its folder and its own: high/3132.txt is "high3132.txt". Raises
-    UserError where the folder or its files are not so, or where two files have the same id.
+    Raises UserError where the folder or its files are not so, or where two files have the same id.
     """
     folder, gold = Path(folder), {}
     if not folder.is_dir():
@@ -209,7 +215,7 @@ def read_race_answers(folder):
         letters = article.get("answers") if isinstance(article, dict) else None
         if not _are_letters(letters) or "" in letters:
             raise UserError(f"{path}: not an article of RACE (its key answers: a list of letters); remove the file")
-        key = str(article.get("id", path.absolute().parent.name + path.name))
+        key = race_id(article, path)
         if key in gold:
             raise UserError(f"{path}: the id {key} occurs twice below {folder}; give one split, e.g. RACE/test")
         gold[key] = letters

@@ -13,7 +13,7 @@ Writes the model to mlm_bert.pt and its vocabulary to bert_vocab.pt. The score i
 the likeliest words, [{"word", "probability"}, ...], best first}.
 """
 
-import flags
+from training import flags
 
 
 def arguments(words=None):
@@ -41,12 +41,16 @@ import torch
 import torch.nn.functional as F
 
 import utils
-from batches import EVALUATION, MaskedBlocks
-from data import Places, load_corpus, load_tokenizer
-from files import UserError, read_text, run_main, write_json
+from files.mistakes import UserError, run_main
+from files.reading import read_text
+from files.writing import write_json
 from model import MLMTask
-from ranks import launch
-from tokenizer import save_vocab
+from text.batches import EVALUATION
+from text.masked_blocks import MaskedBlocks
+from text.places import Places
+from text.tokens import load_corpus, load_tokenizer
+from text.vocabularies import save_vocab
+from training.ranks import launch
 
 
 def loss(model, batch):
@@ -63,7 +67,7 @@ def rows(model, batch, data, indices):
 
 def figures(data, rows):
     mean = math.fsum(total for _, (total, _) in rows) / sum(count for _, (_, count) in rows)
-    return {"loss": mean, "test_ppl": math.exp(min(mean, 100))}
+    return {"loss": mean, "ppl": math.exp(min(mean, 100))}
 
 
 def summary(part, figures):
@@ -101,7 +105,7 @@ def likeliest(model, tokenizer, input_ids, compute, count):
 
 
 @torch.no_grad()
-def samples(compute, model, data, rows):
+def samples(compute, model, data, found):
     """Some blocks as texts that stop before each chosen token, what stood there, and the model's first guesses."""
     tokenizer, found = data.tokenizer, []
     for index in range(min(len(data), utils.SAMPLES)):
@@ -159,8 +163,9 @@ def run(args, ranks):
     }  # fmt: skip
     if ranks.first and not args.evaluate:
         save_vocab(tokenizer, args.save_vocab)
-    task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples)
-    return utils.run(task, args, ranks)
+    task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
+                      tested=("loss", "ppl"))  # fmt: skip
+    return utils.finish([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,7 @@ import torch.nn.functional as F
 
 import heads
 
-ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
+ACTIVATIONS = {"gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
 LARGEST, MOST_LAYERS = 1 << 24, 200
 
 
@@ -64,35 +60,26 @@ class BertConfig:
     def __post_init__(self):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                     "max_position_embeddings", "type_vocab_size", "word_size", "window", "duma_layers",
-                     "mix_layers"):  # fmt: skip
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-            if value > (MOST_LAYERS if name == "num_hidden_layers" else LARGEST):  # a file's claim, not yet its weights
-                raise ValueError(f"{name} is {value}; that is more than any network has")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "head_dropout"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be at least 0 and below 1")
-        for name in ("layer_norm_eps", "initializer_range", "head_norm_eps"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) and (value is not None or name != "head_norm_eps"):
-                raise ValueError(f"{name} is {value!r}; it must be a number")
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
-        for name in ("norm_first", "share_layers", "tie_word_embeddings"):
-            if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
-            )
-        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}")
-        if self.head != "cls" and self.head not in heads.HEADS:
-            raise ValueError(f"head is {self.head!r}; known are cls, {', '.join(heads.HEADS)}")
+        whole = """vocab_size hidden_size num_attention_heads intermediate_size max_position_embeddings type_vocab_size
+            word_size window duma_layers mix_layers num_hidden_layers"""
+        self.check(whole, "a whole number of at least 1", lambda x: type(x) is int and x >= 1)
+        for name in whole.split():  # a file's claim, not yet its weights
+            if getattr(self, name) > (MOST_LAYERS if name == "num_hidden_layers" else LARGEST):
+                raise ValueError(f"{name} is {getattr(self, name)}; that is more than any network has")
+        self.check("hidden_dropout_prob attention_probs_dropout_prob head_dropout", "at least 0 and below 1",
+                   lambda x: type(x) in (int, float) and 0 <= x < 1)  # fmt: skip
+        self.check("layer_norm_eps initializer_range" + " head_norm_eps" * (self.head_norm_eps is not None),
+                   "a number between 0 and 1", lambda x: type(x) in (int, float) and 0 <= x <= 1)  # fmt: skip
+        self.check("norm_first share_layers tie_word_embeddings", "True or False", lambda x: type(x) is bool)
+        for name, known in (("hidden_act", [*ACTIVATIONS]), ("head", ["cls", *heads.HEADS])):
+            self.check(name, "one of " + ", ".join(known), known.__contains__)
+        if self.hidden_size % (number := self.num_attention_heads):
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {number}")
+
+    def check(self, names, what, right):
+        for name in names.split():
+            if not right(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {what}")
 
     @property
     def word_size(self):
@@ -494,3 +481,21 @@ class RaceTask(nn.Module):
             parts = (parts[:, None] * own).flatten(0, 1)
         states = layers[-1][:, None].expand(-1, options, -1, -1).flatten(0, 1)
         return states, firsts, parts, options
+
+
+TASKS = {cls.__name__: cls for cls in (MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask)}
+
+
+def body_shapes(config: BertConfig, pooler: bool) -> dict[str, list[int]]:
+    """name -> shape of the body's tensors, without memory for them."""
+    return shapes(BertModel, config, pooler)
+
+
+def head_shapes(task: str, config: BertConfig) -> dict[str, list[int]]:
+    """name -> shape of the tensors that the head of that task adds to the body."""
+    return {name: shape for name, shape in shapes(TASKS[task], config).items() if not name.startswith("bert.")}
+
+
+def shapes(cls, *arguments):
+    with torch.device("meta"):
+        return {name: list(tensor.shape) for name, tensor in cls(*arguments).state_dict().items()}

@@ -11,7 +11,7 @@ Writes the model to ns_bert.pt. The score is the accuracy of telling whether the
 likely the second follows the first. A pair that is too long keeps the end of the first and the beginning of the second.
 """
 
-import flags
+from training import flags
 
 
 def arguments():
@@ -38,11 +38,15 @@ import torch
 import torch.nn.functional as F
 
 import utils
-from batches import SentencePairs, cut_longest_first, pad_rows
-from data import Places, load_corpus, load_tokenizer
-from files import UserError, read_text, run_main, write_json
+from files.mistakes import UserError, run_main
+from files.reading import read_text
+from files.writing import write_json
 from model import NextSentenceTask
-from ranks import launch
+from text.batches import pad_rows
+from text.places import Places
+from text.sentence_pairs import SentencePairs, cut_longest_first
+from text.tokens import load_corpus, load_tokenizer
+from training.ranks import launch
 
 
 def loss(model, batch):
@@ -59,13 +63,13 @@ def rows(model, batch, data, indices):
 
 def figures(data, rows):
     right = sum(right for _, (_, right) in rows)
-    return {"loss": math.fsum(loss for _, (loss, _) in rows) / len(rows), "test_accuracy": 100 * right / len(rows)}
+    return {"loss": math.fsum(loss for _, (loss, _) in rows) / len(rows), "accuracy": 100 * right / len(rows)}
 
 
 def summary(part, figures):
     text = f"{part} loss {figures['loss']:8.5f}"
-    if "test_accuracy" in figures:
-        text += f" | {part} accuracy {figures['test_accuracy']:.2f}"
+    if "accuracy" in figures:
+        text += f" | {part} accuracy {figures['accuracy']:.2f}"
     return text.strip()
 
 
@@ -114,7 +118,8 @@ def run(args, ranks):
         )
         for split in splits
     }  # fmt: skip
-    return utils.run(utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary), args, ranks)
+    task = utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary, tested=("loss", "accuracy"))
+    return utils.finish([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,11 @@ answers.null_odds.json has the probability of it against the best span alone: th
 in score. It is a probability and not the difference itself so that the official script, which by default withholds what
 lies above 1.0, takes the answers as they are written.
 
-Several models, which may differ in all but the task, answer together (--predict, --evaluate, --ask). Each shares out a
-probability of 1 among what it lists for a question, spans and no answer, by a softmax over the sums of the logits. A
-span's score is the mean over the models of the logarithms of these; spans are the same where their characters are, and
-one that a model does not list counts there as much as the last that it does. Null odds and threshold are means over the
-models that hold a threshold, as logits, that is before the logistic function; so a model that withholds every answer
-makes the ensemble do so.
+Several models, which may differ in all but the task, answer together (--predict, --evaluate, --ask); how, is in
+text/answers.py.
 """
 
-import flags
+from training import flags
 
 
 def arguments(words=None):
@@ -59,13 +55,18 @@ import torch
 import torch.nn.functional as F
 
 import utils
-from batches import QuestionWindows
-from corpus import sentences
-from data import Places, Question, SquadSet, load_squad, load_squad_splits, load_tokenizer
-from files import UserError, read_context, run_main, write_json
+from files.mistakes import UserError, run_main
+from files.reading import read_context
+from files.writing import write_json
 from metrics import exact_score, squad_scores
 from model import QuestionAnswerTask
-from ranks import launch
+from text.answers import Found, best_answers, best_spans, candidates, mean, n_best_answers, null_odds, text_of, together
+from text.places import Places
+from text.question_windows import QuestionWindows
+from text.questions import Question, SquadSet, load_squad, load_squad_splits
+from text.sentences import sentences
+from text.tokens import load_tokenizer
+from training.ranks import launch
 
 
 def span_losses(model, batch):
@@ -80,18 +81,6 @@ def span_losses(model, batch):
 
 def loss(model, batch):
     return span_losses(model, batch)[2].sum()
-
-
-def best_spans(begins, ends, n_best, longest):
-    """The best spans of each row, best first: their scores and first and last places, each (N, K).
-
-    A span's score is the sum of its logits in ``begins`` and ``ends``, (N, S) each, minus infinity where it must not
-    begin or end; it takes at most ``longest`` places. Only sums of such spans are made: S * longest, not S * S.
-    """
-    longest = min(longest, ends.size(1))
-    reach = F.pad(ends, (0, longest - 1), value=-math.inf).unfold(1, longest, 1)  # (N, S, longest), without a copy
-    scores, places = (begins[:, :, None] + reach).flatten(1).topk(min(n_best, begins.size(1) * longest))
-    return scores, places // longest, places // longest + places % longest
 
 
 def make_rows(n_best, longest):
@@ -123,116 +112,11 @@ def make_rows(n_best, longest):
     return rows
 
 
-def candidates(data, rows):
-    """For the number of each question: the logits of no answer, and the spans of all its windows, best first.
+def make_found(model):
+    def found(data, rows):
+        return Found(candidates(data, rows), null_threshold(model), mean(loss for _, (loss, _, _) in rows))
 
-    A span is (start logit, end logit, first character in the context, the one behind its last). No answer is scored by
-    the window in which it is least likely: the answer may stand in any.
-    """
-    nulls, spans = {}, {}
-    for window, (_, null, found) in rows:
-        question = int(data.windows[window, 0])
-        nulls[question] = min(null, nulls.get(question, null), key=sum)
-        where = data.texts.text_spans(data.squad.questions[question].context)
-        spans.setdefault(question, []).extend(
-            (begin, finish, int(where[first, 0]), int(where[last, 1])) for begin, finish, first, last in found
-        )
-    return {number: (nulls[number], sorted(spans[number], key=lambda span: -sum(span[:2]))) for number in sorted(spans)}
-
-
-def text_of(data, question, span):
-    return data.squad.contexts[question.context][span[2] : span[3]]
-
-
-FARTHEST = 700.0  # where a difference of scores is cut off, which the exponential of a float just bears
-
-
-def null_margin(null, spans):
-    """By how much no answer scores above the best span."""
-    return min(FARTHEST, max(-FARTHEST, sum(null) - sum(spans[0][:2]))) if spans else FARTHEST
-
-
-def logistic(x):
-    return 1 / (1 + math.exp(-x))
-
-
-def null_odds(null, spans):
-    """The probability that there is no answer, against the best span: the logistic function of null less span."""
-    return logistic(null_margin(null, spans))
-
-
-def together(members, thresholds):
-    """The candidates of several models as those of one, and their threshold; the formula stands at the top.
-
-    ``members``: of each what ``candidates`` gives; ``thresholds``: its null odds above which it withholds, or None. Spans
-    are as they are there, but for the logits: means over the models, less half of log sum exp of what each lists. The
-    logits of no answer are such that they lead to the mean null odds.
-    """
-    known = [threshold for threshold in thresholds if threshold is not None]
-    telling = [not known or threshold is not None for threshold in thresholds]  # those whose null odds count
-    found = {}
-    for number in members[0]:
-        shares = [shares_of(*member[number]) for member in members]
-        shares = [share for share in shares if share]  # a context may hold no token of a model's
-        lowest = [min(share.values(), key=sum) for share in shares]
-        spans = []
-        for place in set().union(*shares):
-            begins, ends = zip(*(share.get(place, low) for share, low in zip(shares, lowest, strict=True)), strict=True)
-            spans.append((mean(begins), mean(ends), *place))
-        spans.sort(key=lambda span: (-sum(span[:2]), span[2:]))  # whatever the order of the models
-        margin = mean([null_margin(*member[number]) for member, tells in zip(members, telling, strict=True) if tells])
-        found[number] = ((sum(spans[0][:2]) + margin) / 2 if spans else 0.0,) * 2, spans
-    return found, logistic(mean(map(logit, known))) if known else None
-
-
-def shares_of(null, spans):
-    """Place of each span -> the two halves of the logarithm of its probability among them and no answer."""
-    total = torch.tensor([sum(null), *(sum(span[:2]) for span in spans)], dtype=torch.double).logsumexp(0).item()
-    shares = {}
-    for begin, finish, *place in spans:
-        shares.setdefault(tuple(place), (begin - total / 2, finish - total / 2))
-    return shares
-
-
-def mean(values):
-    values = list(values)
-    return math.fsum(values) / len(values)
-
-
-def logit(share):
-    """The inverse of the logistic function."""
-    return math.log(share / (1 - share)) if 0 < share < 1 else math.copysign(FARTHEST, share - 0.5)
-
-
-def answers(data, found):
-    """``{id: text of the best span over all windows}``, whatever speaks for no answer, and ``{id: null_odds}``.
-
-    ``found``: what ``candidates`` gives.
-    """
-    texts, odds = {}, {}
-    for number, (null, spans) in found.items():
-        question = data.squad.questions[number]
-        texts[question.id] = text_of(data, question, spans[0]) if spans else ""
-        odds[question.id] = null_odds(null, spans)
-    return texts, odds
-
-
-def n_best_answers(data, question, null, spans, n_best, may_withhold):
-    """The best texts of a question, best first; of a text that stands in several places, the best place counts.
-
-    With ``may_withhold`` the empty text is one more of them, with the logits of no answer.
-    """
-    found = {}
-    for span in spans:
-        if len(found) == n_best:
-            break
-        found.setdefault(text_of(data, question, span), span[:2])
-    if may_withhold or not found:
-        found[""] = null
-    ordered = sorted(found.items(), key=lambda item: -sum(item[1]))
-    shares = torch.tensor([sum(logits) for _, logits in ordered], dtype=torch.double).softmax(0).tolist()
-    return [{"text": text, "probability": share, "start_logit": begin, "end_logit": finish}
-            for (text, (begin, finish)), share in zip(ordered, shares, strict=True)]  # fmt: skip
+    return found
 
 
 def null_threshold(model):
@@ -253,9 +137,9 @@ def as_squad(data, ids):
     return {"data": [{"paragraphs": [{"context": "", "qas": questions}]}]}
 
 
-def official(data, found, threshold, find_threshold=False):
-    """The official scores of what ``candidates`` gives, an answer being withheld above the threshold (or the best one)."""
-    texts, odds = answers(data, found)
+def official(data, candidates, threshold, find_threshold=False):
+    """The official scores of ``candidates``, an answer being withheld above the threshold (or the best one)."""
+    texts, odds = best_answers(data, candidates)
     gold = as_squad(data, texts)
     if not data.squad.with_impossible:
         return squad_scores(gold, texts)
@@ -264,33 +148,28 @@ def official(data, found, threshold, find_threshold=False):
     return squad_scores(gold, texts, odds, 1.0 if threshold is None else threshold)
 
 
-def samples(compute, model, data, rows):
+def samples(compute, model, data, found):
     """Some questions of the first paragraphs that were answered right, and some that were answered wrong."""
-    threshold, found = null_threshold(model), {True: [], False: []}
-    for number, (null, spans) in candidates(data, rows).items():
+    threshold, kept = found.threshold, {True: [], False: []}
+    for number, (null, spans) in found.candidates.items():
         question = data.squad.questions[number]
         gold = [text for text, _ in question.answers]
         withheld = not spans or (threshold is not None and null_odds(null, spans) > threshold)
         text = "" if withheld else text_of(data, question, spans[0])
         right = exact_score(text, gold or [""]) > 0
-        if len(found[right]) < utils.SAMPLES:
+        if len(kept[right]) < utils.SAMPLES:
             start, end = (None, None) if withheld else spans[0][2:]
-            found[right].append({
+            kept[right].append({
                 "kind": "qa", "passage": data.squad.contexts[question.context], "question": question.text,
                 "answer": text, "start": start, "end": end, "gold": sorted(set(gold)), "right": right,
             })  # fmt: skip
-    return found[False] + found[True]
-
-
-def mean_loss(rows):
-    return mean(loss for _, (loss, _, _) in rows)
+    return kept[False] + kept[True]
 
 
 def make_figures(model):
-    def figures(data, rows):
+    def figures(data, found):
         validating = not hasattr(model, "notes")  # by the threshold that will be noted beside the model
-        found = candidates(data, rows)
-        return {"loss": mean_loss(rows), **official(data, found, null_threshold(model), validating)}
+        return {"loss": found.loss, **official(data, found.candidates, found.threshold, validating)}
 
     return figures
 
@@ -306,39 +185,35 @@ def notes(figures):
     return {"null_threshold": figures["best_f1_thresh"]} if "best_f1_thresh" in figures else {}
 
 
+def make_task(args, model, tokenizer, places, sets, description):
+    """The task of a model on sets of questions, split -> SquadSet."""
+    examples = {
+        split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{description}{split}", args.show)
+        for split, squad in sets.items()
+    }
+    return utils.Task(
+        "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length), make_figures(model),
+        summary, "f1", notes, samples, make_found(model), together,
+    )  # fmt: skip
+
+
 def look(args, ranks, models, squad, places, description):
-    """What a trained model, or several together, find: data, candidates, threshold; and the mean of their losses."""
-    members, thresholds, losses = [], [], []
-    for model, tokenizer in models:
-        data = QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, description, args.show)
-        task = utils.Task("qa", model.to(ranks.device), tokenizer, {"seen": data}, loss,
-                          make_rows(args.n_best, args.max_answer_length), lambda data, rows: rows, None)  # fmt: skip
-        rows = utils.Computer(args, ranks).score(task, "seen")
-        members.append(candidates(data, rows))
-        thresholds.append(null_threshold(model))
-        losses.append(mean_loss(rows))
-        model.cpu()  # room for the next
-    found, threshold = (members[0], thresholds[0]) if len(members) == 1 else together(members, thresholds)
-    return data, found, threshold, mean(losses)
-
-
-def evaluate(args, ranks, models, places):
-    squad = load_squad_splits(args.dataset, places, ("test",))["test"]
-    data, found, threshold, loss = look(args, ranks, models, squad, places, f"{Path(args.dataset).name}-test")
-    figures = {"loss": loss, **official(data, found, threshold)}
-    return utils.conclude("qa", summary, figures, args, ranks, utils.State())
+    """The windows of these questions, and what a trained model, or several together, find in them."""
+    tasks = [make_task(args, model, tokenizer, places, {description: squad}, "") for model, tokenizer in models]
+    return tasks[0].examples[description], utils.Computer(args, ranks).found(tasks, description)
 
 
 def predict(args, ranks, models, places):
     """Answer the questions of a SQuAD file; an answer is withheld above the threshold that the model file holds."""
     squad = load_squad(args.predict, answers_needed=False)
-    data, found, threshold, _ = look(args, ranks, models, squad, places, Path(args.predict).stem)
+    data, found = look(args, ranks, models, squad, places, Path(args.predict).stem)
     if not ranks.first:
         return
+    threshold = found.threshold
     may_withhold = threshold is not None or squad.with_impossible
-    texts, odds = answers(data, found)
+    texts, odds = best_answers(data, found.candidates)
     lists = {}
-    for number, (null, spans) in found.items():
+    for number, (null, spans) in found.candidates.items():
         question = squad.questions[number]
         lists[question.id] = n_best_answers(data, question, null, spans, args.n_best, may_withhold)
     if threshold is not None:
@@ -362,8 +237,9 @@ def answer(args, ranks, models, text, question):
     asked = Question("asked", question, 0, "", [])
     with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
         squad = SquadSet([text], [asked], False)
-        data, found, threshold, _ = look(args, ranks, models, squad, Places(args.data_dir, folder), "asked")
-    (null, spans), = found.values()
+        data, found = look(args, ranks, models, squad, Places(args.data_dir, folder), "asked")
+    (null, spans), = found.candidates.values()
+    threshold = found.threshold
     places = {text_of(data, asked, span): span[2:] for span in reversed(spans)}  # of a text that stands twice, the best
     listed = [
         {"text": one["text"], "probability": one["probability"], "start": start, "end": end}
@@ -412,23 +288,20 @@ def count_letters(text):
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    if flags.uses_trained(args):
-        models = flags.trained_models(QuestionAnswerTask, args)
-        return (predict if args.predict else ask if args.ask else evaluate)(args, ranks, models, places)
+    name = f"{Path(args.dataset).name}-"
+    if args.evaluate:
+        squads = load_squad_splits(args.dataset, places, ("test",))
+        tasks = [make_task(args, model, tokenizer, places, squads, name)
+                 for model, tokenizer in flags.trained_models(QuestionAnswerTask, args)]  # fmt: skip
+        return utils.finish(tasks, args, ranks)
+    if args.predict or args.ask:
+        return (predict if args.predict else ask)(args, ranks, flags.trained_models(QuestionAnswerTask, args), places)
     model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
-    examples = {
-        split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{Path(args.dataset).name}-{split}",
-                               args.show)
-        for split, squad in load_squad_splits(args.dataset, places).items()
-    }  # fmt: skip
-    if not len(examples["test"]):
-        raise UserError(f"{args.dataset}: no questions to score")
     vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
-    examples["valid"].spread(args.valid_examples)
-    task = utils.Task(
-        "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length),
-        make_figures(model), summary, "f1", notes, samples,
-    )  # fmt: skip
+    task = make_task(args, model, tokenizer, places, load_squad_splits(args.dataset, places), name)
+    if not len(task.examples["test"]):
+        raise UserError(f"{args.dataset}: no questions to score")
+    task.examples["valid"].spread(args.valid_examples)
     return utils.run(task, args, ranks)
 
 

@@ -13,9 +13,11 @@ Several models, which may differ in all but the task, answer together (--predict
 is the mean over the models of the logarithm of the probability that each gives it.
 """
 
-import flags
-from files import UserError, read_context, run_main, write_json
-from questions import LETTERS
+from files.mistakes import UserError, run_main
+from files.reading import read_context
+from files.writing import write_json
+from metrics import LETTERS
+from training import flags
 
 
 def arguments(words=None):
@@ -74,13 +76,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-import sharding
 import utils
-from batches import OptionRows
-from data import Article, Places, load_race, load_race_splits, load_tokenizer
 from metrics import race_scores
 from model import RaceTask
-from ranks import launch
+from text.option_rows import OptionRows
+from text.places import Places
+from text.questions import Article, load_race, load_race_splits
+from text.tokens import load_tokenizer
+from training import sharding
+from training.ranks import launch
 
 
 def inputs(batch):
@@ -106,7 +110,7 @@ def choices(data, rows):
     """Article's id -> the letters chosen, in the order of its questions."""
     chosen = {}
     for index, logits in rows:
-        chosen.setdefault(data.questions[index][0].id, []).append("ABCD"[logits.index(max(logits))])
+        chosen.setdefault(data.questions[index][0].id, []).append(LETTERS[logits.index(max(logits))])
     return chosen
 
 
@@ -138,7 +142,7 @@ def figures(data, rows):
     articles = [data.questions[index][:2] for index, _ in rows]
     gold = {}
     for article, number in articles:
-        gold.setdefault(article.id, []).append("ABCD"[article.answers[number]])
+        gold.setdefault(article.id, []).append(LETTERS[article.answers[number]])
     labels = torch.tensor([article.answers[number] for article, number in articles])
     losses = F.cross_entropy(torch.tensor([logits for _, logits in rows]), labels, reduction="none")
     return {"loss": math.fsum(losses.tolist()) / len(losses), **race_scores(gold, choices(data, rows))}
@@ -161,28 +165,26 @@ def together(members):
     ]
 
 
-def option_rows(args, model, tokenizer, articles, places, description):
-    """The articles as this model reads them: in --layout, or in the one that it was trained in."""
+def make_task(args, model, tokenizer, places, sets, description):
+    """The task of a model on sets of articles, split -> articles, read in --layout or in the one it was trained in."""
     layout = args.layout or getattr(model, "notes", {}).get("layout", "separate")
     check_layout(layout, model.bert.config.attention_window)
-    return OptionRows(articles, tokenizer, places, args.bptt, args.seed, args.passage, description, args.show, layout)
+    examples = {
+        split: OptionRows(
+            articles, tokenizer, places, args.bptt, args.seed, args.passage, f"{description}{split}", args.show, layout
+        )
+        for split, articles in sets.items()
+    }  # fmt: skip
+    return utils.Task(
+        "race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy",
+        lambda figures: {} if layout == "separate" else {"layout": layout}, samples, together=together,
+    )  # fmt: skip
 
 
 def look(args, ranks, models, articles, places, description):
     """The questions of these articles, and the rows that a trained model, or several together, give them."""
-    members = []
-    for model, tokenizer in models:
-        data = option_rows(args, model, tokenizer, articles, places, description)
-        task = utils.Task("race", model.to(ranks.device), tokenizer, {"seen": data}, loss, rows, lambda _, rows: rows, None)
-        members.append(utils.Computer(args, ranks).score(task, "seen"))
-        model.cpu()  # room for the next
-    return data, members[0] if len(members) == 1 else together(members)
-
-
-def evaluate(args, ranks, models, places):
-    articles = load_race_splits(args.dataset, places, args.level, ("test",))["test"]
-    data, found = look(args, ranks, models, articles, places, f"{Path(args.dataset).name}-test")
-    return utils.conclude("race", summary, figures(data, found), args, ranks, utils.State())
+    tasks = [make_task(args, model, tokenizer, places, {description: articles}, "") for model, tokenizer in models]
+    return tasks[0].examples[description], utils.Computer(args, ranks).found(tasks, description)
 
 
 def predict(args, ranks, models, places):
@@ -223,17 +225,16 @@ def ask(args, ranks, models, places):
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    if flags.uses_trained(args):
-        models = flags.trained_models(RaceTask, args)
-        return (predict if args.predict else ask if args.ask else evaluate)(args, ranks, models, places)
+    name = f"{Path(args.dataset).name}-"
+    if args.evaluate:
+        articles = load_race_splits(args.dataset, places, args.level, ("test",))
+        tasks = [make_task(args, model, tokenizer, places, articles, name)
+                 for model, tokenizer in flags.trained_models(RaceTask, args)]  # fmt: skip
+        return utils.finish(tasks, args, ranks)
+    if args.predict or args.ask:
+        return (predict if args.predict else ask)(args, ranks, flags.trained_models(RaceTask, args), places)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
-    examples = {
-        split: option_rows(args, model, tokenizer, articles, places, f"{Path(args.dataset).name}-{split}")
-        for split, articles in load_race_splits(args.dataset, places, args.level).items()
-    }  # fmt: skip
-    layout = examples["train"].layout
-    task = utils.Task("race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy",
-                      lambda figures: {} if layout == "separate" else {"layout": layout}, samples)  # fmt: skip
+    task = make_task(args, model, tokenizer, places, load_race_splits(args.dataset, places, args.level), name)
     return utils.run(task, args, ranks)
 
 

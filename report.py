@@ -13,7 +13,9 @@ import json
 import os
 from pathlib import Path
 
-from files import UserError, atomic_write, read_json, run_main
+from files.mistakes import UserError, run_main
+from files.reading import read_json
+from files.writing import atomic_write
 
 HIDDEN = {"log_dir", "save", "data_dir", "cache_dir", "save_vocab", "resume", "log_interval", "save_minutes"}
 CURVES = ("loss", "accuracy", "f1", "tokens_per_second", "lr", "gradient_norm", "utilisation")

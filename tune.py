@@ -30,15 +30,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import cache
 import checkpoint
-import flags
 import mlm_task
 import ns_task
 import qa_task
 import race_task
 import utils
-from files import UserError, run_main
+from files.mistakes import UserError, run_main
+from text import cache
+from training import flags
 
 TASKS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 SCORES = {"mlm": "loss", "ns": "loss", "qa": "f1", "race": "accuracy"}  # the figures by which the tasks choose a model

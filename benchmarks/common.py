@@ -15,7 +15,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
-
+# Masked words at sizes S: the step of benchmarks/mlm.py
+SIZES = dict(vocab_size=30522, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
+ROWS, LENGTH, MASKED = 32, 128, 0.15
 KEPT = ", freed memory kept"  # ends the name of a peer that also gets ranks.keep_freed_memory, which ours calls itself
 
 
@@ -73,3 +75,14 @@ def machine():
         lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = lines[0].split(":")[1].strip() if lines else model
     return f"{os.cpu_count()} cores ({model}), {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def products():
+    """(how many, rows, inner, columns) of the forward pass's matrix products, and of their two backward ones."""
+    d, f, heads = SIZES["hidden_size"], SIZES["intermediate_size"], SIZES["num_attention_heads"]
+    tokens, layers, masked = ROWS * LENGTH, SIZES["num_hidden_layers"], round(MASKED * ROWS * LENGTH)
+    forward = [
+        (layers, tokens, d, 3 * d), (layers, tokens, d, d), (layers, tokens, d, f), (layers, tokens, f, d),
+        (2 * layers * ROWS * heads, LENGTH, d // heads, LENGTH), (1, masked, d, d), (1, masked, d, SIZES["vocab_size"]),
+    ]  # fmt: skip
+    return [(n, *shape) for n, r, i, c in forward for shape in ((r, i, c), (r, c, i), (i, r, c))]

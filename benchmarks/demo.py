@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import sample  # noqa: E402
+from text import sample  # noqa: E402
 
 RUNS = [  # each inner list is a stage; its runs go on at the same time
     [("mlm", "mlm_task.py", [])],

@@ -25,17 +25,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import batches
 import qa_task
 import race_task
 from benchmarks.common import KEPT, alternate, machine, take_turns, vocabulary
-from cache import default_data_dir
-from data import Places, load_race_splits, load_squad_splits
 from model import BertConfig, QuestionAnswerTask, RaceTask
-from optimizer import make_optimizer
-from questions import SquadSet, fill
-from ranks import keep_freed_memory
-from tokenizer import load_vocab
+from text import batches
+from text.places import Places, default_data_dir
+from text.questions import SquadSet, fill, load_race_splits, load_squad_splits
+from text.vocabularies import load_vocab
+from training.optimizer import make_optimizer
+from training.ranks import keep_freed_memory
 
 SIZES = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 QUESTIONS = {"squad": 640, "race": 160}  # of a pass, a random part of the training set

@@ -20,14 +20,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mlm_task
-from benchmarks.common import KEPT, alternate, machine, take_turns
+from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, SIZES, alternate, machine, products, take_turns
 from benchmarks.roofline import matrix_rate
 from model import BertConfig, MLMTask
-from optimizer import make_optimizer
-from ranks import keep_freed_memory
-
-SIZES = dict(vocab_size=30522, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
-ROWS, LENGTH, MASKED = 32, 128, 0.15
+from training.optimizer import make_optimizer
+from training.ranks import keep_freed_memory
 
 
 def batches(count):
@@ -73,17 +70,6 @@ def theirs(dtype):
         return model(input_ids=batch["input_ids"], labels=labels).loss
 
     return stepper(loss, torch.optim.AdamW(model.parameters(), 1e-4), dtype)
-
-
-def products():
-    """(how many, rows, inner, columns) of the forward pass's matrix products, and of their two backward ones."""
-    d, f, heads = SIZES["hidden_size"], SIZES["intermediate_size"], SIZES["num_attention_heads"]
-    tokens, layers, masked = ROWS * LENGTH, SIZES["num_hidden_layers"], round(MASKED * ROWS * LENGTH)
-    forward = [
-        (layers, tokens, d, 3 * d), (layers, tokens, d, d), (layers, tokens, d, f), (layers, tokens, f, d),
-        (2 * layers * ROWS * heads, LENGTH, d // heads, LENGTH), (1, masked, d, d), (1, masked, d, SIZES["vocab_size"]),
-    ]  # fmt: skip
-    return [(n, *shape) for n, r, i, c in forward for shape in ((r, i, c), (r, c, i), (i, r, c))]
 
 
 CONTESTANTS = {

@@ -20,10 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine  # noqa: E402
-from cache import default_cache_dir, default_data_dir  # noqa: E402
-from data import Places  # noqa: E402
-from files import UserError, read_json, run_main, write_json  # noqa: E402
+from files.mistakes import UserError, run_main  # noqa: E402
+from files.reading import read_json  # noqa: E402
+from files.writing import write_json  # noqa: E402
 from metrics import race_scores, read_race_answers  # noqa: E402
+from text.places import (  # noqa: E402
+    Places,
+    default_cache_dir,
+    default_data_dir,
+)
 
 QUESTIONS = 16  # a step
 RECIPE = f"--dataset RACE --batch_size {QUESTIONS} --lr 1e-4 --dropout 0 --bptt 128 --passage select".split()

@@ -15,6 +15,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.common import machine, products
+
 
 def seconds_of(count, rows, inner, columns, dtype):
     """Median seconds of ``count`` products (rows, inner) x (inner, columns); many small ones as one batch."""
@@ -35,9 +37,6 @@ def matrix_rate(products, dtype):
 
 
 def main():
-    from benchmarks.common import machine
-    from benchmarks.mlm import products
-
     print(machine())
     for dtype in (torch.bfloat16, torch.float32):
         print(f"{str(dtype).removeprefix('torch.'):9} {matrix_rate(products(), dtype) / 1e9:6.0f} GFLOP/s")

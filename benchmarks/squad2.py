@@ -26,9 +26,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cache import default_data_dir  # noqa: E402
-from files import read_json, run_main, write_json  # noqa: E402
+from files.mistakes import run_main  # noqa: E402
+from files.reading import read_json  # noqa: E402
+from files.writing import write_json  # noqa: E402
 from metrics import squad_scores  # noqa: E402
+from text.places import default_data_dir  # noqa: E402
 
 
 def split(path, folder):

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine, vocabulary  # noqa: E402
-from cache import default_data_dir  # noqa: E402
+from text.places import default_data_dir  # noqa: E402
 
 
 def resident(folder):

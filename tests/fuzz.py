@@ -39,21 +39,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import toys
 
-import cache
 import checkpoint
-import huggingface
 import metrics
-import optimizer
-import sample
-import tokenizer as tokenizers
-import utils
-from batches import MaskedBlocks, OptionRows, QuestionWindows, SentencePairs
-from data import Places, load_corpus, load_race, load_squad
-from files import UserError, extract, write_json
+from files.archives import extract
+from files.mistakes import UserError
+from files.writing import write_json
+from formats import huggingface
+from formats.torchtext_files import read_vocab
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from qa_task import null_threshold
-from states import State, States, check_layout, check_same_run
-from torchtext_files import read_vocab
+from text import cache, sample
+from text import tokenizer as tokenizers
+from text.masked_blocks import MaskedBlocks
+from text.option_rows import OptionRows
+from text.places import Places
+from text.question_windows import QuestionWindows
+from text.questions import load_race, load_squad
+from text.sentence_pairs import SentencePairs
+from text.tokens import load_corpus
+from training import optimizer, sharding
+from training.saving import Saving
+from training.states import State, States, check_layout, check_same_run
 
 SECONDS, MEMORY = 20, 2 << 30
 HEADS = (MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask)
@@ -304,8 +310,13 @@ def read_model(folder, rng):
 
 def trainer():
     model = small_model(MLMTask, toys.letters())
-    return types.SimpleNamespace(parallel=model, optimizer=optimizer.make_optimizer(model, "adamw", 0.01), state=State(),
-                                 scaler=torch.cuda.amp.GradScaler(enabled=False))  # fmt: skip
+    return sharding.Engine(model, model, model, optimizer.make_optimizer(model, "adamw", 0.01),
+                           torch.cuda.amp.GradScaler(enabled=False))  # fmt: skip
+
+
+def restored(run, saved):
+    """The state of a run that goes on from ``saved``, with the weights and optimizer of then."""
+    return Saving.restored(types.SimpleNamespace(engine=run), saved)
 
 
 def step(run):
@@ -331,9 +342,9 @@ def read_state(folder, rng):
     saved = states.load()
     check_layout(saved)
     check_same_run(saved, "mlm", {"hidden_size": 16}, argparse.Namespace(lr=0.1, seed=0), 5)
-    utils.Trainer.restore(run, saved)
+    state = restored(run, saved)
     step(run)
-    json.dumps(run.state.__dict__)
+    json.dumps(state.__dict__)
 
 
 def good_cache(folder):
@@ -560,8 +571,9 @@ def hostile_text(folder, rng):
 
 
 def read_text(folder, rng):
-    import data
-    from corpus import STYLES, paragraphs, pieces, sentences, share
+    from text.corpus import STYLES, paragraphs, pieces, share
+    from text.sentences import sentences
+    from text.tokens import corpus_lines
 
     path, places = folder / "text.txt", Places(folder, folder / "cache")
     kind, style = rng.randrange(3), rng.choice(list(STYLES))
@@ -572,7 +584,7 @@ def read_text(folder, rng):
                     sentences(paragraph)
         return
     if kind == 1:
-        lines = data.corpus_lines(str(path), places)
+        lines = corpus_lines(str(path), places)
         name = rng.choice(["sentencepiece", "basic_english"])
         tokenizer = tokenizers.train_tokenizer(name, lines, rng.choice([6, 60, 1000]))
     else:

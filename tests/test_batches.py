@@ -7,16 +7,10 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batches import (
-    EVALUATION,
-    MaskedBlocks,
-    SentencePairs,
-    cut_longest_first,
-    epoch_batches,
-    evaluation_batches,
-    generator,
-)
-from files import UserError
+from files.mistakes import UserError
+from text.batches import EVALUATION, epoch_batches, evaluation_batches, generator
+from text.masked_blocks import MaskedBlocks
+from text.sentence_pairs import SentencePairs, cut_longest_first
 
 many = settings(deadline=None, max_examples=60)
 PAD, UNK, CLS, SEP, MASK = range(5)

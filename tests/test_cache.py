@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cache
-import corpus
-import data
-from cache import TokenCache, build, build_once
-from files import UserError
-from tokenizer import SPECIALS, Tokenizer
+from files.mistakes import UserError
+from text import cache, corpus, tokens
+from text.cache import TokenCache, build, build_once
+from text.places import Places
+from text.tokenizer import SPECIALS, Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = "the cat sat on a mat and saw red dogs run far away from it".split()
@@ -46,7 +45,7 @@ def write_books(folder, count, paragraphs=30):
 
 @pytest.fixture
 def places(tmp_path):
-    return data.Places(tmp_path / "data", tmp_path / "cache")
+    return Places(tmp_path / "data", tmp_path / "cache")
 
 
 def caches(places):
@@ -76,19 +75,19 @@ def test_a_cache_holds_what_tokenising_sentence_by_sentence_gives(places, tokeni
             sentences.append([len(tokens), len(tokens) + len(ids)])
             tokens += ids
     for _ in range(2):  # built, then read again
-        built = data.load_corpus("Text", "train", tokenizer, places)
+        built = tokens.load_corpus("Text", "train", tokenizer, places)
         assert built.tokens.tolist() == tokens
         assert built.sentences.tolist() == sentences
         assert built.documents.tolist() == documents
         assert built.meta["bytes"] == sum(end - start for _, start, end in corpus.corpus_parts("Text", "train", places)[0])
-        monkeypatch.setattr(data, "make_corpus_worker", None)
+        monkeypatch.setattr(tokens, "make_corpus_worker", None)
 
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_texts_come_back_in_their_order_with_character_spans(places, tokenizer, monkeypatch, processes):
     monkeypatch.setattr(cache, "cores", lambda: processes)
     texts = [f"The cat sat {'far away ' * (number % 7)}." for number in range(1200)] + ["", "?"]
-    built = data.encode_texts(texts, tokenizer, places, "texts")
+    built = tokens.encode_texts(texts, tokenizer, places, "texts")
     for number in (0, 5, 499, 500, 501, 1199, 1200, 1201):
         encoding = tokenizer.encode(texts[number])
         assert built.text(number).tolist() == encoding.ids
@@ -102,21 +101,21 @@ def test_several_processes_write_the_same_bytes_as_one(places, tokenizer, monkey
     folders = []
     for processes in (1, 2, 5):
         monkeypatch.setattr(cache, "cores", lambda processes=processes: processes)
-        here = data.Places(places.data, tmp_path / str(processes))
-        folders.append(data.load_corpus("Text", "train", tokenizer, here).folder)
+        here = Places(places.data, tmp_path / str(processes))
+        folders.append(tokens.load_corpus("Text", "train", tokenizer, here).folder)
     for name in ("tokens.bin", "sentences.bin", "documents.bin", "meta.json"):
         assert len({(folder / name).read_bytes() for folder in folders}) == 1
 
 
 def test_the_files_are_plain_arrays_that_are_read_without_torch(places, tokenizer):
     write_books(places.data, 3)
-    built = data.load_corpus("Text", "train", tokenizer, places)
+    built = tokens.load_corpus("Text", "train", tokenizer, places)
     assert sorted(os.listdir(built.folder)) == ["documents.bin", "meta.json", "sentences.bin", "tokens.bin"]
     for name, (dtype, shape) in built.meta["arrays"].items():
         assert dtype in ("<u2", "<i8")
         assert os.path.getsize(built.folder / f"{name}.bin") == np.dtype(dtype).itemsize * np.prod(shape)
     code = "import sys; sys.modules['torch'] = sys.modules['torchtext'] = None\n"
-    code += "import cache; print(cache.TokenCache(sys.argv[1]).tokens.sum())"
+    code += "from text import cache; print(cache.TokenCache(sys.argv[1]).tokens.sum())"
     output, _ = run_python(code, built.folder, stdout=subprocess.PIPE).communicate(timeout=60)
     assert int(output) == built.tokens.sum()
 
@@ -139,11 +138,11 @@ def test_ids_take_two_bytes_where_they_fit(tmp_path, vocab_size, dtype):
 def test_a_changed_file_of_the_same_size_is_tokenised_anew(places, tokenizer):
     write_books(places.data, 1)
     path = places.data / "0.txt"
-    before = data.load_corpus("Text", "train", tokenizer, places)
+    before = tokens.load_corpus("Text", "train", tokenizer, places)
     text = path.read_text()
     path.write_text(text.replace("cat", "mat").replace("sat", "saw"))
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    after = data.load_corpus("Text", "train", tokenizer, places)
+    after = tokens.load_corpus("Text", "train", tokenizer, places)
     assert path.stat().st_size == len(text) and len(after.tokens) == len(before.tokens)
     assert WORDS.index("cat") + len(SPECIALS) in before.tokens and WORDS.index("cat") + len(SPECIALS) not in after.tokens
 
@@ -151,7 +150,7 @@ def test_a_changed_file_of_the_same_size_is_tokenised_anew(places, tokenizer):
 def test_another_vocabulary_has_another_cache(places, tokenizer):
     write_books(places.data, 1)
     other = Tokenizer("basic_english", [*SPECIALS, *WORDS[1:], "the", "."])
-    folders = {data.load_corpus("Text", "train", either, places).folder for either in (tokenizer, other)}
+    folders = {tokens.load_corpus("Text", "train", either, places).folder for either in (tokenizer, other)}
     assert len(folders) == 2
 
 
@@ -171,7 +170,7 @@ def test_a_build_that_fails_leaves_nothing(places, tokenizer, monkeypatch):
     with open(places.data / "1.txt", "ab") as stream:
         stream.write(b"caf\xe9")
     with pytest.raises(UserError, match=r"1\.txt: not UTF-8 at byte"):
-        data.load_corpus("Text", "test", tokenizer, places)
+        tokens.load_corpus("Text", "test", tokenizer, places)
     assert caches(places) == []
 
 
@@ -180,7 +179,7 @@ def test_an_empty_split_is_a_user_error_and_leaves_nothing(places, tokenizer):
     for content in ("", "\n \n"):
         (places.data / "empty.txt").write_text(content)
         with pytest.raises(UserError, match=r"empty\.txt: no text for the train split; add more"):
-            data.load_corpus("Text", "train", tokenizer, places)
+            tokens.load_corpus("Text", "train", tokenizer, places)
     assert caches(places) == []
 
 
@@ -202,10 +201,12 @@ def test_a_worker_that_is_killed_ends_the_build(tmp_path, monkeypatch):
 
 
 SLOW_BUILD = """
-import sys, time, cache, data, corpus
-from tokenizer import SPECIALS, Tokenizer
+import sys, time
+from text import cache, corpus, tokens
+from text.places import Places
+from text.tokenizer import SPECIALS, Tokenizer
 corpus.PIECE, cache.cores = 200, lambda: 2
-straight = data.make_corpus_worker
+straight = tokens.make_corpus_worker
 def slow(*arguments):
     work = straight(*arguments)
     def slowly(piece):
@@ -213,9 +214,9 @@ def slow(*arguments):
         open(sys.argv[4], "a").write("piece\\n")
         return work(piece)
     return slowly
-data.make_corpus_worker = slow
+tokens.make_corpus_worker = slow
 tokenizer = Tokenizer("basic_english", [*SPECIALS, *sys.argv[5:]])
-print(data.load_corpus("Text", "train", tokenizer, data.Places(sys.argv[1], sys.argv[2])).tokens.tolist())
+print(tokens.load_corpus("Text", "train", tokenizer, Places(sys.argv[1], sys.argv[2])).tokens.tolist())
 """
 
 
@@ -234,9 +235,9 @@ def test_a_build_that_was_killed_half_way_is_done_again_and_leaves_nothing(place
     process.communicate(timeout=60)  # until its workers have gone too
     assert any(".tmp" in name for name in caches(places))
     output, _ = start_build(places, tmp_path / "log2", 0).communicate(timeout=60)  # not held up by a lock
-    direct = data.load_corpus("Text", "train", tokenizer, data.Places(places.data, tmp_path / "other"))
+    direct = tokens.load_corpus("Text", "train", tokenizer, Places(places.data, tmp_path / "other"))
     assert json.loads(output) == direct.tokens.tolist()
-    assert caches(places) == caches(data.Places(places.data, tmp_path / "other"))
+    assert caches(places) == caches(Places(places.data, tmp_path / "other"))
 
 
 def test_two_builds_at_once_do_the_work_once(places, tokenizer, tmp_path):
@@ -282,7 +283,7 @@ def test_the_data_folder_is_only_read(places, tokenizer):
     for path in (*places.data.iterdir(), places.data):
         path.chmod(path.stat().st_mode & ~0o222)
     before = {path: path.stat().st_mtime_ns for path in (places.data, *places.data.iterdir())}
-    data.load_corpus("Text", "train", tokenizer, places)
+    tokens.load_corpus("Text", "train", tokenizer, places)
     assert {path: path.stat().st_mtime_ns for path in (places.data, *places.data.iterdir())} == before
     assert len(before) == 1 + len(books)
 

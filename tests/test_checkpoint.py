@@ -9,8 +9,9 @@ import pytest
 import torch
 import toys
 
-from checkpoint import load_body, load_model, read_torch, save_model
-from files import UserError
+from checkpoint import load_body, load_model, save_model
+from files.mistakes import UserError
+from files.torch_zip import read_torch
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 
 HEADS = [MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask]

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import corpus
-from corpus import SPLITS, corpus_parts, cut_after, paragraphs, pieces, sentences, share, text_files
-from data import Places
-from files import UserError
+from files.mistakes import UserError
+from text import corpus
+from text.corpus import corpus_parts, cut_after, paragraphs, pieces, share, text_files
+from text.places import SPLITS, Places
+from text.sentences import sentences
 
 STYLES = sorted(corpus.STYLES)
 

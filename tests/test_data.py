@@ -13,11 +13,15 @@ import zipfile
 import pytest
 
 import data
-from corpus import SPLITS, corpus_parts
-from data import Places, Source, kinds_of, load_tokenizer
-from files import UserError
-from questions import load_race_splits, load_squad_splits
-from tokenizer import SPECIALS, Tokenizer, save_vocab
+from files.mistakes import UserError
+from text import places as places_module
+from text import tokens
+from text.corpus import corpus_parts
+from text.places import SPLITS, Places, Source, kinds_of
+from text.questions import load_race_splits, load_squad_splits
+from text.tokenizer import SPECIALS, Tokenizer
+from text.tokens import load_tokenizer
+from text.vocabularies import save_vocab
 
 WIKI = {f"wikitext-2/wiki.{split}.tokens": f" = Title = \n \n The {split} text . \n".encode() for split in SPLITS}
 
@@ -78,7 +82,7 @@ def test_files_in_the_data_folder_come_first_and_nothing_is_written(places):
 def test_an_archive_is_unpacked_once_into_the_cache(places, monkeypatch):
     (places.data / "wikitext-2-v1.zip").write_bytes(zipped(WIKI))
     assert texts("WikiText2", places) == [content.decode() for content in WIKI.values()]
-    monkeypatch.setattr(data, "extract", None)
+    monkeypatch.setattr(places_module, "extract", None)
     texts("WikiText2", places)
     assert os.listdir(places.data) == ["wikitext-2-v1.zip"]
 
@@ -114,7 +118,7 @@ def site(tmp_path, monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setattr("files.PAUSE", 0.01)
+    monkeypatch.setattr("files.downloads.PAUSE", 0.01)
     yield folder, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -125,7 +129,7 @@ def test_what_is_missing_is_fetched_unpacked_and_kept(places, site, monkeypatch)
     archive = zipped(WIKI)
     (folder / "wiki.zip").write_bytes(archive)
     checksum = "md5:" + hashlib.md5(archive).hexdigest()
-    monkeypatch.setitem(data.SOURCES, "WikiText2", Source("w.zip", f"{address}/wiki.zip", checksum))
+    monkeypatch.setitem(places_module.SOURCES, "WikiText2", Source("w.zip", f"{address}/wiki.zip", checksum))
     assert texts("WikiText2", places) == [content.decode() for content in WIKI.values()]
     (folder / "wiki.zip").unlink()
     assert texts("WikiText2", places) == [content.decode() for content in WIKI.values()]
@@ -135,7 +139,7 @@ def test_what_is_missing_is_fetched_unpacked_and_kept(places, site, monkeypatch)
 def test_a_download_with_another_checksum_is_refused_and_leaves_nothing(places, site, monkeypatch):
     folder, address = site
     (folder / "wiki.zip").write_bytes(zipped(WIKI))
-    monkeypatch.setitem(data.SOURCES, "WikiText2", Source("w.zip", f"{address}/wiki.zip", "md5:" + "0" * 32))
+    monkeypatch.setitem(places_module.SOURCES, "WikiText2", Source("w.zip", f"{address}/wiki.zip", "md5:" + "0" * 32))
     with complaint(r"wiki\.train\.tokens: not found, and .*its md5 is \w+, expected 0+\).* put it at"):
         corpus_parts("WikiText2", "train", places)
     assert os.listdir(places.data) == [] and caches(places) == []
@@ -145,7 +149,7 @@ def test_squad_is_fetched_file_by_file(places, site, monkeypatch):
     folder, address = site
     write_all(folder, {"train-v1.1.json": squad(2), "dev-v1.1.json": squad(1)})
     for part in ("train-v1.1.json", "dev-v1.1.json"):
-        monkeypatch.setitem(data.SOURCES, part, Source("", f"{address}/{part}"))
+        monkeypatch.setitem(places_module.SOURCES, part, Source("", f"{address}/{part}"))
     assert {split: len(found.questions) for split, found in load_squad_splits("SQuAD1", places).items()} == {
         "train": 1, "valid": 1, "test": 1,
     }  # fmt: skip
@@ -153,7 +157,7 @@ def test_squad_is_fetched_file_by_file(places, site, monkeypatch):
 
 
 def test_what_cannot_be_fetched_names_file_address_and_remedy(places, site, monkeypatch):
-    monkeypatch.setitem(data.SOURCES, "train-v2.0.json", Source("", f"{site[1]}/gone.json"))
+    monkeypatch.setitem(places_module.SOURCES, "train-v2.0.json", Source("", f"{site[1]}/gone.json"))
     with complaint(r"train-v2\.0\.json: not found, and http.*404.*; fetch it by hand and put it at"):
         places.find("squad/train-v2.0.json", "train-v2.0.json")
 
@@ -197,7 +201,7 @@ def test_a_vocabulary_is_trained_once_on_the_training_split(places, monkeypatch)
     (places.data / "one.txt").write_text("The cat sat.\n\n" * 50)
     first = load_tokenizer(arguments(), "Text", places)
     assert {"the", "cat", "sat"} < set(first.tokens)
-    monkeypatch.setattr(data, "train_tokenizer", None)
+    monkeypatch.setattr(tokens, "train_tokenizer", None)
     assert load_tokenizer(arguments(), "Text", places).fingerprint == first.fingerprint
 
 
@@ -257,7 +261,8 @@ def test_prepare_makes_vocabulary_and_caches_and_prints_a_line_a_split(script, p
 
 
 def test_what_prepare_makes_is_what_the_tasks_look_for(script, places, tmp_path, monkeypatch):
-    from batches import OptionRows, QuestionWindows
+    from text.option_rows import OptionRows
+    from text.question_windows import QuestionWindows
 
     write_all(places.data, {"squad/train-v1.1.json": squad(3), "squad/dev-v1.1.json": squad(2), **RACE})
     (tmp_path / "vocab.txt").write_text(VOCAB)
@@ -265,8 +270,8 @@ def test_what_prepare_makes_is_what_the_tasks_look_for(script, places, tmp_path,
     assert lines[1].startswith("train 2 documents, 2 questions, 16 tokens, 44 bytes, 0.")
     lines = script("prepare", "RACE", "--vocab", tmp_path / "vocab.txt").stdout.splitlines()
     assert lines[3].startswith("test  2 documents, 2 questions, ")
-    monkeypatch.setattr(data, "make_text_worker", None)
-    tokenizer = data.load_vocab(tmp_path / "vocab.txt")
+    monkeypatch.setattr(tokens, "make_text_worker", None)
+    tokenizer = tokens.load_vocab(tmp_path / "vocab.txt")
     for split, found in load_squad_splits("SQuAD1", places).items():
         QuestionWindows(found, tokenizer, places, 64, 32, f"SQuAD1-{split}")
     for split, articles in load_race_splits("RACE", places).items():
@@ -295,7 +300,7 @@ def test_questions_without_a_training_file_are_prepared_and_inspected_as_far_as_
     places, site, tmp_path, monkeypatch, capsys
 ):
     write_all(places.data, {"squad/dev-v2.0.json": squad(2)})
-    monkeypatch.setitem(data.SOURCES, "train-v2.0.json", Source("", f"{site[1]}/gone.json"))
+    monkeypatch.setitem(places_module.SOURCES, "train-v2.0.json", Source("", f"{site[1]}/gone.json"))
     (tmp_path / "vocab.txt").write_text(VOCAB)
     args = argparse.Namespace(dataset="SQuAD2", bert_model=None, vocab=tmp_path / "vocab.txt")
     for command in (data.prepare, data.inspect):

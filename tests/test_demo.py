@@ -15,9 +15,9 @@ from conftest import ROOT
 
 import demo
 from checkpoint import save_model
-from files import UserError
+from files.mistakes import UserError
 from model import BertConfig, MLMTask, QuestionAnswerTask, RaceTask
-from ranks import Ranks
+from training.ranks import Ranks
 
 TOKENIZER = toys.letters()
 STORY = "𝒳 <script>alert(1)</script> The cat sat on the mat. The dog was in the garden."

@@ -13,11 +13,13 @@ from test_runs import write_articles
 import qa_task
 import race_task
 from checkpoint import save_model
-from data import Question, SquadSet
-from files import UserError
+from files.mistakes import UserError
 from model import BertConfig, QuestionAnswerTask, RaceTask
-from ranks import Ranks
-from tokenizer import train_tokenizer
+from text import answers
+from text.answers import together
+from text.questions import Question, SquadSet
+from text.vocabularies import train_tokenizer
+from training.ranks import Ranks
 
 TEXT = "the cat sat on the mat in the red house. where is the dog? who is in the garden, by the blue river."
 SQUAD, ARTICLES = toys.squad(contexts=3, words=60), toys.articles(count=3, words=60)
@@ -48,40 +50,40 @@ def two():
 
 
 def test_a_span_scores_the_mean_of_its_log_probabilities_and_an_unlisted_one_as_the_last_listed(two):
-    found, threshold = qa_task.together(two, [None, None])
-    (null, spans), = found.values()
+    found = together(two, [None, None])
+    (null, spans), = found.candidates.values()
     one, two = log_softmax(4.0, 1.5, -1.0, 2.0), log_softmax(11.0, 8.0, 0.0)  # the last is no answer
     expected = {(0, 3): one[0] + two[1], (4, 7): one[1] + two[0], (8, 9): one[2] + two[1], (0, 7): one[2] + two[1]}
     assert {span[2:]: sum(span[:2]) for span in spans} == pytest.approx({k: v / 2 for k, v in expected.items()})
     assert [span[2:] for span in spans] == [(4, 7), (0, 3), (0, 7), (8, 9)]  # equal ones by their places
-    assert threshold is None
-    assert qa_task.null_odds(null, spans) == pytest.approx(qa_task.logistic(((2 - 4) + (0 - 11)) / 2))
+    assert found.threshold is None
+    assert answers.null_odds(null, spans) == pytest.approx(answers.logistic(((2 - 4) + (0 - 11)) / 2))
 
 
 def test_null_odds_and_threshold_are_means_of_logits_over_the_models_that_hold_a_threshold(two):
-    (null, spans), = qa_task.together(two, [0.9, None])[0].values()
-    assert qa_task.null_odds(null, spans) == pytest.approx(qa_task.logistic(2 - 4))
-    assert qa_task.together(two, [0.9, None])[1] == pytest.approx(0.9)
-    assert qa_task.together(two, [0.9, 0.2])[1] == pytest.approx(0.6)  # odds 9 and 1/4, their geometric mean 3/2
-    assert qa_task.together(two, [0.0, 0.5])[1] < 1e-100  # one withholds everything
-    assert qa_task.together(two, [1.0, 0.5])[1] == 1.0
+    (null, spans), = together(two, [0.9, None]).candidates.values()
+    assert answers.null_odds(null, spans) == pytest.approx(answers.logistic(2 - 4))
+    assert together(two, [0.9, None]).threshold == pytest.approx(0.9)
+    assert together(two, [0.9, 0.2]).threshold == pytest.approx(0.6)  # odds 9 and 1/4, their geometric mean 3/2
+    assert together(two, [0.0, 0.5]).threshold < 1e-100  # one withholds everything
+    assert together(two, [1.0, 0.5]).threshold == 1.0
 
 
 def test_a_model_that_reads_no_token_of_a_context_takes_no_part_in_its_spans(two):
-    (null, spans), = qa_task.together([two[0], {0: ((5.0, 5.0), [])}], [None, None])[0].values()
+    (null, spans), = together([two[0], {0: ((5.0, 5.0), [])}], [None, None]).candidates.values()
     assert [span[2:] for span in spans] == [span[2:] for span in two[0][0][1]] and sum(spans[0][:2]) < 0
-    (null, spans), = qa_task.together([{0: ((5.0, 5.0), [])}] * 2, [None, None])[0].values()
-    assert spans == [] and qa_task.null_odds(null, spans) == 1.0
+    (null, spans), = together([{0: ((5.0, 5.0), [])}] * 2, [None, None]).candidates.values()
+    assert spans == [] and answers.null_odds(null, spans) == 1.0
 
 
 def test_the_n_best_list_of_an_ensemble_names_no_answer_by_its_null_odds(two):
-    (null, spans), = qa_task.together(two, [0.5, 0.5])[0].values()
+    (null, spans), = together(two, [0.5, 0.5]).candidates.values()
     question = Question("q", "who ?", 0, "", [])
     data = SimpleNamespace(squad=SquadSet(["abcdefghi"], [question], True))
     listed = {entry["text"]: entry["probability"]
-              for entry in qa_task.n_best_answers(data, question, null, spans, 20, True)}  # fmt: skip
+              for entry in answers.n_best_answers(data, question, null, spans, 20, True)}  # fmt: skip
     assert sum(listed.values()) == pytest.approx(1)
-    assert listed[""] / (listed[""] + listed["efg"]) == pytest.approx(qa_task.null_odds(null, spans))
+    assert listed[""] / (listed[""] + listed["efg"]) == pytest.approx(answers.null_odds(null, spans))
 
 
 # The commands
@@ -177,7 +179,7 @@ def test_race_probabilities_are_the_geometric_mean_of_those_of_the_models(call, 
 def test_models_of_different_tokenizers_answer_with_slices_of_the_context(call, folder):
     files = predicted(call, folder, "qa", "a c")
     odds = {models: predicted(call, folder, "qa", models)["out.null_odds.json"] for models in "ac"}
-    logit = qa_task.logit
+    logit = answers.logit
     for question in SQUAD.questions:
         listed = files["out.nbest.json"][question.id]
         context = SQUAD.contexts[question.context]

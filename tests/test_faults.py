@@ -12,18 +12,26 @@ import pytest
 import torch
 import toys
 
-import flags
 import mlm_task
 import qa_task
 import race_task
 import utils
-from batches import EVALUATION, MaskedBlocks, OptionRows, QuestionWindows, SentencePairs
-from data import Places, Question, SquadSet, fill
 from metrics import exact_score, f1_score, squad_scores
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
-from ranks import Ranks, launch, local_device
-from states import State
-from tokenizer import Tokenizer, wordpiece
+from text import answers
+from text.batches import EVALUATION
+from text.masked_blocks import MaskedBlocks
+from text.option_rows import OptionRows
+from text.places import Places
+from text.question_windows import QuestionWindows
+from text.questions import Question, SquadSet, fill
+from text.sentence_pairs import SentencePairs
+from text.tokenizer import Tokenizer
+from text.vocabularies import wordpiece
+from training import flags
+from training.ranks import Ranks, launch, local_device
+from training.schedule import Schedule
+from training.states import State
 
 torch.set_num_threads(1)  # products as small as these are slower with more
 LETTERS = toys.letters()
@@ -115,7 +123,7 @@ def test_validation_is_masked_the_same_each_time():
 
 def test_averages_are_over_the_terms_that_were_summed():
     rows = [(0, (30.0, 10)), (1, (2.0, 1))]  # summed loss and masked tokens of two blocks
-    assert mlm_task.figures(None, rows) == {"loss": 32 / 11, "test_ppl": math.exp(32 / 11)}
+    assert mlm_task.figures(None, rows) == {"loss": 32 / 11, "ppl": math.exp(32 / 11)}
     assert utils.count_terms({"labels": torch.zeros(7), "input_ids": torch.zeros(2, 9)}) == 7
 
 
@@ -149,14 +157,16 @@ def test_the_learning_rate_is_the_same_on_every_rank():
     args = SimpleNamespace(minutes=1.0, warmup=0.1, lr=1.0)
     rates = []
     for clock in (30.0, 41.0):
-        rank = SimpleNamespace(args=args, ranks=Rank(clock), seconds=lambda clock=clock: clock, state=State())
-        rates.append(utils.Trainer.rate(rank, utils.Trainer.progress(rank)))
+        schedule = Schedule(args, 10, Rank(clock))
+        schedule.counted -= clock
+        rates.append(schedule.rate(schedule.progress(State())))
     assert rates == [pytest.approx(0.5 / 0.9)] * 2
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
     args = SimpleNamespace(minutes=None, steps=100, epochs=None, warmup=0.1, lr=2.0)
-    rates = [utils.Trainer.rate(SimpleNamespace(args=args, state=State()), step / 100) for step in range(100)]
+    schedule = Schedule(args, 10, Ranks())
+    rates = [schedule.rate(step / 100) for step in range(100)]
     assert max(rates) == pytest.approx(2.0, rel=0.1) and 8 <= rates.index(max(rates)) <= 11
     assert 0 < rates[0] < 0.2 and 0 < rates[-1] < 0.02
 
@@ -225,7 +235,7 @@ def test_answers_are_slices_of_the_text(places):
     first, last = data.answer_tokens(squad.questions[0])
 
     def answer(first, last):
-        return qa_task.answers(data, qa_task.candidates(data, [(0, (0.0, (0.0, 0.0), [(1.0, 0.0, first, last)]))]))[0]
+        return answers.best_answers(data, answers.candidates(data, [(0, (0.0, (0.0, 0.0), [(1.0, 0.0, first, last)]))]))[0]
 
     assert answer(first, last) == {"q": "Zoë-Ann O'Neil"}
     assert answer(last + 2, last + 3) == {"q": "a  CAT"}  # decoded tokens would be "a cat"

@@ -13,8 +13,12 @@ import zipfile
 
 import pytest
 
-import files
-from files import UserError, atomic_write, digest_of, download, extract, read_json, read_text, write_json
+from files import downloads
+from files.archives import extract
+from files.downloads import download
+from files.mistakes import UserError
+from files.reading import digest_of, read_json, read_text
+from files.writing import atomic_write, write_json
 
 CONTENT = bytes(range(256)) * 40  # 10 kB
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -125,7 +129,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(files, "PAUSE", 0)
+    monkeypatch.setattr(downloads, "PAUSE", 0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
@@ -160,13 +164,13 @@ def test_without_range_support_a_broken_download_starts_over(server, tmp_path):
 
 
 def test_a_later_run_continues_what_an_earlier_one_left(server, tmp_path):
-    server.breaks = [1000] * files.TRIES
-    with pytest.raises(UserError, match=f"broke after {1000 * files.TRIES} of {len(CONTENT)} bytes"):
+    server.breaks = [1000] * downloads.TRIES
+    with pytest.raises(UserError, match=f"broke after {1000 * downloads.TRIES} of {len(CONTENT)} bytes"):
         download(server.url, tmp_path / "file")
     assert os.listdir(tmp_path) == ["file.part"]
     server.requested.clear()
     assert download(server.url, tmp_path / "file").read_bytes() == CONTENT
-    assert server.requested == [f"bytes={1000 * files.TRIES}-"]
+    assert server.requested == [f"bytes={1000 * downloads.TRIES}-"]
 
 
 @pytest.mark.parametrize("length", [100, len(CONTENT), len(CONTENT) + 1])
@@ -213,7 +217,7 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
     server.status = 503
     with pytest.raises(UserError, match="HTTP 503"):
         download(server.url, tmp_path / "file")
-    assert len(server.requested) == files.TRIES
+    assert len(server.requested) == downloads.TRIES
 
 
 def test_no_server_or_no_url_is_a_user_error(server, tmp_path):

@@ -14,17 +14,20 @@ import pytest
 import torch
 import toys
 
-import cache
 import files
-import sharding
-import torch_zip
-from checkpoint import load_model, read_model, read_torch, save_model
-from corpus import paragraphs
-from files import UserError, extract, parse_json
+from checkpoint import load_model, read_model, save_model
+from files import torch_zip
+from files.archives import extract
+from files.mistakes import UserError
+from files.reading import parse_json
+from files.torch_zip import read_torch, read_zip
 from model import BertConfig, MLMTask
-from states import States, check_layout, check_same_run
-from tokenizer import Tokenizer, train_tokenizer
-from torch_zip import read_zip
+from text import cache
+from text.corpus import paragraphs
+from text.tokenizer import Tokenizer
+from text.vocabularies import train_tokenizer
+from training import sharding
+from training.states import States, check_layout, check_same_run
 
 
 @pytest.mark.parametrize("kind", fuzz.KINDS)
@@ -172,7 +175,7 @@ def test_a_state_of_another_layout_or_optimizer_is_one_line(tmp_path):
         saved, args = States(tmp_path, print).load(), argparse.Namespace(lr=0.1, seed=0)
         check_layout(saved)
         check_same_run(saved, "mlm", {"hidden_size": 16}, args, 5)
-        return fuzz.utils.Trainer.restore(fuzz.trainer(), saved)
+        return fuzz.restored(fuzz.trainer(), saved)
 
     read(lambda saved: None)
     for edit in (

@@ -7,16 +7,18 @@ import pytest
 import torch
 import toys
 
-import flags
 import heads
-import huggingface
 import race_task
-from batches import EVALUATION, OptionRows
 from checkpoint import load_body, load_model, read_model, save_model
-from data import Places, fill, fill_in
-from files import UserError
+from files.mistakes import UserError
+from formats import huggingface
 from heads import MARKER, OPTION, PASSAGE, QUESTION
 from model import BertConfig, MLMTask, RaceTask
+from text.batches import EVALUATION
+from text.option_rows import OptionRows
+from text.places import Places
+from text.questions import fill, fill_in
+from training import flags
 
 torch.set_num_threads(1)  # products as small as these are slower with more
 LETTERS = toys.letters()

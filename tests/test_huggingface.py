@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import model as networks
 from checkpoint import load_body, load_model, read_model, save_model
-from files import UserError
+from files.mistakes import UserError
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
-from tokenizer import Tokenizer, sentencepiece_as_it_is, train_tokenizer
+from text.tokenizer import Tokenizer
+from text.vocabularies import sentencepiece_as_it_is, train_tokenizer
 
 transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -285,7 +286,7 @@ def field(number, value):
 def spiece():
     """A SentencePiece model with ALBERT's special pieces, as its authors trained them."""
     trained = train_tokenizer("sentencepiece", TEXT, 70)
-    from tokenizer import sentencepiece_with_specials
+    from text.vocabularies import sentencepiece_with_specials
 
     albert = Tokenizer("sentencepiece", ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", *trained.tokens[5:]],
                        ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), model=trained.model)  # fmt: skip
@@ -335,7 +336,7 @@ def test_alberts_clean_up_comes_first_and_offsets_count_the_text_itself(albert):
 def test_alberts_ids_are_those_of_transformers_fast_tokenizer(albert, spiece):
     """Its Unigram with the scores of the file, its normaliser, and no rule for a comma behind a digit."""
     tokenizers = pytest.importorskip("tokenizers")
-    from tokenizer import _fields
+    from text.vocabularies import _fields
 
     pieces = [{key: part for key, part, _ in _fields(value)} for number, value, _ in _fields(spiece) if number == 1]
     scores = [(piece[1].decode(), float(np.frombuffer(piece.get(2, bytes(4)), "<f4")[0])) for piece in pieces]
@@ -534,7 +535,7 @@ KINDS = {"bert": {}, "megatron-bert": dict(norm_first=True), "albert": dict(shar
 @every_head
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_leaves_gives_the_same_logits_in_transformers(kind, head, tmp_path):
-    from huggingface import write_folder
+    from formats.huggingface import write_folder
 
     made = ours(head, hidden_act="gelu_new", layer_norm_eps=1e-6, **KINDS[kind])
     save_model(tmp_path / "model.pt", made, LETTERS)
@@ -585,7 +586,7 @@ def test_a_vocabulary_of_our_own_leaves_with_its_ids_and_a_word_on_what_differs(
 
 
 def test_an_alberts_own_vocabulary_leaves_as_it_came(albert, spiece, tmp_path):
-    from huggingface import write_folder
+    from formats.huggingface import write_folder
 
     content = read_model(albert)
     write_folder(content, tmp_path / "out")
@@ -606,7 +607,7 @@ def test_a_vocabulary_of_words_leaves_with_a_word_on_what_differs(tmp_path, run_
 
 
 def test_an_export_is_whole_or_not_there_and_never_overwrites(tmp_path, run_script, monkeypatch):
-    import huggingface
+    from formats import huggingface
 
     made = ours(RaceTask)
     folder, _ = exported(made, tmp_path, run_script)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import metrics
-from files import UserError
+from files.mistakes import UserError
 from metrics import accuracy, exact_score, f1_score, race_scores, read_race_answers, squad_scores
 
 # -- One answer --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model import BertConfig, MLMTask
-from optimizer import MuonAdamW, make_optimizer, orthogonalise
+from training.optimizer import MuonAdamW, make_optimizer, orthogonalise
 
 torch.set_num_threads(1)  # products as small as these are slower with more
 both_kinds = pytest.mark.parametrize("kind", ["adamw", "muon"])

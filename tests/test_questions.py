@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from data import Places
-from files import UserError
-from questions import fill, load_race, load_race_splits, load_squad, load_squad_splits
+from files.mistakes import UserError
+from text.places import Places
+from text.questions import fill, load_race, load_race_splits, load_squad, load_squad_splits
 
 CONTEXT = "The cat sat on the mat. The mat was red."
 

@@ -18,11 +18,11 @@ import toys
 from conftest import ROOT
 from test_runs import write_articles
 
-import ranks
-from files import UserError
+from files.mistakes import UserError
 from model import BertConfig, MLMTask
-from optimizer import make_optimizer
-from questions import Article
+from text.questions import Article
+from training import ranks
+from training.optimizer import make_optimizer
 
 slow = pytest.mark.slow
 TINY = ("--nlayers 1 --emsize 32 --nhead 2 --batch-size 12 --bptt 64 --valid-examples 20 --log-interval 1 --dropout 0 "
@@ -182,8 +182,8 @@ FAILING = """
 import sys, torch
 sys.path.insert(0, {root!r})
 from argparse import Namespace
-from files import UserError, run_main
-from ranks import launch
+from files.mistakes import UserError, run_main
+from training.ranks import launch
 
 def work(args, ranks):
     ranks.gather(None)

@@ -11,7 +11,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-import sample
+from text import sample
 
 README = (ROOT / "README.rst").read_text()
 COMMANDS = [line.strip()[2:] for line in README.splitlines() if line.strip().startswith("$ ")]

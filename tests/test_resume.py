@@ -20,14 +20,13 @@ import torch
 import toys
 from conftest import ROOT
 
-import flags
 import mlm_task
-import states
 import utils
-from batches import MaskedBlocks
-from files import UserError
+from files.mistakes import UserError
 from model import BertConfig, MLMTask
-from ranks import Ranks
+from text.masked_blocks import MaskedBlocks
+from training import flags, states
+from training.ranks import Ranks
 
 slow = pytest.mark.slow
 TINY = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20 --log-interval 1".split()

@@ -3,9 +3,10 @@
 import itertools
 from collections import Counter
 
-import sample
-from data import Places, load_race, load_squad, load_squad_splits
 from metrics import squad_scores
+from text import sample
+from text.places import Places
+from text.questions import load_race, load_squad, load_squad_splits
 
 
 def facts(split, purpose, count=300):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-import cache
+from text import cache
 
 SHARED = 7
 

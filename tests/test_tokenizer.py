@@ -15,9 +15,11 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-import tokenizer as module
-from files import UserError
-from tokenizer import BERT_SPECIALS, SPECIALS, Tokenizer, load_vocab, save_vocab, train_tokenizer, wordpiece
+from files.mistakes import UserError
+from text import tokenizer as module
+from text import vocabularies
+from text.tokenizer import BERT_SPECIALS, SPECIALS, Tokenizer
+from text.vocabularies import load_vocab, save_vocab, train_tokenizer, wordpiece
 
 KINDS = ["sentencepiece", "wordpiece", "wordpiece cased", "basic_english"]
 LINES = [
@@ -50,7 +52,7 @@ def bert_vocab():
 @pytest.fixture(scope="module")
 def torchtext():
     try:
-        return module._torchtext()
+        return module.torchtext_functions()
     except UserError as error:
         pytest.skip(str(error))
 
@@ -305,8 +307,8 @@ def test_without_torchtext_a_vocabulary_still_loads_and_decodes(tokenizers, tmp_
     code = f"""
 import sys
 sys.modules["torchtext"] = None
-from files import UserError
-from tokenizer import load_vocab
+from files.mistakes import UserError
+from text.vocabularies import load_vocab
 tokenizer = load_vocab("vocab.pt")
 assert tokenizer.decode({ids}) == "the cat slept" and len(tokenizer) == {len(tokenizers["sentencepiece"])}
 assert tokenizer.fingerprint == "{tokenizers["sentencepiece"].fingerprint}" and tokenizer.word_starts.any()
@@ -315,7 +317,7 @@ try:
 except UserError as error:
     print(error)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parent.parent)}
     command = [sys.executable, "-c", code]
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
@@ -353,7 +355,7 @@ def test_very_long_lines_are_not_lost_in_training(torchtext):
 
 def test_the_sample_bounds_what_is_read(torchtext):
     lines = iter(["some words of text"] * 1000)
-    module.train_sentencepiece(lines, 30, sample_bytes=1000)
+    vocabularies.train_sentencepiece(lines, 30, sample_bytes=1000)
     assert 900 < len(list(lines)) < 1000
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from checkpoint import load_body, load_model, save_model
-from files import UserError
+from files.mistakes import UserError
+from formats.torchtext_files import read_vocab
 from model import MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
-from tokenizer import save_vocab
-from torchtext_files import read_vocab
+from text.vocabularies import save_vocab
 
 D, F, LAYERS, POSITIONS = 64, 96, 2, 40
 WORDS = ["<unk>", "<pad>", "<MASK>", "the", "cat", "sat", ",", "."]

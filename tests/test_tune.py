@@ -20,7 +20,7 @@ from test_runs import write_articles
 
 import tune
 from checkpoint import save_model
-from files import UserError
+from files.mistakes import UserError
 from model import BertConfig, RaceTask
 
 optuna = pytest.importorskip("optuna")

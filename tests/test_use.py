@@ -7,7 +7,7 @@ import toys
 from test_runs import cache, run, trained  # noqa: F401  fixtures
 
 import mlm_task
-from files import UserError
+from files.mistakes import UserError
 
 
 def test_a_mask_in_a_text_becomes_the_mask_token():

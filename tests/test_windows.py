@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 
 import qa_task
 import race_task
-from batches import EVALUATION, OptionRows, QuestionWindows, rouge_recall
-from data import Article, Places, Question, SquadSet, fill
-from files import UserError
+from files.mistakes import UserError
 from heads import PASSAGE
 from metrics import squad_scores
+from text import answers
+from text.batches import EVALUATION
+from text.option_rows import OptionRows, rouge_recall
+from text.places import Places
+from text.question_windows import QuestionWindows
+from text.questions import Article, Question, SquadSet, fill
 
 torch.set_num_threads(1)  # products as small as these are slower with more
 LETTERS = toys.letters()
@@ -169,7 +173,7 @@ def answered(data, n_best=5, longest=30):
         batch = data.collate(indices, EVALUATION)
         found = qa_task.make_rows(n_best, longest)(oracle(data, batch), batch, data, indices)
         rows.extend(zip(indices.tolist(), found, strict=True))
-    return qa_task.answers(data, qa_task.candidates(data, rows))
+    return answers.best_answers(data, answers.candidates(data, rows))
 
 
 def test_an_oracle_scores_100_through_windows(places):
@@ -185,7 +189,7 @@ def test_every_answer_stands_in_its_context(places):
     batch = data.collate(range(len(data)), EVALUATION)
     logits = torch.randn(2, *batch["input_ids"].shape, generator=torch.Generator().manual_seed(1))
     rows = qa_task.make_rows(5, 4)(lambda **_: tuple(logits), batch, data, range(len(data)))
-    texts, odds = qa_task.answers(data, qa_task.candidates(data, list(enumerate(rows))))
+    texts, odds = answers.best_answers(data, answers.candidates(data, list(enumerate(rows))))
     assert set(texts) == set(odds) == {question.id for question in QUESTIONS.questions}
     for question in QUESTIONS.questions:
         text = texts[question.id]
@@ -212,7 +216,7 @@ def test_the_best_spans_are_those_of_a_search_through_all(seed, length, n_best, 
     """Logits are whole numbers, so that many spans are as good as others, and some places are closed."""
     drawn = torch.randint(-4, 5, (2, 3, length), generator=torch.Generator().manual_seed(seed)).float()
     begins, ends = drawn.masked_fill(drawn == -4, -math.inf)
-    scores, firsts, lasts = (found.tolist() for found in qa_task.best_spans(begins, ends, n_best, longest))
+    scores, firsts, lasts = (found.tolist() for found in answers.best_spans(begins, ends, n_best, longest))
     for row in range(3):
         every = [(begins[row, i] + ends[row, j]).item() for i in range(length) for j in range(i, min(i + longest, length))]
         wanted = sorted((score for score in every if score > -math.inf), reverse=True)[:n_best]
@@ -228,7 +232,7 @@ def listed(spans, null=(0.0, 0.0), n_best=20, may_withhold=False, context="the c
     question, words = Question("q", "who ?", 0, "", []), [match.span() for match in re.finditer(r"\w+", context)]
     data = SimpleNamespace(squad=SquadSet([context], [question], may_withhold))
     spans = [(begin, finish, words[first][0], words[last][1]) for begin, finish, first, last in spans]
-    return qa_task.n_best_answers(data, question, null, spans, n_best, may_withhold)
+    return answers.n_best_answers(data, question, null, spans, n_best, may_withhold)
 
 
 def test_an_n_best_list_shares_out_the_probability_and_names_a_text_once():
@@ -251,9 +255,9 @@ def test_no_answer_is_in_the_n_best_list_where_answers_may_be_withheld():
 
 
 def test_null_odds_are_the_probability_of_no_answer_against_the_best_span():
-    assert qa_task.null_odds((1.0, 1.0), [(2.0, 0.0, 5, 6), (0.0, 0.0, 1, 1)]) == 0.5
-    assert qa_task.null_odds((1.0, 2.0), [(1.0, 1.0, 5, 6)]) == pytest.approx(1 / (1 + math.exp(-1)))
-    assert qa_task.null_odds((-1e4, -1e4), [(1e4, 1e4, 0, 0)]) < 1e-300 and qa_task.null_odds((0.0, 0.0), []) == 1.0
+    assert answers.null_odds((1.0, 1.0), [(2.0, 0.0, 5, 6), (0.0, 0.0, 1, 1)]) == 0.5
+    assert answers.null_odds((1.0, 2.0), [(1.0, 1.0, 5, 6)]) == pytest.approx(1 / (1 + math.exp(-1)))
+    assert answers.null_odds((-1e4, -1e4), [(1e4, 1e4, 0, 0)]) < 1e-300 and answers.null_odds((0.0, 0.0), []) == 1.0
 
 
 def test_no_answer_counts_as_likely_as_in_the_window_where_it_is_least(places):
@@ -261,7 +265,7 @@ def test_no_answer_counts_as_likely_as_in_the_window_where_it_is_least(places):
     assert len(data) > 2
     rows = [(window, (0.0, (float(window == 1), 3.0 * window), [(1.0, -window, 0, 0)])) for window in range(len(data))]
     end = int(data.texts.text_spans(0)[0, 1])
-    assert qa_task.candidates(data, rows)[0] == ((0.0, 0.0), [(1.0, -w, 0, end) for w in range(len(data))])
+    assert answers.candidates(data, rows)[0] == ((0.0, 0.0), [(1.0, -w, 0, end) for w in range(len(data))])
 
 
 def test_validation_on_a_part_takes_whole_questions(places):

@@ -1,6 +1,6 @@
 """Small worlds for the tests: a vocabulary of letters, corpora whose every token is unique, questions and articles.
 
-Nothing here comes from sample.py, whose stories may change.
+Nothing here comes from text/sample.py, whose stories may change.
 """
 
 import itertools
@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from data import Article, Question, SquadSet
-from tokenizer import BERT_SPECIALS, Tokenizer
+from text.questions import Article, Question, SquadSet
+from text.tokenizer import BERT_SPECIALS, Tokenizer
 
 WORDS = "the cat dog sat on mat red blue garden house river who where what is".split()
 

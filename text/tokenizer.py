@@ -6,6 +6,7 @@
     ids = tokenizer.encode_ids("Alice fell.")                                 # the same ids, fast: for whole corpora
     tokenizer.decode(ids)
 
+
 Three kinds share one mechanism. A text is cut at whitespace into chunks; a chunk is encoded by itself, which loses
 nothing because no token of any kind crosses whitespace (a whole line through SentencePiece differs where two cuttings
 are equally likely: 4 of 25,523 lines of books); and its result is remembered, because most chunks of a corpus
@@ -26,18 +27,13 @@ import hashlib
 import io
 import itertools
 import json
-import multiprocessing
-import os
 import re
-import tempfile
 import unicodedata
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from files import UserError, atomic_write, read_text
+from files.mistakes import UserError
 
 SPECIALS = ("<pad>", "<unk>", "<cls>", "<sep>", "<mask>")  # ids 0 to 4 of every vocabulary made here
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # wherever vocab.txt has them
@@ -48,8 +44,6 @@ LONGEST_CHUNK = 10_000  # characters given to SentencePiece, or to one Unicode n
 LONGEST_WORD = 100  # BERT's WordPiece: a longer word is one unknown token
 LONGEST_CLUSTER = 32  # a character and its marks; the normaliser's time grows with the square of this
 CHUNK = re.compile(r"\S+")
-# SentencePiece skips lines over 4192 bytes: 999 characters, ending at whitespace where there is any.
-TRAINING_LINE = re.compile(r"\S.{0,998}(?!\S)|\S{1,999}", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -82,7 +76,7 @@ class Tokenizer:
         elif kind == "wordpiece":
             self._rules = _WordPiece(index, self.unk_id, lowercase)
         else:
-            self._rules = _BasicEnglish(index, self.unk_id)
+            self._rules = BasicEnglish(index, self.unk_id)
         self._encoded = _Memo(self._rules.encode)
         self._ids = _Memo(lambda chunk: self._rules.encode(chunk)[0])
 
@@ -127,7 +121,7 @@ class Tokenizer:
 
     def state(self):
         """A dict of plain values and one tensor that ``torch.load(weights_only=True)`` accepts."""
-        import torch
+        import torch  # here for start-up time
 
         model = torch.tensor(list(self.model), dtype=torch.uint8)
         return {"kind": self.kind, "tokens": list(self.tokens), "specials": list(self.specials),
@@ -297,7 +291,7 @@ class _SentencePiece:
     @functools.cached_property
     def processor(self):
         try:
-            return _torchtext().load_sp_model(io.BufferedReader(io.BytesIO(self.model)))
+            return torchtext_functions().load_sp_model(io.BufferedReader(io.BytesIO(self.model)))
         except RuntimeError:
             raise UserError("the vocabulary's SentencePiece model is damaged; fetch it again") from None
 
@@ -351,7 +345,7 @@ class _SentencePiece:
         return token.replace("▁", " ")
 
 
-class _BasicEnglish:
+class BasicEnglish:
     # torchtext drops double quotes, and then takes <br /> for a space: quotes may stand within either.
     BREAK = re.compile(r'<"*[Bb]"*[Rr]"* "*/"*>')
     WORD = re.compile(r"""[^\s'".,()!?;:]+(?:"+[^\s'".,()!?;:]+)*|['.,()!?]""")
@@ -381,119 +375,7 @@ class _BasicEnglish:
         return " " + token
 
 
-# -- new vocabularies --------------------------------------------------------------------------------------------------
-
-
-def train_tokenizer(kind, lines, vocab_size):
-    """A tokenizer of at most ``vocab_size`` tokens, specials included, made from an iterator of text lines."""
-    if kind == "sentencepiece":
-        return train_sentencepiece(lines, vocab_size)
-    if kind == "basic_english":
-        return train_basic_english(lines, vocab_size)
-    raise UserError(f"--tokenizer {kind}: cannot be trained here; add --vocab FILE, or take sentencepiece")
-
-
-def _check_size(vocab_size):
-    if vocab_size <= len(SPECIALS):
-        raise UserError(f"--vocab-size {vocab_size}: {len(SPECIALS)} tokens are special; give more, such as 30000")
-
-
-def train_basic_english(lines, vocab_size):
-    """The most frequent words, most frequent first, equals in alphabetical order."""
-    _check_size(vocab_size)
-    rules, counts = _BasicEnglish({}, 0), Counter()
-    for line in lines:
-        counts.update(rules.words(line))
-    for special in SPECIALS:  # WikiText writes <unk> for its unknown words: so be it
-        counts.pop(special, None)
-    words = sorted(counts, key=lambda word: (-counts[word], word))
-    if not words:
-        raise UserError("no word in the text to make a vocabulary from; check the data set")
-    return Tokenizer("basic_english", [*SPECIALS, *words[: vocab_size - len(SPECIALS)]])
-
-
-def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
-    """A SentencePiece unigram model of the first ``sample_bytes`` of ``lines``.
-
-    The same lines give the same model, byte for byte. A text whose words are too few for ``vocab_size`` gets a BPE model
-    of what it can fill: unigram's candidates are the strings that two different words share, so that there the
-    most frequent words would fall to pieces.
-    """
-    _check_size(vocab_size)
-    generate = _torchtext().generate_sp_model
-    size = vocab_size - len(SPECIALS) + 3  # torchtext counts <unk>, <s> and </s>, which ours replace
-    with tempfile.TemporaryDirectory() as folder:
-        if re.search(r"[\s,]", folder):
-            raise UserError(f"{folder}: SentencePiece takes no path with blanks or commas; set TMPDIR to another")
-        sample, prefix = os.path.join(folder, "sample.txt"), os.path.join(folder, "trained")
-        _write_sample(lines, sample, sample_bytes)
-        algorithm = "unigram"
-        while True:
-            failure = _in_a_process(generate, sample, size, algorithm, prefix)
-            if not failure:
-                break
-            least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", failure)
-            if least:
-                need = f"the text's characters alone need {int(least[1]) - 3 + len(SPECIALS)}; raise it"
-                raise UserError(f"--vocab-size {vocab_size}: {need}")
-            most = re.search(r"too high.*<= (\d+)", failure)
-            if not most or int(most[1]) >= size:
-                raise UserError(f"SentencePiece cannot make a vocabulary of this text ({failure}); try another "
-                                "--vocab-size, or --tokenizer basic_english")  # fmt: skip
-            if algorithm == "unigram":
-                algorithm = "bpe"
-            else:
-                size = int(most[1])
-        model = Path(prefix + ".model").read_bytes()
-    # Field 2, how it was trained, holds temporary names that make every model differ: only the algorithm is kept.
-    trained = b"\x12\x02\x18" + (b"\x01" if algorithm == "unigram" else b"\x02")
-    return sentencepiece(b"".join(trained if number == 2 else field for number, _, field in _fields(model)))
-
-
-def _write_sample(lines, path, sample_bytes):
-    """The first ``sample_bytes`` of ``lines``, cut to what the trainer does not skip."""
-    written, any_letter, seen = 0, False, set()
-    with open(path, "wb") as stream:
-        for line in lines:
-            any_letter = any_letter or any(map(str.isalnum, line))
-            for part in TRAINING_LINE.findall(line):
-                if len(part) == 999:  # of a text without blanks, that may repeat itself, which takes the trainer minutes
-                    if part in seen:
-                        continue
-                    seen.add(part)
-                written += stream.write(part.encode("utf-8", "replace") + b"\n")
-            if written >= sample_bytes:
-                break
-    if not any_letter:  # the trainer would end the process
-        raise UserError("no word in the text to make a vocabulary from; check the data set")
-
-
-def _in_a_process(function, *arguments):
-    """Call a function of C++ that talks on stderr, and that some texts make crash. Gives why it failed, or ""."""
-
-    def call():
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        try:
-            function(*arguments)
-        except RuntimeError as error:
-            sender.send(" ".join(str(error).split()))
-
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=call)
-    process.start()
-    sender.close()
-    try:
-        failure = receiver.recv()
-    except EOFError:  # it said nothing: all went well, or it is dead
-        failure = ""
-    process.join()
-    return failure or (f"it ended with exit code {process.exitcode}" if process.exitcode else "")
-
-
-def _torchtext():
+def torchtext_functions():
     """torchtext.data.functional, or the one line that says what to install."""
     try:
         import torchtext
@@ -507,137 +389,3 @@ def _torchtext():
             'torch==2.3.1 torchtext==0.18.0 "numpy<2" under Python 3.10 to 3.12, or use a prepared cache'
         ) from None
     return functional
-
-
-# -- given vocabularies ------------------------------------------------------------------------------------------------
-
-
-def load_vocab(path, lowercase=True):
-    """The tokenizer in ``--vocab FILE``: a vocab.txt, a SentencePiece model, or a file that ``save_vocab`` wrote."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    if data.startswith((b"PK\x03\x04", b"\x80")):  # torch.save, new and old
-        from checkpoint import read_torch  # not above: checkpoint.py imports this module
-
-        try:
-            return Tokenizer.from_state(read_torch(path, "give a vocabulary"))
-        except Exception:  # whatever a broken or foreign file provokes; its pickled objects are never made
-            raise UserError(f"{path}: not a vocabulary that --save-vocab wrote; give that, or a vocab.txt") from None
-    if Path(path).suffix == ".model" or (data.startswith(b"\n") and b"\xe2\x96\x81" in data):
-        try:
-            return sentencepiece(data)
-        except ValueError:
-            raise UserError(f"{path}: not a whole SentencePiece model; fetch it again") from None
-    return wordpiece(path, lowercase)
-
-
-def save_vocab(tokenizer, path):
-    """Write ``tokenizer`` so that ``load_vocab`` reads it back."""
-    import torch
-
-    with atomic_write(path) as stream:
-        torch.save(tokenizer.state(), stream)
-
-
-def wordpiece(vocab_path, lowercase=True, specials=BERT_SPECIALS):
-    """BERT's tokenizer for a vocab.txt, one token a line, UTF-8. Raises UserError where the file is no such thing."""
-    text = read_text(vocab_path).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
-    tokens = text.split("\n")
-    missing = [special for special in specials if special not in tokens]
-    if not text or missing:
-        what = f"lacks {' '.join(missing)}" if text else "empty file"
-        raise UserError(f"{vocab_path}: {what}; give the vocab.txt of a BERT model, one token a line")
-    first_line = {}
-    for number, token in enumerate(tokens, start=1):
-        if first_line.setdefault(token, number) != number:
-            raise UserError(f"{vocab_path}: line {number} repeats line {first_line[token]} ({token!r}); remove one")
-    return Tokenizer("wordpiece", tokens, specials, lowercase)
-
-
-def sentencepiece(model):
-    """The tokenizer for a SentencePiece model file's bytes; its own special pieces make room for ours.
-
-    Raises ValueError where the bytes are something else.
-    """
-    # types: 1 normal, 4 user-defined, 6 byte; left out: 2 unknown, 3 control, 5 unused
-    tokens = [text for text, kind in sentencepiece_pieces(model) if kind in (1, 4, 6)]
-    if not tokens:
-        raise ValueError("no pieces")
-    return Tokenizer("sentencepiece", [*SPECIALS, *tokens], model=model)
-
-
-def sentencepiece_as_it_is(model, specials, clean, lowercase):
-    """The tokenizer for a SentencePiece model that holds its own special pieces, under the file's own ids.
-
-    Raises ValueError where it does not, or the bytes are something else.
-    """
-    tokens = [text for text, _ in sentencepiece_pieces(model)]
-    return Tokenizer("sentencepiece", tokens, specials, lowercase, model, clean)
-
-
-def sentencepiece_pieces(model):
-    """[(text, type)] of a SentencePiece model. Raises ValueError where the bytes are something else."""
-    try:
-        fields = [(number, value) for number, value, _ in _fields(model)]
-        pieces = [{key: part for key, part, _ in _fields(value)} for number, value in fields if number == 1]
-        pieces = [(piece[1].decode(), piece.get(3, 1)) for piece in pieces]
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError("no SentencePiece model") from error
-    if not pieces or 3 not in dict(fields):  # the normaliser comes last: without it the file was cut off
-        raise ValueError("no pieces, or no end")
-    return pieces
-
-
-def sentencepiece_with_specials(tokenizer):
-    """A SentencePiece model file in which the pieces have the ids that they have in ``tokenizer``, specials included."""
-
-    def field(number, value):
-        return bytes([number << 3 | 2]) + _as_varint(len(value)) + value
-
-    if [text for text, _ in sentencepiece_pieces(tokenizer.model)] == tokenizer.tokens:
-        return tokenizer.model
-    specials = [field(1, field(1, text.encode()) + bytes([3 << 3, 2 if i == tokenizer.unk_id else 3]))
-                for i, text in enumerate(tokenizer.specials)]  # fmt: skip
-    rest = [raw for number, value, raw in _fields(tokenizer.model)
-            if number != 1 or {key: part for key, part, _ in _fields(value)}.get(3, 1) in (1, 4, 6)]  # fmt: skip
-    return b"".join([*specials, *rest])
-
-
-# A SentencePiece file is a protocol buffer (sentencepiece_model.proto): field 1, repeated: a piece (1 text, 2 score,
-# 3 type); field 2: how it was trained; field 3: the normaliser.
-
-
-def _fields(message):
-    """(number, value, the field's own bytes) of each field of a protocol buffer's message."""
-    at = 0
-    while at < len(message):
-        start = at
-        key, at = _varint(message, at)
-        if key & 7 == 0:
-            value, at = _varint(message, at)
-        else:
-            size, at = _varint(message, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
-            value, at = message[at : at + size], at + size
-        if at > len(message):
-            raise ValueError("cut off")
-        yield key >> 3, value, message[start:at]
-
-
-def _as_varint(value):
-    parts = []
-    while value >= 128:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*parts, value])
-
-
-def _varint(message, at):
-    """A number of seven bits a byte, lowest first, and the place after it."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return value, at

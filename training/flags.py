@@ -13,8 +13,8 @@ import difflib
 import os
 import sys
 
-import cache
-from files import UserError, run_main, spellings
+from files.mistakes import UserError, run_main, spellings
+from text.places import default_cache_dir, default_data_dir
 
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
@@ -101,8 +101,8 @@ def parser(task, about, **defaults):
     p = Parser(about, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
     p.group("files")
     p.flag("dataset", "name of a data set, or a path", default="Sample")
-    p.flag("data-dir", "where data sets lie", default=cache.default_data_dir())
-    p.flag("cache-dir", "where tokens and unpacked archives are kept", default=cache.default_cache_dir())
+    p.flag("data-dir", "where data sets lie", default=default_data_dir())
+    p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
     p.flag("log-dir", "logs, result.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
@@ -199,7 +199,7 @@ def with_default_model(args, start=None):
 
 def sizes(args, vocab_size):
     """The sizes of a new model, from --size and the flags that override it."""
-    from model import BertConfig
+    from model import BertConfig  # here for start-up time
 
     # Two layers find what a story tells but cannot hand it on to the first token, where choices are scored.
     layers, width = SIZES[args.size or "base"] if args.size or args.dataset != "Sample" else (4, 128)
@@ -237,9 +237,9 @@ def new_or_loaded(cls, args, make_tokenizer):
 
     Raises UserError where a file is missing, or examples would be longer than its position table.
     """
-    import torch
+    import torch  # here for start-up time, as checkpoint
 
-    import checkpoint
+    import checkpoint  # start-up
 
     torch.manual_seed(args.seed)
     if args.dropout is None:  # the small model of the embedded data set has nothing to spare
@@ -264,7 +264,7 @@ def trained_models(cls, args):
 
     Raises UserError as new_or_loaded does.
     """
-    import checkpoint
+    import checkpoint  # here for start-up time
 
     found = []
     paths = args.bert_model if isinstance(args.bert_model, list) else [args.checkpoint or args.bert_model]

@@ -20,123 +20,14 @@ from pathlib import Path
 
 import torch
 
-import model as networks
-from files import UserError, atomic_folder, parse_json, read_json, read_text, write_json
-from model import BertConfig
-from tokenizer import BERT_SPECIALS, Tokenizer, sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
-
-# --------------------------------------------------------------------------------------------------------------------
-# Names: ours -> theirs, without ".weight" and ".bias", # for a layer's number; "" is the head itself
-# --------------------------------------------------------------------------------------------------------------------
-
-EMBEDDING = {
-    "embedding.embed": "embeddings.word_embeddings",
-    "embedding.position.embed": "embeddings.position_embeddings",
-    "embedding.token_type.embed": "embeddings.token_type_embeddings",
-    "embedding.norm": "embeddings.LayerNorm",
-}
-LAYER = {
-    "layers.#.attention.in_proj": [f"encoder.layer.#.attention.self.{part}" for part in ("query", "key", "value")],
-    "layers.#.attention.out_proj": "encoder.layer.#.attention.output.dense",
-    "layers.#.linear1": "encoder.layer.#.intermediate.dense",
-    "layers.#.linear2": "encoder.layer.#.output.dense",
-    "pooler": "pooler.dense",
-}
-HEADS = {
-    "MLMTask": {
-        "transform": "cls.predictions.transform.dense",
-        "norm": "cls.predictions.transform.LayerNorm",
-        "decoder": "cls.predictions.decoder",
-        "": "cls.predictions",
-    },
-    "NextSentenceTask": {"classifier": "cls.seq_relationship"},
-    "QuestionAnswerTask": {"classifier": "qa_outputs"},
-    "RaceTask": {"classifier": "classifier"},
-}
-ALBERT_LAYER = "encoder.albert_layer_groups.#.albert_layers.0"
-BODIES = {  # by model_type
-    "bert": {
-        **EMBEDDING, **LAYER,
-        "layers.#.norm1": "encoder.layer.#.attention.output.LayerNorm",
-        "layers.#.norm2": "encoder.layer.#.output.LayerNorm",
-    },
-    "megatron-bert": {
-        **EMBEDDING, **LAYER,
-        "layers.#.norm1": "encoder.layer.#.attention.ln",
-        "layers.#.norm2": "encoder.layer.#.ln",
-        "norm": "encoder.ln",
-    },
-    "albert": {
-        **EMBEDDING,
-        "embedding.project": "encoder.embedding_hidden_mapping_in",
-        "layers.#.attention.in_proj": [f"{ALBERT_LAYER}.attention.{part}" for part in ("query", "key", "value")],
-        "layers.#.attention.out_proj": f"{ALBERT_LAYER}.attention.dense",
-        "layers.#.norm1": f"{ALBERT_LAYER}.attention.LayerNorm",
-        "layers.#.linear1": f"{ALBERT_LAYER}.ffn",
-        "layers.#.linear2": f"{ALBERT_LAYER}.ffn_output",
-        "layers.#.norm2": f"{ALBERT_LAYER}.full_layer_layer_norm",
-        "pooler": "pooler",
-    },
-}  # fmt: skip
-ALBERT_HEADS = {
-    **HEADS,
-    "MLMTask": {
-        "transform": "predictions.dense", "norm": "predictions.LayerNorm", "decoder": "predictions.decoder",
-        "": "predictions",
-    },
-    "NextSentenceTask": {"classifier": "sop_classifier.classifier"},
-}  # fmt: skip
-CLASSES = {"bert": "Bert", "megatron-bert": "MegatronBert", "albert": "Albert"}
-ARCHITECTURES = {"MLMTask": "ForMaskedLM", "NextSentenceTask": "ForNextSentencePrediction",
-                 "QuestionAnswerTask": "ForQuestionAnswering", "RaceTask": "ForMultipleChoice"}  # fmt: skip
-
-
-def heads_of(kind):
-    return ALBERT_HEADS if kind == "albert" else HEADS
-
-
-def their_names(table, name):
-    """What others call our tensor ``name``: one name, or three that are stacked in ours (query, key, value)."""
-    module, _, kind = name.rpartition(".")
-    number = next((part for part in module.split(".") if part.isdigit()), "")
-    theirs = table[".".join("#" if part.isdigit() else part for part in module.split("."))]
-    return [f"{one.replace('#', number)}.{kind}" for one in ([theirs] if isinstance(theirs, str) else theirs)]
-
-
-def take(weights, table, wanted, path):
-    """Our tensors ``wanted`` (name -> shape), moved out of ``weights``. Raises UserError where one lacks or differs."""
-    taken = {}
-    for name, shape in wanted.items():
-        theirs = their_names(table, name)
-        part = [shape[0] // len(theirs), *shape[1:]]
-        for one in theirs:
-            if one not in weights:
-                raise UserError(f"{path}: lacks weight {one}; fetch or convert it again")
-            if list(weights[one].shape) != part:
-                found = list(weights[one].shape)
-                raise UserError(f"{path}: weight {one} is {found}, the model's sizes ask for {part}; fetch it again")
-        parts = [weights.pop(one).float() for one in theirs]
-        taken[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return taken
-
-
-def body_shapes(config, pooler):
-    """name -> shape of our body's tensors, without memory for them."""
-    with torch.device("meta"):
-        module = networks.BertModel(config, pooler)
-    return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-
-
-def head_shapes(task, config):
-    """name -> shape of the tensors that the head of that task adds to the body."""
-    with torch.device("meta"):
-        module = getattr(networks, task)(config)
-    return {name: list(tensor.shape) for name, tensor in module.state_dict().items() if not name.startswith("bert.")}
-
-
-def swap_rows(head):
-    return {name: weight.flip(0) for name, weight in head.items()}
-
+from files.mistakes import UserError
+from files.reading import parse_json, read_json, read_text
+from files.torch_zip import holds_weights, read_torch
+from files.writing import atomic_folder, write_json
+from formats.names import ARCHITECTURES, BODIES, CLASSES, heads_of, swap_rows, take, their_names
+from model import BertConfig, body_shapes, head_shapes
+from text.tokenizer import BERT_SPECIALS, Tokenizer
+from text.vocabularies import sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
 
 # --------------------------------------------------------------------------------------------------------------------
 # In
@@ -297,8 +188,6 @@ def read_safetensors(path):
 
 
 def read_bin(path):
-    from checkpoint import holds_weights, read_torch  # not above: checkpoint.py imports this module
-
     weights = read_torch(path, "save it again with a newer torch, or fetch model.safetensors")
     if not holds_weights(weights):
         raise UserError(f"{path}: holds something else than weights; fetch it again")

@@ -4,6 +4,7 @@
         for begins_document, paragraph in paragraphs(piece, "xml"):
             sentences(paragraph)
 
+
 Design choices:
 
 - A split is a list of byte ranges of files, read in pieces of a megabyte that end with a paragraph, a line or at least
@@ -17,36 +18,19 @@ import hashlib
 import html
 import os
 import re
-from dataclasses import dataclass, field
 
-from files import UserError
+from files.mistakes import UserError
+from text.places import CORPORA, Corpus
 
-SPLITS = ("train", "valid", "test")
 PIECE = 1 << 20  # bytes
 SHARES = {"train": (0.0, 0.85), "valid": (0.85, 0.90), "test": (0.90, 1.0)}  # where a set comes in one part
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # Which bytes of which files make up a split
 # --------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Corpus:
-    """Which files make up a split, and how their text is divided into documents (see STYLES)."""
-
-    style: str
-    files: dict = field(default_factory=dict)  # split -> path in the data folder; one path: divided by SHARES
-
-
-CORPORA = {
-    "Sample": Corpus("lines", {split: f"{split}.txt" for split in SPLITS}),
-    "WikiText2": Corpus("wiki", {split: f"wikitext-2/wiki.{split}.tokens" for split in SPLITS}),
-    "WikiText103": Corpus("wiki", {split: f"wikitext-103/wiki.{split}.tokens" for split in SPLITS}),
-    "WMTNewsCrawl": Corpus("lines", {"all": "training-monolingual/news.2010.en.shuffled"}),
-    "EnWik9": Corpus("xml", {"all": "enwik9"}),
-    "BookCorpus": Corpus("book", {"all": "books"}),
-    "Text": Corpus("book"),
-}
 # Where a piece of text may end, best first; what is left over when none occurs is cut between characters.
 STYLES = {
     "lines": [b"\n", b" "],  # each line a document
@@ -242,16 +226,3 @@ def wiki_pages(text, begins):
             if line:
                 yield begins, line
                 begins = False
-
-
-# A blank after . ! ? and perhaps closing quotes, not after initials and titles, before what may begin a sentence.
-SENTENCE_END = re.compile(
-    r""" (?:(?<=[.!?…] )|(?<=[.!?…]["'”’)] )|(?<=[.!?…]["'”’)]["'”’)] ))"""
-    r"""(?<!\b[A-HJ-Z]\. )(?<!\b(?:Mr|Dr|St|Ms|Lt|vs)\. )(?<!\b(?:Mrs|Gen|Col|Rev|Sgt)\. )(?<!\b(?:Prof|Capt)\. )"""
-    r"""(?=["'“‘(]{0,2}[^\W\da-z_])"""
-)
-
-
-def sentences(paragraph):
-    """The sentences of a text whose blanks are single ones, by a rule of thumb."""
-    return SENTENCE_END.split(paragraph)

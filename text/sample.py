@@ -1,6 +1,7 @@
 """The embedded data set: short stories of a small made-up world, written from a seed.
 
-    python sample.py FOLDER      # writes it out, laid out as the real data sets are, to look at
+    python -m text.sample FOLDER     # writes it out, laid out as the real data sets are, to look at
+
 
 Nothing to download, and nobody else's text. Each story follows four people; each of them goes somewhere, gets
 something, eats something and so on, told in varied words, by names and pronouns, statements and dialogue. From the
@@ -25,6 +26,8 @@ import re
 import sys
 import zlib
 from pathlib import Path
+
+from metrics import LETTERS
 
 # 64 names each: more than a run could learn by heart what each of them does.
 WOMEN = [a + b for a in "Mi Le Til Oo Pe Sal Na Ine Fre Do El Mar Ya Li Gre Ha".split() for b in "ra na da lia".split()]
@@ -222,7 +225,7 @@ def race(split, count):
                 options = [story.facts[kind][p] for p in people]
             article["questions"].append(question)
             article["options"].append(options)
-            article["answers"].append("ABCD"[people.index(person)])
+            article["answers"].append(LETTERS[people.index(person)])
         level = ("middle", "high")[number % 2]
         yield level, {**article, "id": f"{level}{number}.txt"}
 
@@ -243,5 +246,5 @@ def write(folder):
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python sample.py FOLDER")
+        sys.exit("usage: python -m text.sample FOLDER")
     write(sys.argv[1])

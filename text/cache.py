@@ -31,7 +31,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from files import CHUNK, UserError, read_json, write_json
+from files.mistakes import UserError
+from files.reading import CHUNK, read_json
+from files.writing import write_json
 
 VERSION = 2  # raise it when the same files would give other arrays: cutting, cleaning, sentences, layout
 CHECKED = 1 << 28  # bytes of an array; more would make the start wait, and the folder is the user's own
@@ -45,14 +47,6 @@ SILENT = 3600  # seconds without a write, after which another machine's unfinish
 #   texts      (K, 2)  where each text (a question, an article) begins and ends in tokens
 #   spans      (T, 2)  where each token begins and ends in its text, in characters
 POINTS_INTO = {"tokens": None, "sentences": "tokens", "documents": "sentences", "texts": "tokens", "spans": None}
-
-
-def default_data_dir():
-    return os.environ.get("BERT_DATA") or "data"
-
-
-def default_cache_dir():
-    return os.environ.get("BERT_CACHE") or "cache"
 
 
 def cores():
@@ -72,7 +66,6 @@ def digest(*parts):
 # --------------------------------------------------------------------------------------------------------------------
 # One builder at a time
 # --------------------------------------------------------------------------------------------------------------------
-
 
 @contextlib.contextmanager
 def lock(path):
@@ -140,7 +133,6 @@ def remove_stale(folder, held):
 # --------------------------------------------------------------------------------------------------------------------
 # Reading and writing
 # --------------------------------------------------------------------------------------------------------------------
-
 
 class TokenCache:
     """The arrays of a finished cache as attributes, mapped into memory; ``meta`` is what was noted beside them."""

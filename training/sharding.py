@@ -9,19 +9,65 @@ engine or another number of ranks. What takes the engine's module (``parallel``)
 FSDP is imported where it is used: that takes as long as half of torch.
 """
 
+import copy
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
-from files import UserError
+from files.mistakes import UserError
 from model import TransformerEncoderLayer
-from optimizer import make_optimizer
-from ranks import precision_of
+from training.optimizer import make_optimizer
+from training.ranks import Ranks
 
 
-def share(model, args, ranks):
+@dataclass
+class Engine:
+    """What trains: a model, the module that stands for it on several ranks, its optimizer, and the scaler of fp16.
+
+    ``shell`` is what model files are made from: the model itself, or where it is cut up a whole copy, of which only rank
+    0's is used. Its calls are for all ranks at once.
+    """
+
+    model: torch.nn.Module
+    shell: torch.nn.Module
+    parallel: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: Any
+
+    def content(self) -> dict:
+        """Weights and optimizer, whole on rank 0, as a saved state has them."""
+        return {"model": weights_of(self.parallel), "optimizer": optimizer_state(self.parallel, self.optimizer),
+                "scaler": self.scaler.state_dict()}  # fmt: skip
+
+    def load(self, saved: dict) -> None:
+        """Take over what ``content`` gave. Raises ValueError where it is of another model or optimizer."""
+        load_weights(self.parallel, saved["model"])
+        load_optimizer(self.parallel, self.optimizer, saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+
+    def whole_model(self) -> torch.nn.Module:
+        """The model with all of its weights, on rank 0."""
+        if is_cut(self.parallel):
+            weights = weights_of(self.parallel)
+            if dist.get_rank() == 0:
+                self.shell.load_state_dict(weights)
+        return self.shell
+
+
+def share(model: torch.nn.Module, args: Namespace, ranks: Ranks, dtype: torch.dtype) -> Engine:
+    """The engine that trains ``model`` with --parallel, in products of ``dtype``."""
+    shell = copy.deepcopy(model) if args.parallel == "FSDP" and ranks.world > 1 else model
+    parallel, optimizer = module_and_optimizer(model, args, ranks, dtype)
+    return Engine(model, shell, parallel, optimizer, make_scaler(parallel, enabled=dtype == torch.float16))
+
+
+def module_and_optimizer(model, args, ranks, dtype):
     """The module to train in the place of ``model``, and its optimizer."""
-    dtype = torch.bfloat16 if precision_of(args, ranks.device) is torch.bfloat16 else torch.float32
-    options = {"kind": args.optimizer, "weight_decay": args.weight_decay, "dtype": dtype}
+    products = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32
+    options = {"kind": args.optimizer, "weight_decay": args.weight_decay, "dtype": products}
     if ranks.world == 1:
         return model, make_optimizer(model, **options)
     if args.parallel != "FSDP":

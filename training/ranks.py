@@ -32,8 +32,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-import cache
-from files import UserError
+from files.mistakes import UserError
+from text import cache
 
 GRACE = 10  # seconds that a rank's last words may take
 

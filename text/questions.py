@@ -3,6 +3,7 @@
     load_squad("dev-v2.0.json").questions[0]      # a Question on .contexts[question.context]
     load_race("RACE/dev/high")[0]                 # an Article with its questions, options and answers
 
+
 Nothing is left out: every question of a file becomes an example, and a file that is not as it should be is a UserError
 that names the file, the place in it and the remedy. ``load_squad_splits`` and ``load_race_splits`` give train, valid and
 test of a data set by its name or path; their ``places`` (see data.py) know where its files lie.
@@ -13,12 +14,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corpus import SPLITS
-from files import UserError, parse_json, read_json, read_text
-
-SQUAD_SETS = {"Sample": None, "SQuAD1": "v1.1", "SQuAD2": "v2.0"}
-RACE_SETS = ("Sample", "RACE")
-LETTERS = "ABCD"
+from files.mistakes import UserError
+from files.reading import parse_json, read_json, read_text
+from metrics import LETTERS, race_id
+from text.places import SPLITS, SQUAD_SETS
 
 
 def want(condition, where, what, remedy="mend the file or leave the entry out"):
@@ -38,7 +37,6 @@ def entry(record, name, kind, where):
 # --------------------------------------------------------------------------------------------------------------------
 # On a passage, answered by a part of it: SQuAD
 # --------------------------------------------------------------------------------------------------------------------
-
 
 @dataclass
 class Question:
@@ -151,7 +149,6 @@ def only_json(folder, part):
 # On a passage, with four options: RACE
 # --------------------------------------------------------------------------------------------------------------------
 
-
 @dataclass
 class Article:
     """A passage with its questions: ``options[q]`` are four texts, ``answers[q]`` the right one's number (or None)."""
@@ -202,9 +199,8 @@ def read_article(path, answers_needed=True):
         want(len(choice) == 4, where, f"{len(choice)} options; RACE has four")
         known = answer in tuple(LETTERS) or (answer is None and not answers_needed)
         want(known, where, f"answer {answer!r}; it must be A, B, C or D")
-    id = record.get("id", path.absolute().parent.name + path.name)  # high/3132.txt is high3132.txt, as for metrics.py
     letters = [None if answer is None else LETTERS.index(answer) for answer in answers]
-    return Article(str(id), text, questions, options, letters)
+    return Article(race_id(record, path), text, questions, options, letters)
 
 
 def load_race_splits(name, places, level="all", splits=SPLITS):

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from files import UserError
-from huggingface import body_shapes, head_shapes, take
-from model import BertConfig
-from tokenizer import SPECIALS, Tokenizer, load_vocab
+from files.mistakes import UserError
+from formats.names import take
+from model import BertConfig, body_shapes, head_shapes
+from text.tokenizer import SPECIALS, Tokenizer
+from text.vocabularies import load_vocab
 
 LARGEST_VOCABULARY = 1 << 28  # bytes
 LAYER = "transformer_encoder.layers.#"

@@ -2,6 +2,7 @@
 
     content = read_zip("mlm_bert.pt")
 
+
 torch.load(weights_only=True) of torch 2.3, to which torchtext ties us, can be made to run code and to write outside of
 its memory by crafted files (see SECURITY.md). The format is small: a zip of uncompressed entries, of which data.pkl is
 a pickle of the values, and data/0, data/1 and so on are the tensors' bytes. Design choices:
@@ -22,7 +23,8 @@ from pathlib import Path
 
 import torch
 
-from files import CHUNK
+from files.mistakes import UserError
+from files.reading import CHUNK
 
 # What a damaged or hostile file raises while it is interpreted; OSError: an offset before its beginning
 BROKEN = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, LookupError, TypeError, ValueError)
@@ -183,3 +185,35 @@ def as_tensors(found, read, room):
     if left[1] < 0:
         raise ValueError("more values than a file of its size can hold")
     return converted
+
+
+def read_torch(path, remedy):
+    """What torch.save wrote to ``path``. Raises UserError where the file is absent, damaged, or not in the zip format,
+    in which torch.save has written since 1.6: the older one, and TorchScript, are programs."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {remedy}")
+    if not starts_as_zip(path):
+        with open(path, "rb") as stream:
+            first = stream.read(64)
+        if first.lstrip().startswith(b"<"):
+            raise UserError(f"{path}: not a file that torch.save wrote but a web page (HTML); fetch the file itself")
+        if first.startswith(b"version https://git-lfs"):
+            raise UserError(f"{path}: a pointer to the file, not the file (Git LFS); run git lfs pull")
+        raise UserError(f"{path}: not a file that torch.save wrote (damaged, or in its format before 1.6); {remedy}")
+    try:
+        return read_zip(path)
+    except BROKEN as error:
+        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {error}); {remedy}") from None
+
+
+def starts_as_zip(path):
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
+def holds_weights(part):
+    return isinstance(part, dict) and all(
+        isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in part.items())  # fmt: skip

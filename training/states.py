@@ -22,8 +22,10 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import holds_weights, read_torch
-from files import CHUNK, UserError, atomic_write
+from files.mistakes import UserError
+from files.reading import CHUNK
+from files.torch_zip import holds_weights, read_torch
+from files.writing import atomic_write
 
 
 @dataclass
@@ -46,6 +48,11 @@ class State:
     finished: bool = False
     recent: list = field(default_factory=list)  # (summed loss, count, tokens) of each step since the last log line
     history: list = field(default_factory=list)  # (step, "train" or "valid", {figure: value})
+
+    @property
+    def epoch_now(self) -> int:
+        """The epoch, from 1, of the step just done."""
+        return self.epoch + (self.batch > 0)
 
 
 class States:

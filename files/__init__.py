@@ -1,0 +1,4 @@
+"""The ground, what all use: mistakes, reading, writing, downloads, archives, torch_zip.
+
+Nothing here imports from any other wing or from the top.
+"""

@@ -1,0 +1,37 @@
+"""Mistakes: what tells a user's mistake from a bug.
+
+A mistake that the user can mend is a ``UserError``: one line that names the thing, the place and the remedy. The
+scripts print it and leave with code 2; anything else is a bug and keeps its traceback.
+"""
+
+import os
+import sys
+
+
+class UserError(Exception):
+    """A mistake that the user can mend, in one line: what is wrong, where, and what to do.
+
+    What a file or its name brings into the line stays in it: control characters are shown as \\n and the like.
+    """
+
+    def __str__(self):
+        text = super().__str__()
+        return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def spellings(flag):
+    """The ways to write a flag of several words: as given, with - and with _."""
+    return dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}", f"--{flag.replace('-', '_')}"])
+
+
+def run_main(function):
+    """Run a script's ``main``: a ``UserError`` becomes one line on stderr and exit code 2."""
+    try:
+        code = function()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:  # `python data.py inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code or 0)

@@ -1,0 +1,56 @@
+"""Reading: texts and JSON, and what is wrong with them in one line."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from files.mistakes import UserError
+
+CHUNK = 1 << 20  # bytes
+
+
+def read_text(path):
+    """The text of a UTF-8 file. Raises UserError where it is absent, unreadable or not UTF-8 (with the byte)."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it, e.g. with iconv -t utf-8") from None
+
+
+def read_context(path):
+    """The text of --context: of a UTF-8 file, or with - of standard input. Raises UserError where there is none."""
+    text = sys.stdin.buffer.read().decode("utf-8", "replace") if path == "-" else read_text(path)
+    if not text.strip():
+        raise UserError(f"--context {path}: no text; give one that may hold the answer")
+    return text
+
+
+def read_json(path):
+    """The value in a JSON file. Raises UserError with line and column where it is broken."""
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text, where):
+    if not text.strip():
+        raise UserError(f"{where}: empty file; JSON was expected")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{where}: broken JSON at {place} ({error.msg}); fetch the file again or mend it") from None
+    except RecursionError:
+        raise UserError(f"{where}: JSON nested too deeply; fetch the file again") from None
+    except ValueError:
+        raise UserError(f"{where}: JSON with a number of thousands of digits; fetch the file again") from None
+
+
+def digest_of(path, algorithm="sha256"):
+    """The digest of a file's bytes, hexadecimal, by any algorithm of hashlib."""
+    digest = hashlib.new(algorithm)
+    with open(path, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

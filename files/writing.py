@@ -1,0 +1,70 @@
+"""Writing: whole or not at all, under a temporary name that is synced and renamed."""
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from files.mistakes import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path, mode="wb"):
+    """Open a temporary file beside ``path``; on success sync it and rename it to ``path``, else remove it.
+
+    A reader therefore sees the old file or the new one, never a part. Raises UserError where the folder cannot be
+    written, or ``path`` is one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the name of a file")
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path):
+    """A temporary folder beside ``path``; on success its files are synced and it becomes ``path``, else it is removed.
+
+    Raises UserError where ``path`` exists and is not an empty folder, or cannot be written.
+    """
+    path = Path(path).absolute()
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: exists already; remove it, or name a new folder")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+        if path.exists():
+            path.rmdir()
+        os.rename(temporary, path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unwritable(path, error):
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); choose another folder or free space")
+
+
+def write_json(path, value):
+    with atomic_write(path, "w") as stream:
+        json.dump(value, stream, indent=1, ensure_ascii=False)
+        stream.write("\n")

@@ -1,0 +1,79 @@
+"""From cached tokens to batches of tensors, one class for each kind of example.
+
+Every class has a length, ``collate(indices, epoch)``, which gives a dictionary of tensors, and ``lengths``, the number
+of tokens of each example where they differ. Design choices:
+
+- A batch is a pure function of the seed, the epoch and the examples' numbers. Masks, pairs and windows are drawn from a
+  generator that belongs to the example, so a run resumes at any step, and any number of ranks sees the same examples.
+- ``epoch=EVALUATION`` gives what scores are computed on: the same for every run, whatever the training used.
+- Each row is [CLS] first [SEP] or [CLS] first [SEP] second [SEP], padded to the longest of the batch.
+"""
+
+import numpy as np
+import torch
+
+EVALUATION = -1
+IGNORED = -100  # a label that no loss counts
+
+
+def generator(seed, epoch, index):
+    """The random generator of one example: independent streams for all (seed, epoch, index)."""
+    if epoch == EVALUATION:
+        seed, epoch = 0, 1 << 32
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, index]))
+
+
+def epoch_batches(count, batch_size, seed, epoch, lengths=None):
+    """The examples of an epoch as a list of index arrays, every example once, in a new order each epoch.
+
+    With ``lengths``, examples of similar length come together: the shuffled order is sorted within stretches of 50
+    batches, and the batches are shuffled again, which costs little randomness and saves most of the padding.
+    """
+    rng = generator(seed, epoch, (1 << 63) - 1)
+    order = rng.permutation(count)
+    if lengths is not None:
+        stretch = 50 * batch_size
+        stretches = [order[i : i + stretch] for i in range(0, count, stretch)]
+        order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in stretches])
+    batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))] if lengths is not None else batches
+
+
+def evaluation_batches(count, batch_size, lengths=None):
+    """All examples in a fixed order, by length where lengths differ."""
+    order = np.arange(count) if lengths is None else np.argsort(lengths, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, count, batch_size)]
+
+
+def pad_rows(rows, tokenizer):
+    """Rows of (first, second or None) token arrays -> input_ids, token_type_ids and attention_mask, each (N, S)."""
+    length = max(2 + len(first) + (0 if second is None else 1 + len(second)) for first, second in rows)
+    input_ids = np.full((len(rows), length), tokenizer.pad_id, np.int64)
+    token_type_ids = np.zeros((len(rows), length), np.int64)
+    attention_mask = np.zeros((len(rows), length), np.int64)
+    for row, (first, second) in enumerate(rows):
+        end = len(first) + 2
+        input_ids[row, 0], input_ids[row, 1 : end - 1], input_ids[row, end - 1] = tokenizer.cls_id, first, tokenizer.sep_id
+        if second is not None:
+            start, end = end, end + len(second) + 1
+            input_ids[row, start : end - 1], input_ids[row, end - 1] = second, tokenizer.sep_id
+            token_type_ids[row, start:end] = 1
+        attention_mask[row, :end] = 1
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    return dict(zip(names, map(torch.from_numpy, (input_ids, token_type_ids, attention_mask)), strict=True))
+
+
+def pad_pieces(rows, tokenizer):
+    """Rows of pieces (tokens, type, part), a number or one for each token -> input_ids, token_type_ids, attention_mask
+    and parts, each (N, S)."""
+    length = max(sum(len(tokens) for tokens, _, _ in row) for row in rows)
+    input_ids = np.full((len(rows), length), tokenizer.pad_id, np.int64)
+    token_type_ids, attention_mask, parts = (np.zeros((len(rows), length), np.int64) for _ in range(3))
+    for number, row in enumerate(rows):
+        end = 0
+        for tokens, kind, part in row:
+            place, end = (number, slice(end, end + len(tokens))), end + len(tokens)
+            input_ids[place], token_type_ids[place], parts[place] = tokens, kind, part
+        attention_mask[number, :end] = 1
+    names = ("input_ids", "token_type_ids", "attention_mask", "parts")
+    return dict(zip(names, map(torch.from_numpy, (input_ids, token_type_ids, attention_mask, parts)), strict=True))

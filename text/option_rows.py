@@ -1,0 +1,195 @@
+"""Questions with options: rows of article, question and option."""
+
+from collections import Counter
+
+import numpy as np
+import torch
+
+from files.mistakes import UserError
+from heads import MARKER, OPTION, PASSAGE, QUESTION
+from text.batches import EVALUATION, IGNORED, generator, pad_pieces
+from text.places import Places
+from text.questions import fill_in
+from text.sentences import sentence_ends
+from text.tokenizer import Tokenizer
+from text.tokens import encode_texts
+
+
+def n_grams(ids, n):
+    return Counter(zip(*(ids[first:] for first in range(n)), strict=False))
+
+
+def rouge_recall(candidate, reference, n):
+    """ROUGE-N (Lin 2004, section 2): the share of the reference's n-grams that the candidate has, each as often."""
+    wanted = n_grams(reference, n)
+    return (wanted & n_grams(candidate, n)).total() / max(1, wanted.total())
+
+
+class Separate:
+    """Four rows a question, each [CLS] article [SEP] statement [SEP].
+
+    A statement is the question with the option, which fills its blank or follows it. It may take half of a row.
+    """
+
+    def __init__(self, max_length):
+        self.statement_limit = max_length // 2
+
+    def alone(self, question):
+        """Is the statement the option alone?"""
+        return False
+
+    def beside_article(self, statements, question):
+        """What of a row is not the article, in tokens: for the option that needs most, and what is computed for it.
+
+        From the lengths of the statements (questions, 4) and of the question alone (questions,): twice (questions,).
+        """
+        longest = np.minimum(statements.max(1), self.statement_limit) + 3  # [CLS], [SEP], [SEP]
+        return longest, longest
+
+    def rows(self, read, question, statements, cls, sep):
+        return [[*read, statement, (sep, 1, 0)] for statement in statements]
+
+    def batch(self, padded, questions):
+        return {name: x.view(questions, 4, -1) for name, x in padded.items()}
+
+
+class Joint:
+    """One row a question, [CLS] article [SEP] question [SEP], then for each option [CLS] statement [SEP].
+
+    The statement is the option alone where the question has no blank; the [CLS] before it is the option's marker. Since an
+    option stands at the positions at which it would stand alone (see heads.joint_views), ``max_length`` bounds what one
+    option sees, not the row. Question and statement may each take a quarter of that.
+    """
+
+    def __init__(self, max_length):
+        self.statement_limit = max(1, (max_length - 5) // 4)  # five special tokens
+
+    def alone(self, question):
+        return "_" not in question
+
+    def beside_article(self, statements, question):
+        shared = np.minimum(question, self.statement_limit) + 3  # [CLS], [SEP], [SEP]
+        each = np.minimum(statements, self.statement_limit) + 2  # [CLS], [SEP]
+        return shared + each.max(1), shared + each.sum(1)
+
+    def rows(self, read, question, statements, cls, sep):
+        asked = [(question[-self.statement_limit :], 1, QUESTION), (sep, 1, 0)]
+        options = (part for statement in statements for part in ((cls, 1, MARKER), statement, (sep, 1, 0)))
+        return [[*read, *asked, *options]]
+
+    def batch(self, padded, questions):
+        return {**padded, "markers": (padded["parts"] == MARKER).nonzero()[:, 1].view(-1, 4)}
+
+
+class OptionRows:
+    """Multiple choice, in one of two layouts, ``Separate`` or ``Joint``.
+
+    Question and options are kept whole (a longer one than the layout allows loses its beginning, so that the option
+    stays); the article gives way. ``passage="truncate"`` keeps its beginning; ``"window"`` cuts it into windows that
+    overlap by half: training takes one of them at random, scoring takes all of them and each option's best; ``"select"``
+    keeps the sentences that have most to do with question and options.
+
+    ``show="question"`` leaves the article out, ``"options"`` the question too, to see what can be had without reading.
+
+    A batch holds labels (N,), and input_ids, token_type_ids, attention_mask and parts, each (N, 4, S) or, joint, (N, S)
+    with markers (N, 4), the places of the options' [CLS]. ``parts`` says what a token is, as heads.py has it. Where an
+    option fills the blank, its words are the option, wherever they stand, and the others of the statement the question.
+    """
+
+    def __init__(
+        self, articles: list, tokenizer: Tokenizer, places: Places, max_length: int, seed: int, passage: str = "window",
+        description: str = "choices", show: str = "all", layout: str = "separate",
+    ):  # fmt: skip
+        self.tokenizer, self.seed, self.passage, self.show = tokenizer, seed, passage, show
+        self.layout = (Joint if layout == "joint" else Separate)(max_length)
+        self.questions, texts = [], []  # (article, number of the question, article's text, first statement's text)
+        for article in articles:
+            base = len(texts)
+            texts.append(article.text if show == "all" else "")
+            for number, (question, options) in enumerate(zip(article.questions, article.options, strict=True)):
+                self.questions.append((article, number, base, len(texts)))
+                texts.extend(self.statement(question, option)[0] for option in options)
+                texts.append("" if show == "options" else question)
+        if not self.questions:
+            raise UserError("no questions in these articles; name another folder or level")
+        self.texts = encode_texts(texts, tokenizer, places, description)
+        sizes = np.diff(self.texts.texts, axis=1)[:, 0]
+        passages, first = (np.array([where[column] for where in self.questions]) for column in (2, 3))
+        seen, computed = self.layout.beside_article(sizes[first[:, None] + np.arange(4)], sizes[first + 4])
+        self.sizes, self.room = sizes[passages], max_length - seen  # of each question's article, and what fits of it
+        self.lengths = np.minimum(self.sizes, self.room) + computed
+
+    def __len__(self):
+        return len(self.questions)
+
+    def statement(self, question, option):
+        """What an option's row or part of a row says of it, and the characters that are the option; see fill_in."""
+        alone = self.show == "options" or self.layout.alone(question)
+        return (option, 0, len(option)) if alone else fill_in(question, option)
+
+    def starts(self, index):
+        """Where the windows of the article begin, for one question."""
+        room, size = int(self.room[index]), int(self.sizes[index])
+        if size <= room or self.passage != "window":
+            return [0]
+        return [*range(0, size - room, max(1, room // 2)), size - room]
+
+    def selected(self, index):
+        """The places in the article of the tokens that ``passage="select"`` keeps, in their order.
+
+        A sentence counts by its ROUGE-1 plus ROUGE-2 recall of question and option, for the option that it suits best, so
+        that all options are read beside the same sentences. From the best on, each is taken, and its two neighbours, as
+        long as there is room.
+        """
+        article, number, base, first = self.questions[index]
+        tokens, room = self.texts.text(base), int(self.room[index])
+        owners = np.searchsorted(sentence_ends(article.text), self.texts.text_spans(base)[:, 0], side="right")
+        sentences = np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(owners)) + 1)
+        alone = self.layout.alone(article.questions[number])
+        asked = self.texts.text(first + 4).tolist() if alone else []  # else each statement holds the question
+        wanted = [asked + self.texts.text(first + option).tolist() for option in range(4)]
+        found = [tokens[sentence].tolist() for sentence in sentences]
+        worth = [max(rouge_recall(ids, one, 1) + rouge_recall(ids, one, 2) for one in wanted) for ids in found]
+        order, taken = sorted(range(len(sentences)), key=lambda number: -worth[number]), []
+        for best in order:
+            for number in (best, best - 1, best + 1):
+                if 0 <= number < len(sentences) and number not in taken and len(sentences[number]) <= room:
+                    taken.append(number)
+                    room -= len(sentences[number])
+        return np.concatenate([sentences[number] for number in sorted(taken)] or [sentences[order[0]][:room]])
+
+    def stated(self, index, option):
+        """The piece that states an option, each token marked as the question's or the option's."""
+        article, number, _, first = self.questions[index]
+        _, start, end = self.statement(article.questions[number], article.options[number][option])
+        spans, limit = self.texts.text_spans(first + option), self.layout.statement_limit
+        inside = (spans[:, 1] > start) & (spans[:, 0] < end)
+        parts = np.where(inside, OPTION, QUESTION)
+        return self.texts.text(first + option)[-limit:], 1, parts[-limit:]
+
+    def rows(self, index, start):
+        """The pieces of each row of a question, for the window of the article that begins at token ``start``."""
+        _, _, base, first = self.questions[index]
+        passage = self.texts.text(base)
+        if self.passage == "select" and self.sizes[index] > self.room[index]:
+            passage = passage[self.selected(index)]
+        passage = passage[start : start + int(self.room[index])]
+        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
+        read = [(cls, 0, 0), (passage, 0, PASSAGE), (sep, 0, 0)]
+        statements = [self.stated(index, option) for option in range(4)]
+        return self.layout.rows(read, self.texts.text(first + 4), statements, cls, sep)
+
+    def collate(self, indices, epoch):
+        """A row for each question; in evaluation one for each window, ``question`` (N,) saying whose it is."""
+        rows, labels, owners = [], [], []
+        for owner, index in enumerate(map(int, indices)):
+            starts = self.starts(index)
+            if epoch != EVALUATION:
+                starts = [starts[int(generator(self.seed, epoch, index).integers(len(starts)))]]
+            article, number, _, _ = self.questions[index]
+            for start in starts:
+                rows.extend(self.rows(index, start))
+                labels.append(IGNORED if article.answers[number] is None else article.answers[number])
+                owners.append(owner)
+        batch = self.layout.batch(pad_pieces(rows, self.tokenizer), len(owners))
+        return {**batch, "labels": torch.tensor(labels), "question": torch.tensor(owners)}

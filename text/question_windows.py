@@ -1,0 +1,116 @@
+"""Questions on a passage: windows of it, in which the answer is a span of tokens."""
+
+import numpy as np
+import torch
+
+from files.mistakes import UserError
+from text.batches import pad_rows
+from text.tokens import encode_texts
+
+
+class QuestionWindows:
+    """Extractive question answering: [CLS] question [SEP] window of the context [SEP], answers as spans of tokens.
+
+    A context that does not fit is cut into windows that overlap: each begins ``stride`` tokens after the one before.
+    A question may take half of a row; what is longer loses its end. No question and no token of a context is left out.
+    A window that does not hold the whole answer, and a question without one, point at the [CLS], position 0.
+
+    ``show="question"`` blots out the context with mask tokens, to see what can be had without reading.
+    ``windows`` (W, 3) has each window's question, its first context token and how many it has.
+    A batch holds input_ids, token_type_ids, attention_mask (N, S), start and end (N,).
+    """
+
+    def __init__(self, squad, tokenizer, places, max_length, stride, description="questions", show="all"):
+        self.squad, self.tokenizer, self.max_length, self.show = squad, tokenizer, max_length, show
+        if not stride > 0:
+            raise UserError(f"--stride {stride}: must be at least 1")
+        self.texts = encode_texts(
+            [*squad.contexts, *(question.text for question in squad.questions)], tokenizer, places, description
+        )
+        lengths = np.diff(self.texts.texts, axis=1)[:, 0]
+        context_lengths, windows = lengths[: len(squad.contexts)], []
+        for number, question in enumerate(squad.questions):
+            asked = min(int(lengths[len(squad.contexts) + number]), max_length // 2)
+            room, total = max_length - 3 - asked, int(context_lengths[question.context])
+            step, start = min(stride, room), 0
+            while True:
+                windows.append((number, start, min(room, total - start), asked))
+                if start + room >= total:
+                    break
+                start += step
+        self.use(np.array(windows, np.int64).reshape(-1, 4))
+
+    def use(self, windows):
+        """``windows`` (W, 4), in the order of their questions: the three columns above and the question's length."""
+        self.windows, self.asked = windows[:, :3], windows[:, 3]
+        self.lengths = windows[:, 2] + windows[:, 3] + 3
+        self.first_of = np.searchsorted(windows[:, 0], np.arange(len(self.squad.questions) + 1))
+
+    def __len__(self):
+        return len(self.windows)
+
+    def spread(self, limit):
+        """Keep ``limit`` windows at most: all those of whole questions, spread evenly. At least one question stays.
+
+        Validation on a part of the examples needs this: a question that is shown without the window of its answer
+        would look unanswerable.
+        """
+        counts = np.diff(self.first_of)
+        for wanted in range(min(len(counts), limit), 0, -1):
+            chosen = np.unique(np.linspace(0, len(counts) - 1, wanted).round().astype(int))
+            if counts[chosen].sum() <= limit or wanted == 1:
+                keep = np.isin(self.windows[:, 0], chosen)
+                self.use(np.column_stack([self.windows, self.asked])[keep])
+                return self
+        return self
+
+    def question_tokens(self, window):
+        question, asked = self.windows[window, 0], self.asked[window]
+        return self.texts.text(len(self.squad.contexts) + question)[:asked]
+
+    def answer_tokens(self, question):
+        """The first and last context token of a question's first answer, None where it has none."""
+        if not question.answers:
+            return None
+        text, start = question.answers[0]
+        spans = self.texts.text_spans(question.context)
+        inside = np.flatnonzero((spans[:, 1] > start) & (spans[:, 0] < start + len(text)))
+        return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+    def context_start(self, window):
+        """The position in the row at which the window's context begins."""
+        return 2 + int(self.asked[window])
+
+    def collate(self, indices, epoch):
+        rows, starts, ends = [], [], []
+        for window in indices:
+            number, first, count = map(int, self.windows[window])
+            question = self.squad.questions[number]
+            context = self.texts.text(question.context)[first : first + count]
+            if self.show == "question":
+                context = np.full_like(context, self.tokenizer.mask_id)
+            rows.append((self.question_tokens(window), context))
+            answer, base = self.answer_tokens(question), self.context_start(window)
+            held = answer is not None and first <= answer[0] and answer[1] < first + count
+            starts.append(base + answer[0] - first if held else 0)
+            ends.append(base + answer[1] - first if held else 0)
+        return {**pad_rows(rows, self.tokenizer), "start": torch.tensor(starts), "end": torch.tensor(ends)}
+
+    def best_context(self, window):
+        """True at the window's tokens that no other window shows with more context on their poorer side.
+
+        google-research/bert's rule: a token's score in a window is min(left, right context) + 0.01 * window length.
+        """
+        question, first, count = self.windows[window]
+        rivals = range(self.first_of[question], self.first_of[question + 1])
+        if len(rivals) == 1:
+            return np.ones(count, bool)
+        places = np.arange(first, first + count)
+        best, winner = np.full(count, -np.inf), np.full(count, -1)
+        for rival in rivals:
+            _, start, length = self.windows[rival]
+            inside = (places >= start) & (places < start + length)
+            score = np.minimum(places - start, start + length - 1 - places) + 0.01 * length
+            better = inside & (score > best)
+            best[better], winner[better] = score[better], rival
+        return winner == window

@@ -1,0 +1,160 @@
+"""From texts to the token cache: a corpus, a vocabulary made of it, or a list of texts.
+
+    tokens = load_corpus("BookCorpus", "train", tokenizer, places)      # .tokens, .sentences, .documents
+    tokenizer = load_tokenizer(args, "BookCorpus", places)
+    texts = encode_texts(["one", "two"], tokenizer, places, "squad-dev")    # .text(0), .text_spans(0)
+
+
+Each is made on first use, by all cores, and read from the cache ever after; cache.POINTS_INTO says what the arrays hold.
+"""
+
+import hashlib
+import random
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from files.mistakes import UserError
+from text import cache
+from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces
+from text.places import kinds_of
+from text.sentences import sentences
+from text.vocabularies import load_vocab, save_vocab, train_tokenizer
+
+
+def make_corpus_worker(tokenizer, style):
+    """In a worker process: from a piece of text to tokens, sentences and documents (see cache.POINTS_INTO)."""
+
+    def work(piece):
+        tokens, spans, documents = [], [], []
+        for begins, paragraph in paragraphs(piece, style):
+            if begins:
+                documents.append(len(spans))
+                tokens.append(tokenizer.sep_id)
+            for sentence in sentences(paragraph):
+                ids = tokenizer.encode_ids(sentence)
+                if ids:
+                    spans.append((len(tokens), len(tokens) + len(ids)))
+                    tokens.extend(ids)
+        return {
+            "tokens": np.array(tokens, np.int32),
+            "sentences": np.array(spans, np.int64).reshape(-1, 2),
+            "documents": np.array(documents, np.int64),
+        }
+
+    return work
+
+
+def describe_parts(parts):
+    return [[*cache.describe_file(path), start, end] for path, start, end in parts]
+
+
+def no_text(parts, split):
+    where = parts[0][0] if len(parts) == 1 else parts[0][0].parent
+    return f"{where}: no text for the {split} split; add more"
+
+
+def load_corpus(name, split, tokenizer, places, task=0, tasks=1):
+    """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once."""
+    parts, style = corpus_parts(name, split, places)
+    total = sum(end - start for _, start, end in parts)
+    key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint)
+    folder = places.cache / f"{Path(name).name}-{split}-{key}"
+    rest = (make_corpus_worker, (tokenizer, style), len(tokenizer), {"bytes": total}, total,
+            f"tokenising {Path(name).name} {split}", no_text(parts, split))  # fmt: skip
+    if tasks == 1:
+        return cache.build(folder, pieces(parts, style), *rest)
+    shares = [partial(pieces, share, style) for share in shared_out(parts, 4 * tasks)]
+    return cache.build_together(folder, shares, task * len(shares) // tasks, *rest)
+
+
+def shared_out(parts, count):
+    """Files, or parts of them, in at most ``count`` groups of neighbours of about the same number of bytes."""
+    total, groups, done = sum(end - start for _, start, end in parts), {}, 0
+    for part in parts:
+        groups.setdefault(done * count // max(total, 1), []).append(part)
+        done += part[2] - part[1]
+    return list(groups.values())
+
+
+def corpus_lines(name, places, limit=16 << 20):
+    """Lines of the training split to train a vocabulary on: pieces from all over it, up to ``limit`` bytes.
+
+    SentencePiece would train ten times as long where a text occurs twice, and where nearly every word is new, as in a
+    text without blanks. So each paragraph comes once, and with a quarter of ``limit`` in different words it is enough.
+    """
+    parts, style = corpus_parts(name, "train", places)
+    spans, seen, words, size_of_words = [], set(), set(), 0
+    for path, start, end in parts:
+        inner = {min(end, cut_after(path, place, style, PIECE // 16)) for place in range(start + PIECE, end, PIECE)}
+        spans += [(path, *span) for span in pairwise(sorted({start, end} | inner))]
+    random.Random(0).shuffle(spans)
+    left = limit
+    for path, start, end in spans:
+        for _, paragraph in (line for _, piece in pieces([(path, start, end)], style) for line in paragraphs(piece, style)):
+            if paragraph not in seen:
+                new = set(paragraph.split()) - words
+                seen.add(paragraph)
+                words |= new
+                size_of_words += sum(map(len, new))
+                yield paragraph
+        left -= end - start
+        if left < 0 or size_of_words > limit // 4:
+            return
+    if not seen:
+        raise UserError(no_text(parts, "train"))
+
+
+def load_tokenizer(args, name, places):
+    """The vocabulary that the arguments name: ``--vocab FILE``, or one trained on the corpus, once."""
+    if args.vocab:
+        return load_vocab(args.vocab)
+    kind, size = args.tokenizer or "sentencepiece", args.vocab_size or (1024 if name == "Sample" else 8192)
+    if kind == "wordpiece":
+        raise UserError("--tokenizer wordpiece: needs --vocab FILE, a vocab.txt with one token a line")
+    if "text" not in kinds_of(name, places):
+        raise UserError(f"--dataset {name}: no vocabulary comes from questions; add --vocab FILE, or --bert-model FILE")
+    parts, style = corpus_parts(name, "train", places)
+    key = cache.digest("vocabulary", kind, size, style, describe_parts(parts))
+    folder = places.cache / f"{Path(name).name}-vocabulary-{key}"
+    with cache.build_once(folder) as temporary:
+        if temporary is not None:
+            print(f"training a {kind} vocabulary of {size} on {name} ...", flush=True)
+            save_vocab(train_tokenizer(kind, corpus_lines(name, places), size), temporary / "vocab.pt")
+    return load_vocab(folder / "vocab.pt")
+
+
+def make_text_worker(tokenizer):
+    """In a worker process: from a list of texts to tokens with their places in the texts (see cache.POINTS_INTO)."""
+
+    def work(texts):
+        tokens, spans, ends = [], [], [0]
+        for text in texts:
+            encoding = tokenizer.encode(text)
+            tokens.extend(encoding.ids)
+            spans.extend(encoding.offsets)
+            ends.append(len(tokens))
+        return {
+            "tokens": np.array(tokens, np.int32),
+            "spans": np.array(spans, np.int32).reshape(-1, 2),
+            "texts": np.array([ends[:-1], ends[1:]], np.int64).T,
+        }
+
+    return work
+
+
+def encode_texts(texts, tokenizer, places, description):
+    """The token cache of a list of texts, in their order; built on first use."""
+    content, sizes = hashlib.sha256(), []
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        content.update(b"%d:" % len(encoded) + encoded)
+        sizes.append(len(encoded))
+    key = cache.digest("texts", content.hexdigest(), tokenizer.fingerprint)
+    chunks = [(sum(sizes[i : i + 500]), texts[i : i + 500]) for i in range(0, len(texts), 500)]
+    return cache.build(
+        places.cache / f"{description}-{key}", chunks, make_text_worker, (tokenizer,), len(tokenizer),
+        {"bytes": sum(sizes)}, sum(sizes), f"tokenising {description}",
+    )  # fmt: skip

@@ -1,0 +1,155 @@
+"""What a run tells while it trains, and leaves in its ``--log-dir`` for report.py and TensorBoard.
+
+    settings.json    what it was told, and the size of its model
+    history.json     (step, "train" or "valid", {figure: value}), with which loss.png is drawn
+    events.out...    the same for TensorBoard, where that is installed
+
+A terminal gets a bar, anything else the log lines of the old example.
+"""
+
+import contextlib
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from files.writing import atomic_write, write_json
+from training.ranks import Ranks, peak_memory
+from training.schedule import Schedule
+from training.states import State
+
+LINE = "-" * 89
+
+
+class Logs:
+    """The logs of one run. What is said and recorded on other ranks than the first is passed over.
+
+    ``summary(part, figures)`` is how a task's figures read in a line.
+    """
+
+    def __init__(self, task: str, summary: Callable, args: Namespace, ranks: Ranks, schedule: Schedule):
+        self.task, self.summary, self.args, self.ranks, self.schedule = task, summary, args, ranks, schedule
+        self.folder = Path(args.log_dir)
+        self.board: Any = None
+        self.waited = 0.0  # seconds for batches, since the last log line
+
+    def open(self, state: State, parameters: int) -> None:
+        self.logged = time.monotonic()
+        if not self.ranks.first:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.bar = tqdm(total=self.schedule.steps, initial=state.step, desc=self.task, unit="step", disable=None)
+        write_json(self.folder / "settings.json", settings(self.task, self.args, parameters))
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter  # here for start-up time
+
+            self.board = SummaryWriter(str(self.folder), purge_step=state.step or None)
+
+    def say(self, text: str) -> None:
+        if self.ranks.first:
+            tqdm.write(text)
+            sys.stdout.flush()
+
+    def clocked(self, iterable: Iterable) -> Iterator:
+        """The items, adding the time that they are waited for to ``waited``."""
+        begun = time.monotonic()
+        for item in iterable:
+            self.waited += time.monotonic() - begun
+            yield item
+            begun = time.monotonic()
+
+    def step(self, state: State, progress: float, rate: float, norm: torch.Tensor) -> None:
+        """Count a step that is done; every --log-interval steps, tell of those since the last time."""
+        if not self.ranks.first:
+            state.recent.clear()
+            return
+        self.bar.update()
+        state.tokens += int(state.recent[-1][2])
+        if state.step % self.args.log_interval:
+            return
+        losses, counts, tokens = (sum(column) for column in zip(*state.recent, strict=True))
+        loss = losses / counts if counts else float("nan")
+        now = time.monotonic()
+        since = now - self.logged
+        self.logged, steps, state.recent = now, len(state.recent), []
+        busy, self.waited = 1 - self.waited / since, 0.0  # the share of the time in which no batch was waited for
+        figures = {"loss": loss, "lr": rate, "gradient_norm": float(norm), "tokens_per_second": tokens / since,
+                   "utilisation": busy, "memory_bytes": peak_memory(self.ranks.device)}  # fmt: skip
+        self.record(state, "train", figures)
+        if self.bar.disable:
+            batches = self.schedule.batches_per_epoch
+            print(f"| epoch {state.epoch_now:3d} | {state.batch or batches:5d}/{batches:5d} batches | lr {rate:.2e} | "
+                  f"ms/batch {1000 * since / steps:5.2f} | {self.summary('', {'loss': loss})} | {progress:4.0%}"
+                  + (f" | {state.skipped} skipped" if state.skipped else ""), flush=True)  # fmt: skip
+        else:
+            left = (1 - progress) / max(progress, 1e-9) * self.schedule.seconds(state)
+            self.bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.1e}, {left:.0f} s left")
+
+    def validation(self, state: State, figures: dict, seconds: float) -> None:
+        if self.ranks.first:
+            self.say(LINE)
+            self.say(f"| end of epoch {state.epoch_now:3d} | step {state.step:6d} | time: {seconds:5.2f}s | "
+                     f"{self.summary('valid', figures)}")  # fmt: skip
+            self.say(LINE)
+            self.record(state, "valid", figures)
+            write_json(self.folder / "history.json", state.history)
+
+    def record(self, state: State, kind: str, figures: dict) -> None:
+        figures = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        state.history.append((state.step, kind, figures))
+        for name, value in figures.items() if self.board else ():
+            self.board.add_scalar(f"{kind}/{name}", value, state.step)
+
+    def close_bar(self) -> None:
+        if self.ranks.first:
+            self.bar.close()
+
+    def close(self, state: State) -> None:
+        if not self.ranks.first:
+            return
+        write_json(self.folder / "history.json", state.history)
+        if self.board:
+            self.board.close()
+        with contextlib.suppress(ImportError):
+            draw_losses(state.history, self.folder / "loss.png")
+
+
+def settings(task: str, args: Namespace, parameters: int) -> dict:
+    """What a run was told, and the size of its model; what the flags leave open is not in it."""
+    plain = str | int | float
+    told = {name: value for name, value in vars(args).items() if isinstance(value, plain) and value is not False}
+    return {"task": task, **told, "parameters": parameters}
+
+
+def note_hparams(folder: Path, told: dict, figures: dict) -> None:
+    """Settings and result where TensorBoard's HPARAMS page compares runs."""
+    with contextlib.suppress(ImportError):
+        from torch.utils.tensorboard import SummaryWriter  # here for start-up time
+
+        with SummaryWriter(str(folder)) as board:
+            board.add_hparams(told, {f"test/{name}": value for name, value in figures.items()
+                                     if isinstance(value, int | float)}, run_name=".")  # fmt: skip
+
+
+def draw_losses(history, path):
+    """A picture of the training and validation loss over the steps."""
+    import matplotlib  # here for start-up time, as pyplot
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for kind in ("train", "valid"):
+        points = [(step, figures["loss"]) for step, name, figures in history if name == kind and "loss" in figures]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=kind, marker="o" if kind == "valid" else None)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)
+    pyplot.close(figure)

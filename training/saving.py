@@ -1,0 +1,119 @@
+"""What a run leaves to go on from: its state, now and then, and the best model so far in ``--save``.
+
+How a state is written, checked and kept twice is in states.py; here is what is in it, and when it is taken back.
+"""
+
+import dataclasses
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import checkpoint
+from files.mistakes import UserError
+from training.ranks import Ranks, restarted
+from training.schedule import Schedule
+from training.sharding import Engine
+from training.states import State, States, check_layout, check_same_run, kept_arguments
+
+PATIENCE = 5  # steps in a row without a finite loss, before the run goes back
+LOWER = 0.3  # factor of the learning rate from then on
+
+
+class Saving:
+    """State and best model of the run of ``task`` that trains ``engine`` on so many examples; ``say(text)`` tells the user.
+
+    Its calls are for all ranks at once; rank 0 writes.
+    """
+
+    def __init__(self, task: Any, args: Namespace, ranks: Ranks, engine: Engine, schedule: Schedule, say: Callable):
+        self.task, self.args, self.ranks, self.engine, self.schedule, self.say = task, args, ranks, engine, schedule, say
+        self.states = States(args.log_dir, say)
+        self.examples = len(task.examples["train"])
+        self.saved = time.monotonic()
+
+    def due(self) -> bool:
+        """By rank 0's clock, is it time to save again?"""
+        return self.ranks.first and time.monotonic() - self.saved > 60 * self.args.save_minutes
+
+    def state(self, state: State, wait: bool = False) -> None:
+        """Save all that the run needs to go on; the budget's clock counts up to here.
+
+        While losses are not finite, the state before them stays the last one.
+        """
+        self.schedule.count(state)
+        self.saved = time.monotonic()
+        if state.bad:
+            return
+        content = self.engine.content()
+        if self.ranks.first:
+            self.states.save({
+                "task": self.task.name, "arguments": kept_arguments(self.args), "examples": self.examples,
+                "sizes": dataclasses.asdict(self.engine.model.bert.config), "state": dataclasses.asdict(state), **content,
+            }, wait)  # fmt: skip
+
+    def best(self, state: State, figures: dict) -> bool:
+        """Write the model file; False where there is no room for it, so that a later model that is better is tried."""
+        model = self.engine.whole_model()
+        try:
+            if self.ranks.first:
+                checkpoint.save_model(self.args.save, model, self.task.tokenizer, self.task.notes(figures))
+        except (OSError, RuntimeError, UserError) as error:
+            if state.best is None:  # nothing is lost yet
+                raise
+            reason = getattr(error, "strerror", None) or error
+            self.say(f"warning: {self.args.save} stays as it was, the better model could not be saved ({reason}); the run "
+                     "goes on")  # fmt: skip
+            return False
+        return True
+
+    def begin(self) -> State:
+        """The state to go on from: that in --log-dir, where --resume or a restart by torchrun or Slurm asks for it."""
+        if self.ranks.first:
+            self.states.remove_unfinished(self.args.save)
+        resume = self.args.resume or restarted()
+        saved = self.states.load() if resume else None
+        self.ranks.gather(None)  # until all have read what rank 0 may now move
+        if saved is not None:
+            check_layout(saved)
+            sizes = dataclasses.asdict(self.engine.model.bert.config)
+            check_same_run(saved, self.task.name, sizes, self.args, self.examples)
+            state = self.restored(saved)
+            if saved["arguments"]["lr"] != self.args.lr:  # meant as it says
+                state.lowered = 1.0
+            self.say(f"resuming from {saved['path']} at step {state.step}")
+            if self.ranks.first:
+                self.states.clear_damaged()
+            return state
+        if resume:
+            self.say(f"nothing to resume in {self.args.log_dir}: starting")
+        if self.ranks.first:
+            self.states.set_aside()
+        state = State()
+        self.state(state)  # to go back to; and a disk without room for it is told at once
+        return state
+
+    def restored(self, saved: dict) -> State:
+        """Weights and optimizer as they were saved; gives the state of then."""
+        try:
+            self.engine.load(saved)
+        except ValueError as error:
+            raise UserError(f"{saved['path']}: {error}; remove it to start anew") from None
+        return State(**saved["state"])
+
+    def back(self, state: State) -> State:
+        """To the last saved state, once, with a lower rate. Raises UserError the second time."""
+        self.states.wait()
+        self.ranks.gather(None)  # until rank 0 has written what there is
+        what = f"no finite loss in {PATIENCE} steps in a row, up to step {state.step}"
+        saved = None if state.lowered < 1 else self.states.load()
+        if saved is None:
+            again = "again, after going back" if state.lowered < 1 else "and no saved state to go back to"
+            raise UserError(f"{what}, {again}; go on from {self.args.log_dir} with --resume and a lower --lr (now "
+                            f"{self.args.lr:g}) or --precision fp32")  # fmt: skip
+        self.schedule.count(state)
+        earlier = self.restored(saved)
+        earlier.seconds, earlier.skipped, earlier.lowered = state.seconds, state.skipped, LOWER
+        self.say(f"{what}: going back to step {earlier.step}, on with {LOWER:g} of the learning rate")
+        self.state(earlier)
+        return earlier
