@@ -199,7 +199,7 @@ def make_task(args, model, tokenizer, places, sets, description):
 
 def look(args, ranks, models, squad, places, description):
     """The windows of these questions, and what a trained model, or several together, find in them."""
-    tasks = [make_task(args, model, tokenizer, places, {description: squad}, "") for model, tokenizer in models]
+    tasks = [make_task(args, *model, places, {description: squad}, "") for model in models]
     return tasks[0].examples[description], utils.Computer(args, ranks).found(tasks, description)
 
 
@@ -289,13 +289,13 @@ def count_letters(text):
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
-    if args.evaluate:
+    if flags.uses_trained(args):
+        models = flags.trained_models(QuestionAnswerTask, args)
+        if not args.evaluate:
+            return (predict if args.predict else ask)(args, ranks, models, places)
         squads = load_squad_splits(args.dataset, places, ("test",))
-        tasks = [make_task(args, model, tokenizer, places, squads, name)
-                 for model, tokenizer in flags.trained_models(QuestionAnswerTask, args)]  # fmt: skip
+        tasks = [make_task(args, *model, places, squads, name) for model in models]
         return utils.finish(tasks, args, ranks)
-    if args.predict or args.ask:
-        return (predict if args.predict else ask)(args, ranks, flags.trained_models(QuestionAnswerTask, args), places)
     model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
     vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
     task = make_task(args, model, tokenizer, places, load_squad_splits(args.dataset, places), name)

@@ -183,7 +183,7 @@ def make_task(args, model, tokenizer, places, sets, description):
 
 def look(args, ranks, models, articles, places, description):
     """The questions of these articles, and the rows that a trained model, or several together, give them."""
-    tasks = [make_task(args, model, tokenizer, places, {description: articles}, "") for model, tokenizer in models]
+    tasks = [make_task(args, *model, places, {description: articles}, "") for model in models]
     return tasks[0].examples[description], utils.Computer(args, ranks).found(tasks, description)
 
 
@@ -226,13 +226,13 @@ def ask(args, ranks, models, places):
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
-    if args.evaluate:
+    if flags.uses_trained(args):
+        models = flags.trained_models(RaceTask, args)
+        if not args.evaluate:
+            return (predict if args.predict else ask)(args, ranks, models, places)
         articles = load_race_splits(args.dataset, places, args.level, ("test",))
-        tasks = [make_task(args, model, tokenizer, places, articles, name)
-                 for model, tokenizer in flags.trained_models(RaceTask, args)]  # fmt: skip
+        tasks = [make_task(args, *model, places, articles, name) for model in models]
         return utils.finish(tasks, args, ranks)
-    if args.predict or args.ask:
-        return (predict if args.predict else ask)(args, ranks, flags.trained_models(RaceTask, args), places)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
     task = make_task(args, model, tokenizer, places, load_race_splits(args.dataset, places, args.level), name)
     return utils.run(task, args, ranks)

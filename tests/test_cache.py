@@ -66,17 +66,17 @@ def test_a_cache_holds_what_tokenising_sentence_by_sentence_gives(places, tokeni
     monkeypatch.setattr(cache, "cores", lambda: processes)
     monkeypatch.setattr(corpus, "PIECE", 1000)  # several pieces a book
     books = write_books(places.data, 25)
-    tokens, sentences, documents = [], [], []
+    ids, sentences, documents = [], [], []
     for path, _, _ in corpus.corpus_parts("Text", "train", places)[0]:
         documents.append(len(sentences))
-        tokens.append(tokenizer.sep_id)
+        ids.append(tokenizer.sep_id)
         for sentence in (sentence for paragraph in books[path.name] for sentence in paragraph):
-            ids = tokenizer.encode(sentence).ids
-            sentences.append([len(tokens), len(tokens) + len(ids)])
-            tokens += ids
+            more = tokenizer.encode(sentence).ids
+            sentences.append([len(ids), len(ids) + len(more)])
+            ids += more
     for _ in range(2):  # built, then read again
         built = tokens.load_corpus("Text", "train", tokenizer, places)
-        assert built.tokens.tolist() == tokens
+        assert built.tokens.tolist() == ids
         assert built.sentences.tolist() == sentences
         assert built.documents.tolist() == documents
         assert built.meta["bytes"] == sum(end - start for _, start, end in corpus.corpus_parts("Text", "train", places)[0])

@@ -16,7 +16,6 @@ from checkpoint import save_model
 from files.mistakes import UserError
 from model import BertConfig, QuestionAnswerTask, RaceTask
 from text import answers
-from text.answers import together
 from text.questions import Question, SquadSet
 from text.vocabularies import train_tokenizer
 from training.ranks import Ranks
@@ -39,6 +38,12 @@ def test_an_option_scores_the_mean_of_its_log_probabilities():
     assert index == 7
     expected = [(a + b) / 2 for a, b in zip(log_softmax(*first), log_softmax(*second), strict=True)]
     assert row == pytest.approx(expected, rel=1e-12)
+
+
+def together(members, thresholds):
+    """By text/answers.py, from the candidates and the threshold of each model."""
+    return answers.together([answers.Found(found, threshold, 0.0)
+                             for found, threshold in zip(members, thresholds, strict=True)])  # fmt: skip
 
 
 @pytest.fixture

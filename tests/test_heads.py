@@ -354,7 +354,7 @@ def test_texts_of_any_length_fit(places, layout):
 def test_a_model_with_attention_windows_is_refused_in_the_joint_layout(places, tmp_path):
     args = race_task.arguments(["--predict", str(tmp_path), "--bert-model", "m.pt", "--layout", "joint"])
     with pytest.raises(UserError, match=r"--layout joint and --attention-window 5 \(of the flags or the model\)"):
-        race_task.option_rows(args, loud(attention_window=5), LETTERS, articles(), places, "seen")
+        race_task.make_task(args, loud(attention_window=5), LETTERS, places, {"seen": articles()}, "")
 
 
 @every_head
@@ -389,7 +389,7 @@ def test_another_head_than_the_files_is_one_clear_line():
     flags.check_same_head({"head": "duma"}, config(head="duma"), "model.pt")
     with pytest.raises(UserError, match=r"--head dcmn: the model in model\.pt has head duma; leave"):
         flags.check_same_head({"head": "dcmn"}, config(head="duma"), "model.pt")
-    with pytest.raises(ValueError, match="head is 'dmcn'; known are cls, duma, dcmn, mix"):
+    with pytest.raises(ValueError, match="head is 'dmcn'; it must be one of cls, duma, dcmn, mix"):
         config(head="dmcn")
 
 
