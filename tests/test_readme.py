@@ -1,5 +1,6 @@
-"""README.rst: well-formed, and every command line in it runs (with small budgets put in)."""
+"""README.rst and docs/*.rst: well-formed, links lead somewhere, the map is true, every command runs (on a small budget)."""
 
+import functools
 import json
 import os
 import re
@@ -13,28 +14,92 @@ from conftest import ROOT
 
 from text import sample
 
-README = (ROOT / "README.rst").read_text()
-COMMANDS = [line.strip()[2:] for line in README.splitlines() if line.strip().startswith("$ ")]
+WINGS = ("text", "training", "formats", "files")
+PAGES = ["README.rst", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.rst"))]
+TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
+LINES = [line.strip() for text in TEXTS.values() for line in text.splitlines()]
+# In the order of PAGES: the README's commands train the models that those of the other pages use.
+COMMANDS = list(dict.fromkeys(line[2:] for line in LINES if line.startswith("$ ")))
+PREDECESSORS = """
+python mlm_task.py
+python ns_task.py
+python mlm_task.py --parallel DDP --log-interval 600 --dataset BookCorpus
+python ns_task.py --parallel DDP --bert-model mlm_bert.pt --dataset BookCorpus
+python qa_task.py --bert-model ns_bert.pt --epochs 30
+python race_task.py --bert-model ns_bert.pt
+""".strip().splitlines()
 SMALL = "--steps 2 --nlayers 1 --emsize 32 --nhid 64 --nhead 2 --batch_size 4 --bptt 64 --valid-examples 8".split()
 
-
-def test_it_passes_docutils_without_a_warning():
-    docutils = pytest.importorskip("docutils.core")
-    html = docutils.publish_string(README, writer_name="html", settings_overrides={"halt_level": 2, "report_level": 1})
-    assert b"Two commands" in html
+every_page = pytest.mark.parametrize("page", PAGES)
 
 
-def test_it_names_every_top_level_module():
-    modules = {path.name for path in ROOT.glob("*.py")}
-    assert modules <= set(re.findall(r"^(\w+\.py)\s", README, re.MULTILINE))
+@functools.cache
+def tree(page):
+    """A page as docutils understands it; a warning is an exception."""
+    core = pytest.importorskip("docutils.core")
+    return core.publish_doctree(TEXTS[page], settings_overrides={"halt_level": 2, "report_level": 2})
+
+
+def attributes(page, *names):
+    """The values of these attributes of all elements of a page."""
+    elements = [node for node in tree(page).findall() if hasattr(node, "attributes")]
+    return [node[name] for node in elements for name in names if name in node]
+
+
+@every_page
+def test_it_passes_docutils_without_a_warning(page):
+    assert tree(page)["title"]
+
+
+@every_page
+def test_its_links_and_pictures_lead_to_what_the_repository_has(page):
+    for target in attributes(page, "refuri", "uri"):
+        path, _, heading = target.partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        found = (ROOT / page).parent.joinpath(path).resolve() if path else ROOT / page
+        assert found.is_file() and found.is_relative_to(ROOT), f"{target}: no such file"
+        if heading:
+            identifiers = attributes(found.relative_to(ROOT).as_posix(), "ids")
+            assert any(heading in some for some in identifiers), f"{target}: no such heading"
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(TEXTS["README.rst"].splitlines()) <= 250
+    assert set(PAGES[1:]) <= set(attributes("README.rst", "refuri"))
+
+
+def test_the_commands_of_the_predecessors_are_told_as_written():
+    assert set(PREDECESSORS) <= set(COMMANDS)
+
+
+def test_the_map_names_every_wing_and_every_top_level_module():
+    house = TEXTS["README.rst"].split("\nThe house\n")[1].split("::\n")[1].split("\n\nData flows")[0]
+    assert set(re.findall(r"(?<![\w/])\w+\.py", house)) == {path.name for path in ROOT.glob("*.py")}
+    wings = {"docs", "slurm", *(path.parent.name for path in ROOT.glob("*/*.py"))}
+    assert set(re.findall(r"^    (\w+)/", house, re.MULTILINE)) == wings
+
+
+def test_the_list_of_files_names_every_module():
+    modules = [*ROOT.glob("*.py"), *(path for wing in WINGS for path in (ROOT / wing).glob("*.py"))]
+    named = re.findall(r"^[\w/]+\.py(?= )", TEXTS["docs/house.rst"], re.MULTILINE)
+    assert {path.relative_to(ROOT).as_posix() for path in modules if path.name != "__init__.py"} == set(named)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "SECURITY.md"])
+def test_the_modules_that_it_names_are_there(page):
+    named = re.findall(r"(?<![\w/.])(?:\w+/)*\w+\.py\b", (ROOT / page).read_text())
+    assert not {name for name in named if not (ROOT / name).is_file()}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A user's folder: the scripts, small data under data/, and an srun that runs what follows its options."""
+    """A user's folder: the scripts and wings, small data under data/, and an srun that runs what follows its options."""
     folder = tmp_path_factory.mktemp("readme")
     for path in [*ROOT.glob("*.py"), ROOT / "demo.html"]:
         shutil.copy(path, folder)
+    for wing in WINGS:
+        shutil.copytree(ROOT / wing, folder / wing, ignore=shutil.ignore_patterns("__pycache__"))
     data = folder / "data"
     (data / "books").mkdir(parents=True)
     stories = [story.text for story in sample.stories("valid", 300, "readme")]
@@ -70,7 +135,7 @@ def answerable(squad):
 def with_small_budget(command):
     """The words of a command: a training run gets a small model, few steps and no more than that."""
     words = shlex.split(command)
-    script = next(word for word in words if word.endswith(".py"))
+    script = next((word for word in words if word.endswith(".py")), None)  # none: python -m
     if script == "tune.py":
         words[words.index("--trials") + 1] = "2"
     if script in ("mlm_task.py", "ns_task.py", "qa_task.py", "race_task.py", "tune.py") and "--predict" not in words:
