@@ -131,7 +131,7 @@ class Places:
 
     def find(self, relative: str, name: str) -> Path:
         """The path of ``relative``, from SOURCES[name]: in the data folder, else in its archive, else downloaded."""
-        path, source = self.data / relative, SOURCES[name]
+        path, source = self.data / relative, SOURCES.get(name, Source(hint="put it there"))
         if path.exists():
             return path
         if not source.archive:
