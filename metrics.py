@@ -20,6 +20,7 @@ import re
 import string
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def _amiss(missing, unknown):
 # -- RACE --------------------------------------------------------------------------------------------------------------
 
 
-def race_scores(gold: dict[str, list[str]], answers: dict[str, list[str | None]]) -> dict[str, float]:
+def race_scores(gold: dict[str, list[str]], answers: Mapping[str, Sequence[str | None]]) -> dict[str, float]:
     """Accuracies in percent from ``{id: [letters]}`` twice: ``accuracy, middle_accuracy, high_accuracy, total``.
 
     The level is how the id begins ("high3132.txt"); a level without questions is absent. A question without an answer

@@ -11,7 +11,7 @@ import torch
 
 from files.mistakes import UserError
 
-Table = Mapping[str, str | list[str]]
+Table = Mapping[str, str | list[str]]  # a name of ours -> theirs, or the three that are stacked in ours
 Weights = dict[str, torch.Tensor]
 
 # Names: ours -> theirs, without ".weight" and ".bias", # for a layer's number; "" is the head itself

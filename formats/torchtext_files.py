@@ -50,9 +50,7 @@ def is_published(weights: Weights) -> bool:
     return any(str(name).removeprefix("bert_model.").startswith("bert_embed.") for name in weights)
 
 
-def read_model(
-    weights: Weights, path: str | Path, vocab: str | Path | None, heads: int | None = None
-) -> dict[str, Any]:
+def read_model(weights: Weights, path: str | Path, vocab: str | Path | None, heads: int | None = None) -> dict[str, Any]:
     """The content of a state dict of that example. ``vocab`` is the path of its vocabulary, ``heads`` the number of
     attention heads where they are not 64 wide. Raises UserError where something lacks, is left over, or disagrees."""
     if vocab is None:

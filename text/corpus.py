@@ -24,7 +24,7 @@ from pathlib import Path
 from files.mistakes import UserError
 from text.places import CORPORA, Corpus, Places
 
-Part = tuple[Path, int, int]  # first byte, last byte
+Part = tuple[Path, int, int]  # of a split: a file, first byte, last byte
 Piece = tuple[str, int, bytes, bool]  # path, offset, bytes, whether a document begins here
 
 PIECE = 1 << 20  # bytes

@@ -165,9 +165,7 @@ def save_vocab(tokenizer: Tokenizer, path: str | Path) -> None:
         torch.save(tokenizer.state(), stream)
 
 
-def wordpiece(
-    vocab_path: str | Path, lowercase: bool = True, specials: tuple[str, ...] = BERT_SPECIALS
-) -> Tokenizer:
+def wordpiece(vocab_path: str | Path, lowercase: bool = True, specials: tuple[str, ...] = BERT_SPECIALS) -> Tokenizer:
     """BERT's tokenizer for a vocab.txt, one token a line, UTF-8. Raises UserError where the file is no such thing."""
     text = read_text(vocab_path).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
     tokens = text.split("\n")
