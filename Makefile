@@ -4,7 +4,7 @@
 #   make test      all tests
 #   make test-slurm   the same commands on a real Slurm (root on Debian; elsewhere it says why it skips)
 #   make install   .venv with the pinned packages
-#   make lint      ruff, with the rules of pyproject.toml
+#   make lint      ruff and mypy, with the rules of pyproject.toml
 #   make bench     the benchmarks, one table
 
 PYTHON ?= $(shell for v in 3.11 3.12 3.10; do \
@@ -41,6 +41,7 @@ test-slurm: .venv/installed
 
 lint: .venv/installed
 	@.venv/bin/ruff check .
+	@.venv/bin/mypy
 
 bench: .venv/installed
 	@$(VENV) benchmarks/run.py

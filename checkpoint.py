@@ -14,6 +14,7 @@ torch_zip.py: no pickle of anybody's is ever executed. Sizes come from the file,
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,9 +28,10 @@ from text.tokenizer import Tokenizer
 
 FIRST = "run mlm_task.py or ns_task.py first, or name a file that they saved"  # where a body is missing
 FORMAT = 1
+T = TypeVar("T", bound=torch.nn.Module)
 
 
-def save_model(path, model, tokenizer, notes=None):
+def save_model(path: str | Path, model: torch.nn.Module, tokenizer: Tokenizer, notes: dict | None = None) -> None:
     """Write ``model`` (one of model.py's task heads) with its tokenizer to ``path``, atomically."""
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     content = {
@@ -45,7 +47,10 @@ def save_model(path, model, tokenizer, notes=None):
         torch.save(content, stream)
 
 
-def read_model(path, remedy="name a file that one of the tasks saved, or a Hugging Face folder", vocab=None, heads=None):
+def read_model(
+    path: str | Path, remedy: str = "name a file that one of the tasks saved, or a Hugging Face folder",
+    vocab: str | Path | None = None, heads: int | None = None,
+) -> dict:  # fmt: skip
     """The checked content of a model, ours or other people's.
 
     ``config`` (a BertConfig), ``tokenizer`` (its state), ``body`` (weights), ``heads`` (task -> weights), ``task`` (the
@@ -99,7 +104,9 @@ def compare(own, weights, path):
             raise UserError(f"{path}: {what} weight {names[0]} ({len(names)} in all); fetch or train the file again")
 
 
-def load_model(cls, path, dropout=None, vocab=None, heads=None):
+def load_model(
+    cls: type[T], path: str | Path, dropout: float | None = None, vocab: str | Path | None = None, heads: int | None = None
+) -> tuple[T, Tokenizer]:
     """The model of class ``cls`` (a head of model.py) in ``path``, body and head, and its tokenizer.
 
     ``path`` is a model file, a Hugging Face folder, or a file of torchtext's BERT example; for the last, ``vocab`` is
@@ -122,7 +129,7 @@ def load_model(cls, path, dropout=None, vocab=None, heads=None):
     return model, Tokenizer.from_state(content["tokenizer"])
 
 
-def whole(content, task=None):
+def whole(content: dict, task: str | None = None) -> dict[str, torch.Tensor]:
     """The weights of a model under the names that the model has for them."""
     body = {f"bert.{name}": weight for name, weight in content["body"].items()}
     return {**body, **content["heads"][task or content["task"]]}
@@ -152,7 +159,10 @@ NEW_HEAD = dict(tie_word_embeddings=True, head_norm_eps=None, head="cls", duma_l
                 mix_layers=4)  # fmt: skip
 
 
-def load_body(cls, path, dropout=None, vocab=None, heads=None, settings=None):
+def load_body(
+    cls: type[T], path: str | Path, dropout: float | None = None, vocab: str | Path | None = None,
+    heads: int | None = None, settings: dict | None = None,
+) -> tuple[T, Tokenizer]:  # fmt: skip
     """A model of class ``cls`` with the body in ``path`` and a new head, and the file's tokenizer; see load_model.
 
     ``settings`` are those fields of the config that describe the new head, where they are not the usual ones.

@@ -192,7 +192,7 @@ class Mix(nn.Module):
 HEADS = {"duma": Duma, "dcmn": Dcmn, "mix": Mix}
 
 
-def joint_views(markers, length):
+def joint_views(markers: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """How the tokens of rows in the joint layout see each other, from where the options begin: ``markers`` (N, options).
 
     A row is article and question, then the options one after another. Gives ``position_ids`` (N, S), in which each

@@ -21,6 +21,7 @@ import string
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from files.mistakes import UserError, run_main
 from files.reading import read_json
@@ -37,12 +38,12 @@ def normalise(text):
     return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
 
 
-def exact_score(prediction, gold_answers):
+def exact_score(prediction: str, gold_answers: list[str]) -> float:
     """1.0 if the text equals one of the gold texts once both are normalised, else 0.0. No gold text: the empty one."""
     return float(normalise(prediction) in {normalise(gold) for gold in gold_answers or [""]})
 
 
-def f1_score(prediction, gold_answers):
+def f1_score(prediction: str, gold_answers: list[str]) -> float:
     """F1 over the multisets of normalised words, in [0, 1]; the best over the gold texts. No gold text: the empty one.
 
     Where either side has no words, the F1 is 1.0 if both have none, else 0.0.
@@ -70,7 +71,10 @@ def accuracy(predicted, gold):
 # -- SQuAD -------------------------------------------------------------------------------------------------------------
 
 
-def squad_scores(data, predictions, null_odds=None, no_answer_threshold=1.0, where="SQuAD data"):
+def squad_scores(
+    data: Any, predictions: dict[str, str], null_odds: dict[str, float] | None = None, no_answer_threshold: float = 1.0,
+    where: str | Path = "SQuAD data",
+) -> dict[str, float]:  # fmt: skip
     """The official figures, in percent, for parsed SQuAD JSON and ``{id: text}`` (an empty text: no answer).
 
     1.1: ``exact, f1, total``. 2.0 (some question has the key is_impossible) adds ``HasAns_*`` and ``NoAns_*`` of these
@@ -172,14 +176,14 @@ def _amiss(missing, unknown):
 # -- RACE --------------------------------------------------------------------------------------------------------------
 
 
-def race_scores(gold, answers):
+def race_scores(gold: dict[str, list[str]], answers: dict[str, list[str | None]]) -> dict[str, float]:
     """Accuracies in percent from ``{id: [letters]}`` twice: ``accuracy, middle_accuracy, high_accuracy, total``.
 
     The level is how the id begins ("high3132.txt"); a level without questions is absent. A question without an answer
     ("" or None, a list too short, an article left out) counts as wrong and into ``missing``; an answer without a
     question into ``unknown``. Both are absent where zero. Raises UserError where there are no questions.
     """
-    right = {"": [], "middle": [], "high": []}
+    right: dict[str, list[bool]] = {"": [], "middle": [], "high": []}
     missing = unknown = 0
     for key, letters in gold.items():
         given = list(answers.get(key, ()))
@@ -202,7 +206,7 @@ def race_id(article: dict, path: Path) -> str:
     return str(article.get("id", path.absolute().parent.name + path.name))
 
 
-def read_race_answers(folder):
+def read_race_answers(folder: str | Path) -> dict[str, list[str]]:
     """``{id: [letters]}`` of a folder laid out like RACE: any depth, one JSON object in each N.txt.
 
     Raises UserError where the folder or its files are not so, or where two files have the same id.
@@ -212,7 +216,7 @@ def read_race_answers(folder):
         raise UserError(f"{folder}: no such folder; give one laid out like RACE/test, extracted from RACE.tar.gz")
     for path in (path for path in sorted(folder.rglob("*.txt")) if not path.name.startswith(".")):  # as macOS makes them
         article = read_json(path)
-        letters = article.get("answers") if isinstance(article, dict) else None
+        letters: Any = article.get("answers") if isinstance(article, dict) else None
         if not _are_letters(letters) or "" in letters:
             raise UserError(f"{path}: not an article of RACE (its key answers: a list of letters); remove the file")
         key = race_id(article, path)

@@ -16,7 +16,7 @@ the likeliest words, [{"word", "probability"}, ...], best first}.
 from training import flags
 
 
-def arguments(words=None):
+def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
         "mlm", __doc__,
         save="mlm_bert.pt", epochs=2, batch_size=16, bptt=128, dropout=0.0, optimizer="muon",
@@ -34,6 +34,7 @@ if __name__ == "__main__":  # what follows takes a second to import
     flags.answer_help(arguments)
 
 import math
+from argparse import Namespace
 from itertools import pairwise
 
 import numpy as np
@@ -48,12 +49,13 @@ from model import MLMTask
 from text.batches import EVALUATION
 from text.masked_blocks import MaskedBlocks
 from text.places import Places
+from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer
 from text.vocabularies import save_vocab
 from training.ranks import launch
 
 
-def loss(model, batch):
+def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
     return model(**utils.inputs(batch), positions=batch["positions"], labels=batch["labels"])
 
 
@@ -74,7 +76,7 @@ def summary(part, figures):
     return f"{part} loss {figures['loss']:8.5f} | {part} ppl {math.exp(min(figures['loss'], 100)):8.5f}".strip()
 
 
-def masked_row(text, tokenizer, longest, where):
+def masked_row(text: str, tokenizer: Tokenizer, longest: int, where: str) -> torch.Tensor:
     """Ids (1, S) of [CLS], the text with the mask's id wherever it says ``[MASK]``, [SEP].
 
     Raises UserError, which names ``where``, for a text without a mask or of more than ``longest`` tokens.
@@ -92,7 +94,9 @@ def masked_row(text, tokenizer, longest, where):
 
 
 @torch.no_grad()
-def likeliest(model, tokenizer, input_ids, compute, count):
+def likeliest(
+    model: MLMTask, tokenizer: Tokenizer, input_ids: torch.Tensor, compute: utils.Computer, count: int
+) -> list[list[dict]]:
     """For each mask of a row its ``count`` likeliest words with their probabilities, best first."""
     input_ids = input_ids.to(compute.ranks.device)
     with compute.autocast():

@@ -17,11 +17,12 @@ Design choices:
 - The vocabulary-wide product, the most expensive one of pretraining, is done at the masked positions only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 import heads
 
@@ -76,23 +77,23 @@ class BertConfig:
         if self.hidden_size % (number := self.num_attention_heads):
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {number}")
 
-    def check(self, names, what, right):
+    def check(self, names: str, what: str, right: Callable[..., bool]) -> None:
         for name in names.split():
             if not right(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {what}")
 
     @property
-    def word_size(self):
+    def word_size(self) -> int:
         """E, the width of a word's vector, and of its position's and part's."""
         return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     @property
-    def window(self):
+    def window(self) -> int:
         """How far a token sees on either side: everywhere, or ``attention_window``."""
         return self.max_position_embeddings if self.attention_window is None else self.attention_window
 
     @property
-    def head_dropout(self):
+    def head_dropout(self) -> float:
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
 
@@ -160,7 +161,7 @@ class BertEmbedding(nn.Module):
         return self.project(self.dropout(self.norm(x)))
 
 
-def attention(query, key, value, mask=None, dropout=0.0):
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """softmax(Q Kᵀ / sqrt(d)) V (Vaswani et al. 2017, section 3.2.1); Q, K, V are (N, H, S, d).
 
     ``mask`` (N or 1, 1, S or 1, S) is True where a query may look at a key, of which each needs one. GPUs run torch's
@@ -178,7 +179,7 @@ def attention(query, key, value, mask=None, dropout=0.0):
     return F.dropout(scores.softmax(-1), dropout) @ value
 
 
-def window_attention(query, key, value, mask, dropout, window):
+def window_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, window: int) -> Tensor:
     """``attention`` in which token i sees tokens i - window to i + window and the first, which sees all; (N, H, S, d).
 
     The sliding window with one global token of Longformer (Beltagy et al. 2020, arXiv 2004.05150, section 3.1), with the
@@ -270,7 +271,7 @@ class BertModel(nn.Module):
     ``max_position_embeddings``.
     """
 
-    def __init__(self, config, pooler=False):
+    def __init__(self, config: BertConfig, pooler: bool = False):
         super().__init__()
         self.config = config
         self.embedding = BertEmbedding(config)
@@ -300,7 +301,7 @@ class BertModel(nn.Module):
             states = [*states, x][-(last or 1) :]
         return self.norm(x) if last is None else [self.norm(x) for x in states]
 
-    def extend_positions(self, count):
+    def extend_positions(self, count: int) -> None:
         """Make the position table ``count`` long, if it is shorter, by repeating it (Beltagy et al. 2020, section 5)."""
         table = self.embedding.position.embed.weight.data
         if count > len(table):
@@ -342,12 +343,8 @@ class VocabularyLoss(torch.autograd.Function):
     def backward(ctx, scale):
         gradient, x, words, bias_gradient = ctx.saved_tensors  # that of the unscaled logits, (M, V)
         scaled = (x.float() * scale).to(x.dtype)
-        return (
-            ((gradient @ words).float() * scale).to(x.dtype),
-            (gradient.t() @ scaled).float(),
-            bias_gradient * scale,
-            None,
-        )
+        of_x, of_weight = ((gradient @ words).float() * scale).to(x.dtype), (gradient.t() @ scaled).float()
+        return of_x, of_weight, bias_gradient * scale, None
 
 
 class MLMTask(nn.Module):
@@ -359,7 +356,7 @@ class MLMTask(nn.Module):
     ``tie_word_embeddings=False`` stands for, have another matrix.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: BertConfig):
         super().__init__()
         self.bert = BertModel(config)
         self.transform = nn.Linear(config.hidden_size, config.word_size)
@@ -386,7 +383,7 @@ class MLMTask(nn.Module):
 class NextSentenceTask(nn.Module):
     """Logits (N, 2) from the pooled first token; class 1: the second part follows the first."""
 
-    def __init__(self, config):
+    def __init__(self, config: BertConfig):
         super().__init__()
         self.bert = BertModel(config, pooler=True)
         self.dropout = nn.Dropout(config.head_dropout)
@@ -401,7 +398,7 @@ class NextSentenceTask(nn.Module):
 class QuestionAnswerTask(nn.Module):
     """Start and end logits, each (N, S): one linear layer of two outputs over every token."""
 
-    def __init__(self, config):
+    def __init__(self, config: BertConfig):
         super().__init__()
         self.bert = BertModel(config)
         self.classifier = nn.Linear(config.hidden_size, 2)
@@ -421,7 +418,7 @@ class RaceTask(nn.Module):
     "duma" and "dcmn" need. With ``labels`` (N,) the summed cross-entropy instead.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: BertConfig):
         super().__init__()
         self.bert = BertModel(config, pooler=config.head == "cls")
         self.dropout = nn.Dropout(config.head_dropout)

@@ -14,7 +14,7 @@ likely the second follows the first. A pair that is too long keeps the end of th
 from training import flags
 
 
-def arguments():
+def arguments() -> "Namespace":
     p = flags.parser(
         "ns", __doc__,
         save="ns_bert.pt", epochs=4, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
@@ -32,6 +32,7 @@ if __name__ == "__main__":  # what follows takes a second to import
     flags.answer_help(arguments)
 
 import math
+from argparse import Namespace
 
 import numpy as np
 import torch

@@ -24,7 +24,7 @@ text/answers.py.
 from training import flags
 
 
-def arguments(words=None):
+def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
         "qa", __doc__,
         save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
@@ -49,6 +49,8 @@ if __name__ == "__main__":  # what follows takes a second to import
 
 import math
 import tempfile
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -65,8 +67,9 @@ from text.places import Places
 from text.question_windows import QuestionWindows
 from text.questions import Question, SquadSet, load_squad, load_squad_splits
 from text.sentences import sentences
+from text.tokenizer import Tokenizer
 from text.tokens import load_tokenizer
-from training.ranks import launch
+from training.ranks import Ranks, launch
 
 
 def span_losses(model, batch):
@@ -79,11 +82,11 @@ def span_losses(model, batch):
     return start, end, losses
 
 
-def loss(model, batch):
+def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
     return span_losses(model, batch)[2].sum()
 
 
-def make_rows(n_best, longest):
+def make_rows(n_best: int, longest: int) -> Callable[..., list]:
     def rows(model, batch, data, indices):
         """For each window: its loss, the two logits of no answer, and its best spans.
 
@@ -227,7 +230,9 @@ def predict(args, ranks, models, places):
           + (f" and {name}.null_odds.json" if may_withhold else ""))  # fmt: skip
 
 
-def answer(args, ranks, models, text, question):
+def answer(
+    args: Namespace, ranks: Ranks, models: list[tuple[QuestionAnswerTask, Tokenizer]], text: str, question: str
+) -> dict:
     """What a trained model, or several together, answer to one question from a text.
 
     Gives ``withheld``, whether that is no answer, and ``answers``, the n best with their probabilities, best first:
@@ -237,7 +242,7 @@ def answer(args, ranks, models, text, question):
     asked = Question("asked", question, 0, "", [])
     with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
         squad = SquadSet([text], [asked], False)
-        data, found = look(args, ranks, models, squad, Places(args.data_dir, folder), "asked")
+        data, found = look(args, ranks, models, squad, Places(args.data_dir, Path(folder)), "asked")
     (null, spans), = found.candidates.values()
     threshold = found.threshold
     places = {text_of(data, asked, span): span[2:] for span in reversed(spans)}  # of a text that stands twice, the best

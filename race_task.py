@@ -20,7 +20,7 @@ from metrics import LETTERS
 from training import flags
 
 
-def arguments(words=None):
+def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
         "race", __doc__,
         save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
@@ -71,8 +71,10 @@ if __name__ == "__main__":  # what follows takes a second to import
 
 import math
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -82,20 +84,21 @@ from model import RaceTask
 from text.option_rows import OptionRows
 from text.places import Places
 from text.questions import Article, load_race, load_race_splits
+from text.tokenizer import Tokenizer
 from text.tokens import load_tokenizer
 from training import sharding
-from training.ranks import launch
+from training.ranks import Ranks, launch
 
 
 def inputs(batch):
     return utils.inputs(batch, "parts", *(["markers"] if "markers" in batch else []))
 
 
-def loss(model, batch):
+def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
     return model(**inputs(batch), labels=batch["labels"])
 
 
-def rows(model, batch, data, indices):
+def rows(model: torch.nn.Module, batch: dict, data: OptionRows, indices: np.ndarray) -> list[list[float]]:
     """For each question the logits of its four options, over its windows each option's best."""
     few = len(indices)  # windows at a time, so that long articles take no more memory than short ones
     parts = [{name: x[i : i + few] for name, x in inputs(batch).items()} for i in range(0, len(batch["labels"]), few)]
@@ -200,7 +203,9 @@ def predict(args, ranks, models, places):
     print(f"answers on {len(chosen)} articles written to {' and '.join(files)}")
 
 
-def choose(args, ranks, models, text, question, options):
+def choose(
+    args: Namespace, ranks: Ranks, models: list[tuple[RaceTask, Tokenizer]], text: str, question: str, options: list[str]
+) -> list[float]:
     """The probability of each of four options, by a text, from a trained model or several together.
 
     Raises UserError for an option without text.
@@ -210,7 +215,7 @@ def choose(args, ranks, models, text, question, options):
             raise UserError(f"option {letter}: empty; give four texts to choose among")
     article = Article("asked", text, [question], [options], [None])
     with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
-        data, found = look(args, ranks, models, [article], Places(args.data_dir, folder), "asked")
+        data, found = look(args, ranks, models, [article], Places(args.data_dir, Path(folder)), "asked")
     return probabilities(data, found)["asked"][0]
 
 

@@ -22,7 +22,7 @@ import signal
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,21 +121,25 @@ class Computer:
             members.append(task.found(task.examples[split], self.rows(task, split, limit)))
             if len(tasks) > 1:  # room for the next
                 task.model.cpu()
-        return tasks[0].together(members) if len(tasks) > 1 else members[0]
+        if len(tasks) == 1:
+            return members[0]
+        together = tasks[0].together
+        assert together is not None, "a task of which several models answer says how they do"
+        return together(members)
 
     @torch.no_grad()
-    def rows(self, task, split, limit=None):
+    def rows(self, task: Task, split: str, limit: int | None = None) -> list[tuple[int, Any]]:
         """(example, its row) for those examples, in order."""
         data, model = task.examples[split], task.model.eval()
-        chosen = np.arange(len(data))
+        chosen: np.ndarray = np.arange(len(data))
         if limit and limit < len(data):
             chosen = np.linspace(0, len(data) - 1, limit).round().astype(int)
         lengths = None if data.lengths is None else data.lengths[chosen]
         work = batches.evaluation_batches(len(chosen), self.batch_size, lengths)
-        mine = range(self.ranks.rank, len(work), self.ranks.world)
+        mine: Sequence[int] = range(self.ranks.rank, len(work), self.ranks.world)
         if sharding.is_cut(model):  # all ranks must call it equally often; what is scored twice comes out the same
             mine = [min(first + self.ranks.rank, len(work) - 1) for first in range(0, len(work), self.ranks.world)]
-        rows = {}
+        rows: dict[int, Any] = {}
         with self.autocast():  # around all batches, so that weights are made narrower once
             for number in tqdm(mine, f"scoring {split}", disable=None if self.ranks.first else True, leave=False):
                 indices = chosen[work[number]]
@@ -153,7 +157,8 @@ class Computer:
 
 def prefetch(iterable: Iterable, depth: int = 2) -> Iterator:
     """The items of ``iterable``, made by a thread ahead of their use."""
-    items, end, stop = queue.Queue(depth), object(), threading.Event()
+    items: queue.Queue = queue.Queue(depth)
+    end, stop = object(), threading.Event()
 
     def offer(item):
         while not stop.is_set():

@@ -16,13 +16,13 @@ from files.reading import CHUNK
 from files.writing import unwritable
 
 # What a damaged or hostile archive raises; RuntimeError: encrypted, or links in a circle. ValueError: NUL in a name.
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error)
+BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error)
 BROKEN += (EOFError, LookupError, RuntimeError, ValueError, OverflowError, struct.error)
 # Bytes that an archive may unpack to: so many times its own, and 64 MB more. RACE has 4 times, EnWik9 3 times.
 SWELLING, ALLOWANCE, ENTRY = 100, 64 << 20, 4096  # and what an empty file takes on a disk
 
 
-def extract(archive, folder):
+def extract(archive: str | Path, folder: str | Path) -> Path:
     """Unpack a .zip, .tar, .tar.gz, .tgz or, one file, .gz into ``folder``: all of it or nothing. Returns ``folder``.
 
     Everything goes to a temporary folder beside, which is renamed at the end; into a folder that exists, the entries

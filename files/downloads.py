@@ -17,7 +17,7 @@ PAUSE = 0.5  # seconds before the second try; each further pause is twice as lon
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
 
 
-def download(url, path, checksum=None):
+def download(url: str, path: str | Path, checksum: str | None = None) -> Path:
     """Fetch ``url`` to ``path``, which appears only once it is whole and right. Returns ``path``.
 
     ``checksum`` is like "sha256:0f3a..." or "md5:..."; it guards against broken files, not against attackers.
@@ -41,10 +41,10 @@ def download(url, path, checksum=None):
             elif error.code < 500 and error.code not in (408, 429):  # asking again would not help
                 break
         except ValueError as error:  # not a URL
-            problem = error
+            problem = str(error)
             break
         except (OSError, http.client.HTTPException) as error:
-            problem = getattr(error, "reason", None) or error
+            problem = str(getattr(error, "reason", None) or error)
         else:
             algorithm, _, expected = (checksum or "").partition(":")
             digest = digest_of(part, algorithm) if checksum else None

@@ -6,6 +6,8 @@ scripts print it and leave with code 2; anything else is a bug and keeps its tra
 
 import os
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -19,12 +21,12 @@ class UserError(Exception):
         return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def spellings(flag):
+def spellings(flag: str) -> Iterable[str]:
     """The ways to write a flag of several words: as given, with - and with _."""
     return dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}", f"--{flag.replace('-', '_')}"])
 
 
-def run_main(function):
+def run_main(function: Callable[[], Any]) -> NoReturn:
     """Run a script's ``main``: a ``UserError`` becomes one line on stderr and exit code 2."""
     try:
         code = function()

@@ -4,13 +4,14 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from files.mistakes import UserError
 
 CHUNK = 1 << 20  # bytes
 
 
-def read_text(path):
+def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file. Raises UserError where it is absent, unreadable or not UTF-8 (with the byte)."""
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
@@ -20,7 +21,7 @@ def read_text(path):
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it, e.g. with iconv -t utf-8") from None
 
 
-def read_context(path):
+def read_context(path: str) -> str:
     """The text of --context: of a UTF-8 file, or with - of standard input. Raises UserError where there is none."""
     text = sys.stdin.buffer.read().decode("utf-8", "replace") if path == "-" else read_text(path)
     if not text.strip():
@@ -28,12 +29,12 @@ def read_context(path):
     return text
 
 
-def read_json(path):
+def read_json(path: str | Path) -> Any:
     """The value in a JSON file. Raises UserError with line and column where it is broken."""
     return parse_json(read_text(path), path)
 
 
-def parse_json(text, where):
+def parse_json(text: str, where: str | Path) -> Any:
     if not text.strip():
         raise UserError(f"{where}: empty file; JSON was expected")
     try:
@@ -47,7 +48,7 @@ def parse_json(text, where):
         raise UserError(f"{where}: JSON with a number of thousands of digits; fetch the file again") from None
 
 
-def digest_of(path, algorithm="sha256"):
+def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
     """The digest of a file's bytes, hexadecimal, by any algorithm of hashlib."""
     digest = hashlib.new(algorithm)
     with open(path, "rb") as stream:

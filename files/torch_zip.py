@@ -20,6 +20,7 @@ import zipfile
 from collections import namedtuple
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,8 +28,8 @@ from files.mistakes import UserError
 from files.reading import CHUNK
 
 # What a damaged or hostile file raises while it is interpreted; OSError: an offset before its beginning
-BROKEN = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, LookupError, TypeError, ValueError)
-BROKEN += (AttributeError, ArithmeticError, RuntimeError, OSError)
+BROKEN: tuple[type[Exception], ...] = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, LookupError)
+BROKEN += (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, OSError)
 LARGEST_PICKLE = 1 << 28  # bytes
 MOST_VALUES = 5_000_000  # a pickle can hold itself, or double itself again and again
 DTYPES = {
@@ -117,7 +118,8 @@ class Unpickler(pickle._Unpickler):  # the one in Python: the one in C reserves 
             raise ValueError("an entry of something else than a dict")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
-    dispatch |= {pickle.BUILD[0]: build, pickle.SETITEM[0]: setitem, pickle.SETITEMS[0]: setitems}
+    # mypy: to typeshed the table is one for pickle's own class only
+    dispatch |= {pickle.BUILD[0]: build, pickle.SETITEM[0]: setitem, pickle.SETITEMS[0]: setitems}  # type: ignore[dict-item]
 
 
 def read_zip(path):
@@ -187,7 +189,7 @@ def as_tensors(found, read, room):
     return converted
 
 
-def read_torch(path, remedy):
+def read_torch(path: str | Path, remedy: str) -> Any:
     """What torch.save wrote to ``path``. Raises UserError where the file is absent, damaged, or not in the zip format,
     in which torch.save has written since 1.6: the older one, and TorchScript, are programs."""
     path = Path(path)
@@ -207,13 +209,13 @@ def read_torch(path, remedy):
         raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {error}); {remedy}") from None
 
 
-def starts_as_zip(path):
+def starts_as_zip(path: Path) -> bool:
     if not path.is_file():
         return False
     with open(path, "rb") as stream:
         return stream.read(4) == b"PK\x03\x04"
 
 
-def holds_weights(part):
+def holds_weights(part: Any) -> bool:
     return isinstance(part, dict) and all(
         isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in part.items())  # fmt: skip

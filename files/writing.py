@@ -4,13 +4,15 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from files.mistakes import UserError
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode="wb"):
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside ``path``; on success sync it and rename it to ``path``, else remove it.
 
     A reader therefore sees the old file or the new one, never a part. Raises UserError where the folder cannot be
@@ -36,7 +38,7 @@ def atomic_write(path, mode="wb"):
 
 
 @contextlib.contextmanager
-def atomic_folder(path):
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder beside ``path``; on success its files are synced and it becomes ``path``, else it is removed.
 
     Raises UserError where ``path`` exists and is not an empty folder, or cannot be written.
@@ -60,11 +62,11 @@ def atomic_folder(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def unwritable(path, error):
+def unwritable(path: str | Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({error.strerror or error}); choose another folder or free space")
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     with atomic_write(path, "w") as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False)
         stream.write("\n")

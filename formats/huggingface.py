@@ -17,6 +17,7 @@ A folder holds config.json, the weights (model.safetensors, whole or in parts, o
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from files.mistakes import UserError
 from files.reading import parse_json, read_json, read_text
 from files.torch_zip import holds_weights, read_torch
 from files.writing import atomic_folder, write_json
-from formats.names import ARCHITECTURES, BODIES, CLASSES, heads_of, swap_rows, take, their_names
+from formats.names import ARCHITECTURES, BODIES, CLASSES, Weights, heads_of, swap_rows, take, their_names
 from model import BertConfig, body_shapes, head_shapes
 from text.tokenizer import BERT_SPECIALS, Tokenizer
 from text.vocabularies import sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
@@ -39,7 +40,7 @@ BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 OTHER_HEADS = ("cls.", "predictions.", "sop_classifier.", "qa_outputs.", "classifier.")
 
 
-def read_folder(folder):
+def read_folder(folder: str | Path) -> dict[str, Any]:
     """The content of a Hugging Face folder, as checkpoint.read_model gives it. Raises UserError, one line, where it holds
     another kind of model, or weights that its config does not ask for, or lacks some."""
     folder = Path(folder)
@@ -163,7 +164,7 @@ def read_weights(folder):
     raise UserError(f"{folder}: holds neither model.safetensors nor pytorch_model.bin; fetch the weights too")
 
 
-def tensorflow(path):
+def tensorflow(path: Path) -> UserError:
     """The error for what TensorFlow wrote."""
     return UserError(f"{path}: a TensorFlow checkpoint; convert it to a Hugging Face folder first (transformers 4 beside "
                      "TensorFlow: BertForPreTraining.from_pretrained('bert_model.ckpt', from_tf=True, config=...)"
@@ -311,7 +312,7 @@ def read_tokenizer_json(path, settings):
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def write_folder(content, folder):
+def write_folder(content: dict[str, Any], folder: str | Path) -> list[str]:
     """Write a model that transformers loads. Gives lines on what other software will not reproduce.
 
     Pre-norm models leave as Megatron-BERT, shared layers or narrow words as ALBERT, all others as BERT. Raises UserError
@@ -329,7 +330,7 @@ def write_folder(content, folder):
     if config.head_norm_eps not in (None, config.layer_norm_eps) and "MLMTask" in content["heads"]:
         lines.append(f"the masked-word head's LayerNorm eps is {config.head_norm_eps} here and will be "
                      f"{config.layer_norm_eps} there: its logits differ a little")  # fmt: skip
-    weights = {}
+    weights: Weights = {}
     body = content["body"]
     if kind == "albert" and config.embedding_size is None:  # ALBERT always projects: by the identity then
         width = config.hidden_size

@@ -4,10 +4,15 @@
     ours = take(weights, BODIES["bert"], body_shapes(config, pooler=True), path)
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
 from files.mistakes import UserError
+
+Table = Mapping[str, str | list[str]]
+Weights = dict[str, torch.Tensor]
 
 # Names: ours -> theirs, without ".weight" and ".bias", # for a layer's number; "" is the head itself
 EMBEDDING = {
@@ -16,7 +21,7 @@ EMBEDDING = {
     "embedding.token_type.embed": "embeddings.token_type_embeddings",
     "embedding.norm": "embeddings.LayerNorm",
 }
-LAYER = {
+LAYER: Table = {
     "layers.#.attention.in_proj": [f"encoder.layer.#.attention.self.{part}" for part in ("query", "key", "value")],
     "layers.#.attention.out_proj": "encoder.layer.#.attention.output.dense",
     "layers.#.linear1": "encoder.layer.#.intermediate.dense",
@@ -35,7 +40,7 @@ HEADS = {
     "RaceTask": {"classifier": "classifier"},
 }
 ALBERT_LAYER = "encoder.albert_layer_groups.#.albert_layers.0"
-BODIES = {  # by model_type
+BODIES: dict[str, Table] = {  # by model_type
     "bert": {
         **EMBEDDING, **LAYER,
         "layers.#.norm1": "encoder.layer.#.attention.output.LayerNorm",
@@ -72,11 +77,11 @@ ARCHITECTURES = {"MLMTask": "ForMaskedLM", "NextSentenceTask": "ForNextSentenceP
                  "QuestionAnswerTask": "ForQuestionAnswering", "RaceTask": "ForMultipleChoice"}  # fmt: skip
 
 
-def heads_of(kind):
+def heads_of(kind: str) -> dict[str, dict[str, str]]:
     return ALBERT_HEADS if kind == "albert" else HEADS
 
 
-def their_names(table, name):
+def their_names(table: Table, name: str) -> list[str]:
     """What others call our tensor ``name``: one name, or three that are stacked in ours (query, key, value)."""
     module, _, kind = name.rpartition(".")
     number = next((part for part in module.split(".") if part.isdigit()), "")
@@ -84,7 +89,7 @@ def their_names(table, name):
     return [f"{one.replace('#', number)}.{kind}" for one in ([theirs] if isinstance(theirs, str) else theirs)]
 
 
-def take(weights, table, wanted, path):
+def take(weights: Weights, table: Table, wanted: dict[str, list[int]], path: str | Path) -> Weights:
     """Our tensors ``wanted`` (name -> shape), moved out of ``weights``. Raises UserError where one lacks or differs."""
     taken = {}
     for name, shape in wanted.items():
@@ -101,5 +106,5 @@ def take(weights, table, wanted, path):
     return taken
 
 
-def swap_rows(head):
+def swap_rows(head: Weights) -> Weights:
     return {name: weight.flip(0) for name, weight in head.items()}

@@ -15,18 +15,19 @@ import io
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from files.mistakes import UserError
-from formats.names import take
+from formats.names import Table, Weights, take
 from model import BertConfig, body_shapes, head_shapes
 from text.tokenizer import SPECIALS, Tokenizer
 from text.vocabularies import load_vocab
 
 LARGEST_VOCABULARY = 1 << 28  # bytes
 LAYER = "transformer_encoder.layers.#"
-BODY = {
+BODY: Table = {
     "embedding.embed": "bert_embed.embed",
     "embedding.position.embed": "bert_embed.pos_embed.pos_embedding",
     "embedding.token_type.embed": "bert_embed.tok_type_embed.token_type_embeddings",
@@ -45,11 +46,13 @@ HEADS = {
 }
 
 
-def is_published(weights):
+def is_published(weights: Weights) -> bool:
     return any(str(name).removeprefix("bert_model.").startswith("bert_embed.") for name in weights)
 
 
-def read_model(weights, path, vocab, heads=None):
+def read_model(
+    weights: Weights, path: str | Path, vocab: str | Path | None, heads: int | None = None
+) -> dict[str, Any]:
     """The content of a state dict of that example. ``vocab`` is the path of its vocabulary, ``heads`` the number of
     attention heads where they are not 64 wide. Raises UserError where something lacks, is left over, or disagrees."""
     if vocab is None:

@@ -24,6 +24,7 @@ HEADS = [
     dict(head="cls"), dict(head="duma"), dict(head="duma", duma_layers=2), dict(head="dcmn"),
     dict(head="dcmn", compare_options=True), dict(head="mix", mix_layers=2),
 ]  # fmt: skip
+assert {settings["head"] for settings in HEADS} == {"cls", *heads.HEADS}, "each head wants a place in this list"
 every_head = pytest.mark.parametrize("settings", HEADS, ids=lambda s: "-".join(map(str, s.values())))
 both_layouts = pytest.mark.parametrize("layout", ["separate", "joint"])
 

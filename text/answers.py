@@ -9,22 +9,33 @@ makes the ensemble do so.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from text.question_windows import QuestionWindows
+from text.questions import Question
+
+Null = tuple[float, float]  # the two logits of no answer
+Span = tuple[float, float, int, int]  # start logit, end logit, first character in the context, the one behind its last
+Candidates = dict[int, tuple[Null, list[Span]]]  # what `candidates` gives
 
 
 @dataclass
 class Found:
     """What a model, or several together, find: what ``candidates`` gives, the threshold of its file, and the mean loss."""
 
-    candidates: dict
+    candidates: Candidates
     threshold: float | None
     loss: float
 
 
-def best_spans(begins, ends, n_best, longest):
+def best_spans(
+    begins: torch.Tensor, ends: torch.Tensor, n_best: int, longest: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The best spans of each row, best first: their scores and first and last places, each (N, K).
 
     A span's score is the sum of its logits in ``begins`` and ``ends``, (N, S) each, minus infinity where it must not
@@ -36,13 +47,14 @@ def best_spans(begins, ends, n_best, longest):
     return scores, places // longest, places // longest + places % longest
 
 
-def candidates(data, rows):
+def candidates(data: QuestionWindows, rows: Iterable[tuple[int, Any]]) -> Candidates:
     """For the number of each question: the logits of no answer, and the spans of all its windows, best first.
 
     A span is (start logit, end logit, first character in the context, the one behind its last). No answer is scored by
     the window in which it is least likely: the answer may stand in any.
     """
-    nulls, spans = {}, {}
+    nulls: dict[int, Null] = {}
+    spans: dict[int, list[Span]] = {}
     for window, (_, null, found) in rows:
         question = int(data.windows[window, 0])
         nulls[question] = min(null, nulls.get(question, null), key=sum)
@@ -53,7 +65,7 @@ def candidates(data, rows):
     return {number: (nulls[number], sorted(spans[number], key=lambda span: -sum(span[:2]))) for number in sorted(spans)}
 
 
-def text_of(data, question, span):
+def text_of(data: QuestionWindows, question: Question, span: Span) -> str:
     return data.squad.contexts[question.context][span[2] : span[3]]
 
 
@@ -69,12 +81,12 @@ def logistic(x):
     return 1 / (1 + math.exp(-x))
 
 
-def null_odds(null, spans):
+def null_odds(null: Null, spans: list[Span]) -> float:
     """The probability that there is no answer, against the best span: the logistic function of null less span."""
     return logistic(null_margin(null, spans))
 
 
-def best_answers(data, candidates):
+def best_answers(data: QuestionWindows, candidates: Candidates) -> tuple[dict[str, str], dict[str, float]]:
     """``{id: text of the best span over all windows}``, whatever speaks for no answer, and ``{id: null_odds}``."""
     texts, odds = {}, {}
     for number, (null, spans) in candidates.items():
@@ -84,12 +96,14 @@ def best_answers(data, candidates):
     return texts, odds
 
 
-def n_best_answers(data, question, null, spans, n_best, may_withhold):
+def n_best_answers(
+    data: QuestionWindows, question: Question, null: Null, spans: list[Span], n_best: int, may_withhold: bool
+) -> list[dict[str, Any]]:
     """The best texts of a question, best first; of a text that stands in several places, the best place counts.
 
     With ``may_withhold`` the empty text is one more of them, with the logits of no answer.
     """
-    found = {}
+    found: dict[str, Null] = {}
     for span in spans:
         if len(found) == n_best:
             break
@@ -102,7 +116,7 @@ def n_best_answers(data, question, null, spans, n_best, may_withhold):
             for (text, (begin, finish)), share in zip(ordered, shares, strict=True)]  # fmt: skip
 
 
-def together(members):
+def together(members: list[Found]) -> Found:
     """What several models find as that of one; the formula stands at the top.
 
     Spans are as ``candidates`` has them, but for the logits: means over the models, less half of log sum exp of what each
@@ -135,7 +149,7 @@ def shares_of(null, spans):
     return shares
 
 
-def mean(values):
+def mean(values: Iterable[float]) -> float:
     values = list(values)
     return math.fsum(values) / len(values)
 

@@ -9,21 +9,28 @@ of tokens of each example where they differ. Design choices:
 - Each row is [CLS] first [SEP] or [CLS] first [SEP] second [SEP], padded to the longest of the batch.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+from text.tokenizer import Tokenizer
+
 EVALUATION = -1
 IGNORED = -100  # a label that no loss counts
+RowPiece = tuple[np.ndarray | list[int], int | np.ndarray, int | np.ndarray]  # tokens, type, part; see pad_pieces
 
 
-def generator(seed, epoch, index):
+def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The random generator of one example: independent streams for all (seed, epoch, index)."""
     if epoch == EVALUATION:
         seed, epoch = 0, 1 << 32
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, index]))
 
 
-def epoch_batches(count, batch_size, seed, epoch, lengths=None):
+def epoch_batches(
+    count: int, batch_size: int, seed: int, epoch: int, lengths: np.ndarray | None = None
+) -> list[np.ndarray]:
     """The examples of an epoch as a list of index arrays, every example once, in a new order each epoch.
 
     With ``lengths``, examples of similar length come together: the shuffled order is sorted within stretches of 50
@@ -39,13 +46,13 @@ def epoch_batches(count, batch_size, seed, epoch, lengths=None):
     return [batches[i] for i in rng.permutation(len(batches))] if lengths is not None else batches
 
 
-def evaluation_batches(count, batch_size, lengths=None):
+def evaluation_batches(count: int, batch_size: int, lengths: np.ndarray | None = None) -> list[np.ndarray]:
     """All examples in a fixed order, by length where lengths differ."""
     order = np.arange(count) if lengths is None else np.argsort(lengths, kind="stable")
     return [order[i : i + batch_size] for i in range(0, count, batch_size)]
 
 
-def pad_rows(rows, tokenizer):
+def pad_rows(rows: Sequence[tuple[np.ndarray, np.ndarray | None]], tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
     """Rows of (first, second or None) token arrays -> input_ids, token_type_ids and attention_mask, each (N, S)."""
     length = max(2 + len(first) + (0 if second is None else 1 + len(second)) for first, second in rows)
     input_ids = np.full((len(rows), length), tokenizer.pad_id, np.int64)
@@ -63,7 +70,7 @@ def pad_rows(rows, tokenizer):
     return dict(zip(names, map(torch.from_numpy, (input_ids, token_type_ids, attention_mask)), strict=True))
 
 
-def pad_pieces(rows, tokenizer):
+def pad_pieces(rows: list[list[RowPiece]], tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
     """Rows of pieces (tokens, type, part), a number or one for each token -> input_ids, token_type_ids, attention_mask
     and parts, each (N, S)."""
     length = max(sum(len(tokens) for tokens, _, _ in row) for row in rows)

@@ -24,9 +24,11 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -47,19 +49,20 @@ SILENT = 3600  # seconds without a write, after which another machine's unfinish
 #   texts      (K, 2)  where each text (a question, an article) begins and ends in tokens
 #   spans      (T, 2)  where each token begins and ends in its text, in characters
 POINTS_INTO = {"tokens": None, "sentences": "tokens", "documents": "sentences", "texts": "tokens", "spans": None}
+Worker = Callable[[Any], dict[str, np.ndarray]]  # from a piece to its arrays
 
 
-def cores():
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe_file(path):
+def describe_file(path: str | Path) -> list[str | int]:
     """What tells one version of a file from another without reading it."""
     status = os.stat(path)
     return [Path(path).name, status.st_size, status.st_mtime_ns]
 
 
-def digest(*parts):
+def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps([VERSION, *parts]).encode()).hexdigest()[:16]
 
 
@@ -68,7 +71,7 @@ def digest(*parts):
 # --------------------------------------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
-def lock(path):
+def lock(path: Path) -> Iterator[bool]:
     """Hold a lock on ``path`` against other processes of this machine, and of others where the file system allows.
 
     Yields whether it is held; False where the file system knows no locks.
@@ -94,7 +97,7 @@ def _unwritable(folder, error):
 
 
 @contextlib.contextmanager
-def build_once(folder):
+def build_once(folder: str | Path) -> Iterator[Path | None]:
     """Yield a temporary folder to fill, renamed to ``folder`` at the end; yield None where ``folder`` exists already."""
     folder = Path(folder)
     if folder.is_dir():
@@ -137,7 +140,7 @@ def remove_stale(folder, held):
 class TokenCache:
     """The arrays of a finished cache as attributes, mapped into memory; ``meta`` is what was noted beside them."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         try:
             self.meta = read_json(self.folder / "meta.json")
@@ -158,7 +161,7 @@ class TokenCache:
             raise UserError(f"{self.folder}: damaged cache (no {name}); remove this folder, it will be built anew")
         raise AttributeError(name)
 
-    def check(self):
+    def check(self) -> None:
         """Raises ValueError where a value points out of the array that it points into, or is no token.
 
         Reads what is no larger than CHECKED, and not by way of the map, whose pages would count as this process' memory.
@@ -181,18 +184,22 @@ class TokenCache:
                 self.documents[0] or self.documents[-1] >= len(self.sentences) or (np.diff(self.documents) < 0).any()):
             raise ValueError("documents are not in order")
 
-    def text(self, index):
+    def text(self, index: int) -> np.ndarray:
         """The ids of text ``index``."""
         start, end = self.texts[index]
         return self.tokens[start:end]
 
-    def text_spans(self, index):
+    def text_spans(self, index: int) -> np.ndarray:
         """The character spans (length, 2) of the tokens of text ``index``."""
         start, end = self.texts[index]
         return self.spans[start:end]
 
 
-def build(folder, pieces, make_worker, arguments, vocab_size, meta=None, total=None, description="tokenising", empty=""):
+def build(
+    folder: str | Path, pieces: Iterable[tuple[int, Any]], make_worker: Callable[..., Worker], arguments: tuple,
+    vocab_size: int, meta: dict[str, Any] | None = None, total: int | None = None, description: str = "tokenising",
+    empty: str = "",
+) -> TokenCache:  # fmt: skip
     """Build the cache in ``folder`` unless it is there, and open it.
 
     ``make_worker(*arguments)`` is called once in each process and gives the function from a piece to its arrays, named
@@ -207,8 +214,11 @@ def build(folder, pieces, make_worker, arguments, vocab_size, meta=None, total=N
     return TokenCache(folder)
 
 
-def build_together(folder, shares, first, make_worker, arguments, vocab_size, meta=None, total=None,
-                   description="tokenising", empty=""):  # fmt: skip
+def build_together(
+    folder: str | Path, shares: Sequence[Callable[[], Iterable[tuple[int, Any]]]], first: int,
+    make_worker: Callable[..., Worker], arguments: tuple, vocab_size: int, meta: dict[str, Any] | None = None,
+    total: int | None = None, description: str = "tokenising", empty: str = "",
+) -> TokenCache:  # fmt: skip
     """As `build`, by several processes that call it at once, on one machine or several; gives the very same cache.
 
     ``shares`` are functions, of which each gives a share of the pieces in their order. Each process begins with share

@@ -18,9 +18,14 @@ import hashlib
 import html
 import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 from files.mistakes import UserError
-from text.places import CORPORA, Corpus
+from text.places import CORPORA, Corpus, Places
+
+Part = tuple[Path, int, int]  # first byte, last byte
+Piece = tuple[str, int, bytes, bool]  # path, offset, bytes, whether a document begins here
 
 PIECE = 1 << 20  # bytes
 SHARES = {"train": (0.0, 0.85), "valid": (0.85, 0.90), "test": (0.90, 1.0)}  # where a set comes in one part
@@ -40,7 +45,7 @@ STYLES = {
 }
 
 
-def corpus_parts(name, split, places):
+def corpus_parts(name: str, split: str, places: Places) -> tuple[list[Part], str]:
     """The (path, first byte, last byte) of a corpus' split, and the style of its text."""
     corpus = CORPORA.get(name) or Corpus("book")
     if name == "Sample":
@@ -87,7 +92,7 @@ def cut_near(path, fraction, style):
     return cut_after(path, int(fraction * size), style, min(PIECE, size // 50))
 
 
-def cut_after(path, place, style, reach):
+def cut_after(path: Path, place: int, style: str, reach: int) -> int:
     """The first good place to cut in the ``reach`` bytes from ``place`` on; the beginning and the end are good."""
     if place in (0, os.path.getsize(path)):
         return place
@@ -112,7 +117,7 @@ def read_at(path, offset, size):
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
 
 
-def pieces(parts, style):
+def pieces(parts: list[Part], style: str) -> Iterator[tuple[int, Piece]]:
     """Yield (size, (path, offset, bytes, whether a document begins here)) for about PIECE bytes each."""
     for path, start, end in parts:
         offset, rest, begins = start, b"", True
@@ -154,7 +159,7 @@ def decode_piece(piece):
         raise UserError(f"{path}: not UTF-8 at byte {offset + error.start}; convert it, e.g. with iconv -t utf-8") from None
 
 
-def paragraphs(piece, style):
+def paragraphs(piece: Piece, style: str) -> Iterator[tuple[bool, str]]:
     """Yield (whether it begins a document, text with single blanks only) for each paragraph of a piece."""
     text, begins = decode_piece(piece), piece[3]
     if style == "xml":

@@ -5,6 +5,8 @@ import torch
 
 from files.mistakes import UserError
 from text.batches import EVALUATION, generator
+from text.cache import TokenCache
+from text.tokenizer import Tokenizer
 
 
 class MaskedBlocks:
@@ -20,7 +22,9 @@ class MaskedBlocks:
 
     lengths = None
 
-    def __init__(self, corpus, tokenizer, bptt, seed, mask_frac=0.15, unit="token"):
+    def __init__(
+        self, corpus: TokenCache, tokenizer: Tokenizer, bptt: int, seed: int, mask_frac: float = 0.15, unit: str = "token"
+    ):
         if not 0 < mask_frac < 1:
             raise UserError(f"--mask_frac {mask_frac}: must lie between 0 and 1")
         self.corpus, self.tokenizer, self.seed, self.mask_frac, self.unit = corpus, tokenizer, seed, mask_frac, unit
@@ -33,7 +37,7 @@ class MaskedBlocks:
     def special_ids(tokenizer):
         return [tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.corpus.tokens) // self.block_tokens)
 
     def block(self, index, epoch):
@@ -45,7 +49,7 @@ class MaskedBlocks:
             tokens = np.concatenate([tokens, self.corpus.tokens[:phase]])[: self.block_tokens]
         return tokens.astype(np.int64)
 
-    def choose(self, tokens, rng, evaluation):
+    def choose(self, tokens: np.ndarray, rng: np.random.Generator, evaluation: bool) -> np.ndarray:
         """True at the tokens to restore: the given share of those that are not special."""
         candidates = ~self.special[tokens]
         fraction = 0.15 if evaluation else self.mask_frac
@@ -63,7 +67,7 @@ class MaskedBlocks:
             chosen |= np.isin(word, word[chosen]) & candidates
         return chosen & candidates
 
-    def collate(self, indices, epoch):
+    def collate(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor | None]:
         n, s = len(indices), self.block_tokens + 1
         original = np.full((n, s), self.tokenizer.pad_id, np.int64)
         original[:, 0] = self.tokenizer.cls_id

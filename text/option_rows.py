@@ -7,9 +7,9 @@ import torch
 
 from files.mistakes import UserError
 from heads import MARKER, OPTION, PASSAGE, QUESTION
-from text.batches import EVALUATION, IGNORED, generator, pad_pieces
+from text.batches import EVALUATION, IGNORED, RowPiece, generator, pad_pieces
 from text.places import Places
-from text.questions import fill_in
+from text.questions import Article, fill_in
 from text.sentences import sentence_ends
 from text.tokenizer import Tokenizer
 from text.tokens import encode_texts
@@ -97,12 +97,14 @@ class OptionRows:
     """
 
     def __init__(
-        self, articles: list, tokenizer: Tokenizer, places: Places, max_length: int, seed: int, passage: str = "window",
-        description: str = "choices", show: str = "all", layout: str = "separate",
+        self, articles: list[Article], tokenizer: Tokenizer, places: Places, max_length: int, seed: int,
+        passage: str = "window", description: str = "choices", show: str = "all", layout: str = "separate",
     ):  # fmt: skip
         self.tokenizer, self.seed, self.passage, self.show = tokenizer, seed, passage, show
         self.layout = (Joint if layout == "joint" else Separate)(max_length)
-        self.questions, texts = [], []  # (article, number of the question, article's text, first statement's text)
+        # (article, number of the question, article's text, first statement's text)
+        self.questions: list[tuple[Article, int, int, int]] = []
+        texts: list[str] = []
         for article in articles:
             base = len(texts)
             texts.append(article.text if show == "all" else "")
@@ -119,10 +121,10 @@ class OptionRows:
         self.sizes, self.room = sizes[passages], max_length - seen  # of each question's article, and what fits of it
         self.lengths = np.minimum(self.sizes, self.room) + computed
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.questions)
 
-    def statement(self, question, option):
+    def statement(self, question: str, option: str) -> tuple[str, int, int]:
         """What an option's row or part of a row says of it, and the characters that are the option; see fill_in."""
         alone = self.show == "options" or self.layout.alone(question)
         return (option, 0, len(option)) if alone else fill_in(question, option)
@@ -167,7 +169,7 @@ class OptionRows:
         parts = np.where(inside, OPTION, QUESTION)
         return self.texts.text(first + option)[-limit:], 1, parts[-limit:]
 
-    def rows(self, index, start):
+    def rows(self, index: int, start: int) -> list[list[RowPiece]]:
         """The pieces of each row of a question, for the window of the article that begins at token ``start``."""
         _, _, base, first = self.questions[index]
         passage = self.texts.text(base)
@@ -179,7 +181,7 @@ class OptionRows:
         statements = [self.stated(index, option) for option in range(4)]
         return self.layout.rows(read, self.texts.text(first + 4), statements, cls, sep)
 
-    def collate(self, indices, epoch):
+    def collate(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
         """A row for each question; in evaluation one for each window, ``question`` (N,) saying whose it is."""
         rows, labels, owners = [], [], []
         for owner, index in enumerate(map(int, indices)):

@@ -11,6 +11,7 @@ under ``--cache-dir``, so that the data folder may be read-only.
 
 import difflib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +23,11 @@ from text import cache, sample
 SPLITS = ("train", "valid", "test")
 
 
-def default_data_dir():
+def default_data_dir() -> str:
     return os.environ.get("BERT_DATA") or "data"
 
 
-def default_cache_dir():
+def default_cache_dir() -> str:
     return os.environ.get("BERT_CACHE") or "cache"
 
 
@@ -39,7 +40,7 @@ class Corpus:
     """Which files make up a split, and how their text is divided into documents (see STYLES)."""
 
     style: str
-    files: dict = field(default_factory=dict)  # split -> path in the data folder; one path: divided by SHARES
+    files: dict[str, str] = field(default_factory=dict)  # split -> path in the data folder; one path: divided by SHARES
 
 
 CORPORA = {
@@ -54,7 +55,7 @@ CORPORA = {
 
 SQUAD_SETS = {"Sample": None, "SQuAD1": "v1.1", "SQuAD2": "v2.0"}
 RACE_SETS = ("Sample", "RACE")
-SETS = {"text": CORPORA, "questions": SQUAD_SETS, "choices": RACE_SETS}
+SETS: dict[str, Collection[str]] = {"text": CORPORA, "questions": SQUAD_SETS, "choices": RACE_SETS}
 SCRIPTS = {"text": "mlm_task.py and ns_task.py", "questions": "qa_task.py", "choices": "race_task.py"}
 
 
@@ -122,19 +123,15 @@ SOURCES = {
 }  # fmt: skip
 
 
-@dataclass
 class Places:
     """The two folders that every reader needs."""
 
-    data: Path
-    cache: Path
+    def __init__(self, data: str | Path, cache: str | Path):
+        self.data, self.cache = Path(data), Path(cache)
 
-    def __post_init__(self):
-        self.data, self.cache = Path(self.data), Path(self.cache)
-
-    def find(self, relative, name):
+    def find(self, relative: str, name: str) -> Path:
         """The path of ``relative``, from SOURCES[name]: in the data folder, else in its archive, else downloaded."""
-        path, source = self.data / relative, SOURCES[name]
+        path, source = self.data / relative, SOURCES.get(name, Source(hint="put it there"))
         if path.exists():
             return path
         if not source.archive:
@@ -152,7 +149,7 @@ class Places:
             raise UserError(f"{archive}: holds no {relative}; fetch the archive again, or unpack it by hand at {path}")
         return content
 
-    def fetch(self, source, target, wanted):
+    def fetch(self, source: Source, target: Path, wanted: Path) -> Path:
         """Download ``source`` to ``target``, for want of the path ``wanted``."""
         if not source.url:
             raise UserError(f"{wanted}: not found; " + source.hint.format(archive=target))
@@ -164,7 +161,7 @@ class Places:
                     raise UserError(f"{wanted}: not found, and {error}") from None
         return target
 
-    def sample(self):
+    def sample(self) -> Path:
         """The folder of the embedded data set, written out once."""
         folder = self.cache / f"sample-{cache.digest(cache.describe_file(sample.__file__)[1:])}"
         with cache.build_once(folder) as temporary:
@@ -172,7 +169,7 @@ class Places:
                 sample.write(temporary)
         return folder
 
-    def own(self, name, kind=None):
+    def own(self, name: str, kind: str | None = None) -> Path:
         """The path that ``--dataset`` gives where it names no set of this kind (a key of SETS; None: of any)."""
         path = Path(name)
         if path.exists():
@@ -187,7 +184,7 @@ class Places:
         raise UserError(f"--dataset {name}: neither a data set ({known}) nor a file or folder; {remedy}")
 
 
-def kinds_of(name, places):
+def kinds_of(name: str, places: Places) -> list[str]:
     """What a data set's name or path can be read as: some of the keys of SETS."""
     kinds = [kind for kind, names in SETS.items() if name in names]
     if kinds:

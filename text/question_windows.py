@@ -5,6 +5,9 @@ import torch
 
 from files.mistakes import UserError
 from text.batches import pad_rows
+from text.places import Places
+from text.questions import SquadSet
+from text.tokenizer import Tokenizer
 from text.tokens import encode_texts
 
 
@@ -20,7 +23,10 @@ class QuestionWindows:
     A batch holds input_ids, token_type_ids, attention_mask (N, S), start and end (N,).
     """
 
-    def __init__(self, squad, tokenizer, places, max_length, stride, description="questions", show="all"):
+    def __init__(
+        self, squad: SquadSet, tokenizer: Tokenizer, places: Places, max_length: int, stride: int,
+        description: str = "questions", show: str = "all",
+    ):  # fmt: skip
         self.squad, self.tokenizer, self.max_length, self.show = squad, tokenizer, max_length, show
         if not stride > 0:
             raise UserError(f"--stride {stride}: must be at least 1")
@@ -40,16 +46,16 @@ class QuestionWindows:
                 start += step
         self.use(np.array(windows, np.int64).reshape(-1, 4))
 
-    def use(self, windows):
+    def use(self, windows: np.ndarray) -> None:
         """``windows`` (W, 4), in the order of their questions: the three columns above and the question's length."""
         self.windows, self.asked = windows[:, :3], windows[:, 3]
         self.lengths = windows[:, 2] + windows[:, 3] + 3
         self.first_of = np.searchsorted(windows[:, 0], np.arange(len(self.squad.questions) + 1))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.windows)
 
-    def spread(self, limit):
+    def spread(self, limit: int) -> "QuestionWindows":
         """Keep ``limit`` windows at most: all those of whole questions, spread evenly. At least one question stays.
 
         Validation on a part of the examples needs this: a question that is shown without the window of its answer
@@ -77,11 +83,11 @@ class QuestionWindows:
         inside = np.flatnonzero((spans[:, 1] > start) & (spans[:, 0] < start + len(text)))
         return (int(inside[0]), int(inside[-1])) if len(inside) else None
 
-    def context_start(self, window):
+    def context_start(self, window: int) -> int:
         """The position in the row at which the window's context begins."""
         return 2 + int(self.asked[window])
 
-    def collate(self, indices, epoch):
+    def collate(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
         rows, starts, ends = [], [], []
         for window in indices:
             number, first, count = map(int, self.windows[window])
@@ -96,7 +102,7 @@ class QuestionWindows:
             ends.append(base + answer[1] - first if held else 0)
         return {**pad_rows(rows, self.tokenizer), "start": torch.tensor(starts), "end": torch.tensor(ends)}
 
-    def best_context(self, window):
+    def best_context(self, window: int) -> np.ndarray:
         """True at the window's tokens that no other window shows with more context on their poorer side.
 
         google-research/bert's rule: a token's score in a window is min(left, right context) + 0.01 * window length.

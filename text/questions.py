@@ -17,7 +17,7 @@ from pathlib import Path
 from files.mistakes import UserError
 from files.reading import parse_json, read_json, read_text
 from metrics import LETTERS, race_id
-from text.places import SPLITS, SQUAD_SETS
+from text.places import SPLITS, SQUAD_SETS, Places
 
 
 def want(condition, where, what, remedy="mend the file or leave the entry out"):
@@ -46,17 +46,17 @@ class Question:
     text: str
     context: int
     title: str
-    answers: list
+    answers: list[tuple[str, int]]
 
 
 @dataclass
 class SquadSet:
-    contexts: list
-    questions: list
+    contexts: list[str]
+    questions: list[Question]
     with_impossible: bool  # laid out as version 2.0, where a question may have no answer
 
 
-def load_squad(path, answers_needed=True):
+def load_squad(path: str | Path, answers_needed: bool = True) -> SquadSet:
     """The questions of a SQuAD 1.1 or 2.0 file, every one; ``answers_needed=False`` for files to predict on.
 
     Raises UserError that names the file and the article, paragraph or question where something is missing or does not
@@ -93,7 +93,7 @@ def read_question(record, context, where, answers_needed):
     return Question(id, text, 0, "", answers)
 
 
-def load_squad_splits(name, places, splits=SPLITS):
+def load_squad_splits(name: str, places: Places, splits: tuple[str, ...] = SPLITS) -> dict[str, SquadSet]:
     """The wanted splits: the development file is the test set, and some training articles are set aside to validate.
 
     Whole articles, about one in 25, chosen by their titles: no paragraph is both trained on and validated with.
@@ -107,7 +107,7 @@ def load_squad_splits(name, places, splits=SPLITS):
     return {split: found[split] for split in splits}
 
 
-def squad_path(name, part, places):
+def squad_path(name: str, part: str, places: Places) -> Path:
     """The training ("train") or development ("dev") file. Raises UserError where it is not to be had."""
     if name not in SQUAD_SETS:
         return only_json(places.own(name, "questions"), part)
@@ -155,12 +155,12 @@ class Article:
 
     id: str
     text: str
-    questions: list
-    options: list
-    answers: list
+    questions: list[str]
+    options: list[list[str]]
+    answers: list[int | None]
 
     @property
-    def level(self):
+    def level(self) -> str:
         return level_of(self.id)
 
 
@@ -169,14 +169,15 @@ def level_of(name):
     return re.match(r"[a-z]*", name).group()
 
 
-def load_race(folder, level="all", answers_needed=True):
+def load_race(folder: str | Path, level: str = "all", answers_needed: bool = True) -> list[Article]:
     """The articles of a folder laid out like RACE: ``folder/**/N.txt``, one JSON object a file, in the order of names."""
     folder = Path(folder)
     paths = [path for path in sorted(folder.rglob("*.txt")) if not path.name.startswith(".")  # as macOS makes them
              and (level == "all" or level in (path.parent.name, level_of(path.name)))]  # fmt: skip
     want(paths, folder, "no .txt file of RACE's kind" + ("" if level == "all" else f" of level {level}"),
          "name a folder laid out like RACE, e.g. RACE/dev")  # fmt: skip
-    articles, first = [], {}
+    articles = []
+    first: dict[str, Path] = {}
     for path in paths:
         article = read_article(path, answers_needed)
         other = first.setdefault(article.id, path)
@@ -203,7 +204,9 @@ def read_article(path, answers_needed=True):
     return Article(race_id(record, path), text, questions, options, letters)
 
 
-def load_race_splits(name, places, level="all", splits=SPLITS):
+def load_race_splits(
+    name: str, places: Places, level: str = "all", splits: tuple[str, ...] = SPLITS
+) -> dict[str, list[Article]]:
     """The wanted splits of RACE, of the embedded set, or of any folder laid out like RACE; valid is RACE's dev."""
     if name == "Sample":
         root = places.sample() / "RACE"
@@ -217,16 +220,16 @@ def load_race_splits(name, places, level="all", splits=SPLITS):
     return found
 
 
-def fill(question, option):
+def fill(question: str, option: str) -> str:
     """The statement that an option makes: it takes the place of the blank, or follows the question."""
     return fill_in(question, option)[0]
 
 
-def fill_in(question, option):
+def fill_in(question: str, option: str) -> tuple[str, int, int]:
     """The statement, and the characters from which and up to which, not including, it is the option."""
-    before, *after = re.split("_+", question, maxsplit=1)
-    if not after:
+    before, *behind = re.split("_+", question, maxsplit=1)
+    if not behind:
         return f"{question} {option}", len(question) + 1, len(question) + 1 + len(option)
-    before, option, after = (" ".join(text.split()) for text in (before, option, *after))
+    before, option, after = (" ".join(text.split()) for text in (before, option, *behind))
     start = len(before) + bool(before)
     return " ".join(filter(None, (before, option, after))), start, start + len(option)

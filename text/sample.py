@@ -25,7 +25,9 @@ import random
 import re
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from metrics import LETTERS
 
@@ -177,7 +179,7 @@ class Story:
         return self.fill(self.rng.choice(FACTS[kind]["who" if ask_who else "what"]), kind, person)
 
 
-def stories(split, count, purpose):
+def stories(split: str, count: int, purpose: str) -> Iterator[Story]:
     """``count`` stories; each (split, purpose) has a random generator of its own, the same on every machine."""
     rng = random.Random(f"sample 2 {split} {purpose}")
     return (Story(rng, split != "train", purpose != "text") for _ in range(count))
@@ -188,7 +190,7 @@ def nearest(text, word, place):
     return min((m.start() for m in re.finditer(rf"(?i)\b{word}\b", text)), key=lambda start: abs(start - place))
 
 
-def squad(split, count):
+def squad(split: str, count: int) -> dict[str, Any]:
     """Questions in SQuAD 2.0's layout: three a story, about one in five without an answer."""
     paragraphs = []
     for number, story in enumerate(stories(split, count, "squad")):
@@ -230,7 +232,7 @@ def race(split, count):
         yield level, {**article, "id": f"{level}{number}.txt"}
 
 
-def write(folder):
+def write(folder: str | Path) -> None:
     """Write it all out: TRAIN, VALID and TEST as text files, SQuAD files and a RACE folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

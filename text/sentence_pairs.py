@@ -7,6 +7,8 @@ import torch
 
 from files.mistakes import UserError
 from text.batches import EVALUATION, generator, pad_rows
+from text.cache import TokenCache
+from text.tokenizer import Tokenizer
 
 
 class SentencePairs:
@@ -23,7 +25,10 @@ class SentencePairs:
 
     lengths = None
 
-    def __init__(self, corpus, tokenizer, bptt, seed, frac_ns=0.5, objective="nsp", min_length=1):
+    def __init__(
+        self, corpus: TokenCache, tokenizer: Tokenizer, bptt: int, seed: int, frac_ns: float = 0.5,
+        objective: str = "nsp", min_length: int = 1,
+    ):  # fmt: skip
         if not 0 <= frac_ns <= 1:
             raise UserError(f"--frac_ns {frac_ns}: must lie between 0 and 1")
         self.corpus, self.tokenizer, self.bptt, self.seed = corpus, tokenizer, bptt, seed
@@ -36,7 +41,7 @@ class SentencePairs:
         self.inner = np.asarray(corpus.documents) - np.arange(len(corpus.documents))
         self.inner_count = len(corpus.sentences) - len(corpus.documents)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return max(1, len(self.corpus.tokens) // self.bptt)
 
     def document_of(self, sentence):
@@ -118,13 +123,13 @@ class SentencePairs:
             first, second = second, first
         return first, second, int(follows)
 
-    def collate(self, indices, epoch):
+    def collate(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
         pairs = [self.pair(int(index), epoch) for index in indices]
         batch = pad_rows([pair[:2] for pair in pairs], self.tokenizer)
         return {**batch, "labels": torch.tensor([pair[2] for pair in pairs])}
 
 
-def cut_longest_first(first, second, room):
+def cut_longest_first(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
     """Both parts within ``room`` tokens: the longer gives way, the first at its beginning, the second at its end."""
     keep_first = min(len(first), max(room - len(second), room // 2))
     keep_second = min(len(second), room - keep_first)

@@ -29,7 +29,10 @@ import itertools
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -53,8 +56,8 @@ class Encoding:
     Starts never decrease, nor do ends, and no span is empty. Spans overlap where one character makes several tokens.
     """
 
-    ids: list
-    offsets: list
+    ids: list[int]
+    offsets: list[tuple[int, int]]
 
 
 class Tokenizer:
@@ -65,12 +68,16 @@ class Tokenizer:
     clean-up of the text comes first. ``lowercase`` counts for that, and for "wordpiece".
     """
 
-    def __init__(self, kind, tokens, specials=SPECIALS, lowercase=True, model=b"", clean=False):
+    def __init__(
+        self, kind: str, tokens: Iterable[str], specials: Iterable[str] = SPECIALS, lowercase: bool = True,
+        model: bytes = b"", clean: bool = False,
+    ):  # fmt: skip
         self.kind, self.tokens, self.specials = kind, list(tokens), tuple(specials)
         self.lowercase, self.model, self.clean = lowercase, bytes(model), clean
         self.special_ids = [self.tokens.index(special) for special in self.specials]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = self.special_ids
         index = {token: i for i, token in enumerate(self.tokens) if i not in self.special_ids}
+        self._rules: _SentencePiece | _WordPiece | BasicEnglish
         if kind == "sentencepiece":
             self._rules = _SentencePiece(index, self.unk_id, self.model, clean, lowercase)
         elif kind == "wordpiece":
@@ -80,13 +87,13 @@ class Tokenizer:
         self._encoded = _Memo(self._rules.encode)
         self._ids = _Memo(lambda chunk: self._rules.encode(chunk)[0])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.tokens)
 
     def __reduce__(self):  # so that worker processes can be handed one
         return Tokenizer.from_state, (self.state(),)
 
-    def encode(self, text):
+    def encode(self, text: str) -> Encoding:
         """The ``Encoding`` of ``text``; offsets count characters of ``text`` itself, however it is normalised."""
         ids, offsets = [], []
         for chunk in CHUNK.finditer(self._rules.prepare(text)):
@@ -96,30 +103,30 @@ class Tokenizer:
             offsets += [(at + start, at + end) for start, end in spans]
         return Encoding(ids, offsets)
 
-    def encode_ids(self, text):
+    def encode_ids(self, text: str) -> list[int]:
         """``encode(text).ids``, two to three times as fast."""
         chunks = self._rules.prepare(text).split()
         return list(itertools.chain.from_iterable(map(self._ids.__getitem__, chunks)))
 
-    def decode(self, ids):
+    def decode(self, ids: Any) -> str:
         """Readable text for a list, array or tensor of ids, without the special tokens (the unknown one included)."""
         ids = getattr(ids, "tolist", lambda: ids)()
         return "".join(self._rules.spell(self.tokens[i]) for i in ids if i not in self.special_ids).strip()
 
     @functools.cached_property
-    def word_starts(self):
+    def word_starts(self) -> np.ndarray:
         """Boolean array (V,): True where the token begins a word, False where it continues one or is special."""
         starts = np.array([self._rules.spell(token).startswith(" ") for token in self.tokens], dtype=bool)
         starts[self.special_ids] = False
         return starts
 
     @functools.cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Short hash of all that determines ids: caches of ids carry it. Raise the number when a rule changes."""
         rules = json.dumps([1, self.kind, self.tokens, self.specials, self.lowercase] + ["clean"] * self.clean)
         return hashlib.sha256(rules.encode() + self.model).hexdigest()[:16]
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """A dict of plain values and one tensor that ``torch.load(weights_only=True)`` accepts."""
         import torch  # here for start-up time
 
@@ -128,7 +135,7 @@ class Tokenizer:
                 "lowercase": self.lowercase, "model": model, "clean": self.clean}  # fmt: skip
 
     @staticmethod
-    def from_state(state):
+    def from_state(state: Any) -> "Tokenizer":
         """The tokenizer whose ``state()`` this is; needs no torchtext. Raises UserError for anything else."""
         kinds = ("sentencepiece", "wordpiece", "basic_english")
         if not isinstance(state, dict) or state.get("kind") not in kinds:
@@ -350,16 +357,16 @@ class BasicEnglish:
     BREAK = re.compile(r'<"*[Bb]"*[Rr]"* "*/"*>')
     WORD = re.compile(r"""[^\s'".,()!?;:]+(?:"+[^\s'".,()!?;:]+)*|['.,()!?]""")
 
-    def __init__(self, index, unk_id):
+    def __init__(self, index: dict[str, int], unk_id: int):
         self.index, self.unk_id = index, unk_id
 
     def prepare(self, text):
         return self.BREAK.sub(lambda found: " " * len(found.group()), text) if "<" in text else text
 
-    def words(self, text):
+    def words(self, text: str) -> list[str]:
         return [word.replace('"', "") for word in self.WORD.findall(self.prepare(text).lower())]
 
-    def encode(self, chunk):
+    def encode(self, chunk: str) -> tuple[list[int], list[tuple[int, int]]]:
         lowered = chunk.lower()
         if len(lowered) == len(chunk):
             starts, ends = range(len(chunk)), range(1, len(chunk) + 1)
@@ -375,7 +382,7 @@ class BasicEnglish:
         return " " + token
 
 
-def torchtext_functions():
+def torchtext_functions() -> ModuleType:
     """torchtext.data.functional, or the one line that says what to install."""
     try:
         import torchtext

@@ -10,6 +10,7 @@ Each is made on first use, by all cores, and read from the cache ever after; cac
 
 import hashlib
 import random
+from argparse import Namespace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +20,9 @@ import numpy as np
 from files.mistakes import UserError
 from text import cache
 from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces
-from text.places import kinds_of
+from text.places import Places, kinds_of
 from text.sentences import sentences
+from text.tokenizer import Tokenizer
 from text.vocabularies import load_vocab, save_vocab, train_tokenizer
 
 
@@ -56,7 +58,9 @@ def no_text(parts, split):
     return f"{where}: no text for the {split} split; add more"
 
 
-def load_corpus(name, split, tokenizer, places, task=0, tasks=1):
+def load_corpus(
+    name: str, split: str, tokenizer: Tokenizer, places: Places, task: int = 0, tasks: int = 1
+) -> cache.TokenCache:
     """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once."""
     parts, style = corpus_parts(name, split, places)
     total = sum(end - start for _, start, end in parts)
@@ -107,7 +111,7 @@ def corpus_lines(name, places, limit=16 << 20):
         raise UserError(no_text(parts, "train"))
 
 
-def load_tokenizer(args, name, places):
+def load_tokenizer(args: Namespace, name: str, places: Places) -> Tokenizer:
     """The vocabulary that the arguments name: ``--vocab FILE``, or one trained on the corpus, once."""
     if args.vocab:
         return load_vocab(args.vocab)
@@ -145,7 +149,7 @@ def make_text_worker(tokenizer):
     return work
 
 
-def encode_texts(texts, tokenizer, places, description):
+def encode_texts(texts: list[str], tokenizer: Tokenizer, places: Places, description: str) -> cache.TokenCache:
     """The token cache of a list of texts, in their order; built on first use."""
     content, sizes = hashlib.sha256(), []
     for text in texts:

@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from files.mistakes import UserError
@@ -24,7 +25,7 @@ TRAINING_LINE = re.compile(r"\S.{0,998}(?!\S)|\S{1,999}", re.DOTALL)
 # -- new vocabularies --------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(kind, lines, vocab_size):
+def train_tokenizer(kind: str, lines: Iterable[str], vocab_size: int) -> Tokenizer:
     """A tokenizer of at most ``vocab_size`` tokens, specials included, made from an iterator of text lines."""
     if kind == "sentencepiece":
         return train_sentencepiece(lines, vocab_size)
@@ -135,7 +136,7 @@ def _in_a_process(function, *arguments):
 # -- given vocabularies ------------------------------------------------------------------------------------------------
 
 
-def load_vocab(path, lowercase=True):
+def load_vocab(path: str | Path, lowercase: bool = True) -> Tokenizer:
     """The tokenizer in ``--vocab FILE``: a vocab.txt, a SentencePiece model, or a file that ``save_vocab`` wrote."""
     try:
         data = Path(path).read_bytes()
@@ -156,7 +157,7 @@ def load_vocab(path, lowercase=True):
     return wordpiece(path, lowercase)
 
 
-def save_vocab(tokenizer, path):
+def save_vocab(tokenizer: Tokenizer, path: str | Path) -> None:
     """Write ``tokenizer`` so that ``load_vocab`` reads it back."""
     import torch  # here for start-up time
 
@@ -164,7 +165,9 @@ def save_vocab(tokenizer, path):
         torch.save(tokenizer.state(), stream)
 
 
-def wordpiece(vocab_path, lowercase=True, specials=BERT_SPECIALS):
+def wordpiece(
+    vocab_path: str | Path, lowercase: bool = True, specials: tuple[str, ...] = BERT_SPECIALS
+) -> Tokenizer:
     """BERT's tokenizer for a vocab.txt, one token a line, UTF-8. Raises UserError where the file is no such thing."""
     text = read_text(vocab_path).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
     tokens = text.split("\n")
@@ -172,7 +175,7 @@ def wordpiece(vocab_path, lowercase=True, specials=BERT_SPECIALS):
     if not text or missing:
         what = f"lacks {' '.join(missing)}" if text else "empty file"
         raise UserError(f"{vocab_path}: {what}; give the vocab.txt of a BERT model, one token a line")
-    first_line = {}
+    first_line: dict[str, int] = {}
     for number, token in enumerate(tokens, start=1):
         if first_line.setdefault(token, number) != number:
             raise UserError(f"{vocab_path}: line {number} repeats line {first_line[token]} ({token!r}); remove one")
@@ -191,7 +194,7 @@ def sentencepiece(model):
     return Tokenizer("sentencepiece", [*SPECIALS, *tokens], model=model)
 
 
-def sentencepiece_as_it_is(model, specials, clean, lowercase):
+def sentencepiece_as_it_is(model: bytes, specials: tuple[str, ...], clean: bool, lowercase: bool) -> Tokenizer:
     """The tokenizer for a SentencePiece model that holds its own special pieces, under the file's own ids.
 
     Raises ValueError where it does not, or the bytes are something else.
@@ -213,7 +216,7 @@ def sentencepiece_pieces(model):
     return pieces
 
 
-def sentencepiece_with_specials(tokenizer):
+def sentencepiece_with_specials(tokenizer: Tokenizer) -> bytes:
     """A SentencePiece model file in which the pieces have the ids that they have in ``tokenizer``, specials included."""
 
     def field(number, value):

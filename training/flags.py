@@ -12,9 +12,19 @@ import dataclasses
 import difflib
 import os
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from files.mistakes import UserError, run_main, spellings
 from text.places import default_cache_dir, default_data_dir
+
+if TYPE_CHECKING:  # not when it runs, for start-up time
+    import torch
+
+    from model import BertConfig
+    from text.tokenizer import Tokenizer
+
+T = TypeVar("T", bound="torch.nn.Module")
 
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
@@ -35,44 +45,45 @@ class Parser(argparse.ArgumentParser):
     ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it.
     """
 
-    def __init__(self, about, **defaults):
+    def __init__(self, about: str, **defaults: Any):
         first, *rest = about.splitlines()
         commands = "".join(f"{line[2:]}\n" for line in rest if line.startswith("    "))
         super().__init__(
             description=first, epilog=commands and f"examples:\n{commands}", allow_abbrev=False, formatter_class=Help
         )
-        self.task_defaults, self.place = defaults, self
+        self.task_defaults = defaults
+        self.place: argparse._ActionsContainer = self
 
-    def group(self, title):
+    def group(self, title: str) -> None:
         """The flags to come stand under this heading."""
         self.place = self.add_argument_group(title)
 
-    def flag(self, name, help, **options):
+    def flag(self, name: str, help: str, **options: Any) -> None:
         destination = name.replace("-", "_")
         options.setdefault("default", self.task_defaults.get(destination))
         self.place.add_argument(*spellings(name), dest=destination, help=help, **options)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         flag = next((word for word in message.split() if word.startswith("--")), "")
         unknown = "unrecognized" in message
         near = difflib.get_close_matches(flag, self._option_string_actions, 1) if unknown else ()
         self.exit(2, f"error: {message}; " + (f"did you mean {near[0]}?\n" if near else "see --help\n"))
 
-    def parse_args(self, *arguments):
-        args = super().parse_args(*arguments)
+    def parse_args(self, *arguments: Any, **more: Any) -> Any:
+        args = super().parse_args(*arguments, **more)
         if getattr(args, "steps", None) and args.minutes:
             raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
         return args
 
 
-def answer_help(arguments):
+def answer_help(arguments: Callable[[], Any]) -> None:
     """Where the command line asks for help, give it and leave: for a script that has yet to import torch."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         run_main(arguments)
 
 
-def positive(kind):
-    def convert(text):
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def convert(text: str) -> float:
         value = kind(text)
         if not value > 0:
             raise argparse.ArgumentTypeError(f"{text} is not above 0")
@@ -82,7 +93,7 @@ def positive(kind):
     return convert
 
 
-def natural(text):
+def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
@@ -96,7 +107,7 @@ def fraction(text):
     return value
 
 
-def parser(task, about, **defaults):
+def parser(task: str, about: str, **defaults: Any) -> Parser:
     """The arguments that all tasks share; ``defaults`` are the task's own, a script adds what is special to it."""
     p = Parser(about, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
     p.group("files")
@@ -159,7 +170,7 @@ def parser(task, about, **defaults):
     return p
 
 
-def uses_trained(args):
+def uses_trained(args: argparse.Namespace) -> bool:
     """Is the run to use a trained model, body and head, instead of training one? Raises UserError for two uses at once."""
     uses = [f"--{name}" for name in ("evaluate", "predict", "ask", "fill") if getattr(args, name, None)]
     if len(uses) > 1:
@@ -167,7 +178,7 @@ def uses_trained(args):
     return bool(uses)
 
 
-def check_all_or_none(args, **meanings):
+def check_all_or_none(args: argparse.Namespace, **meanings: str) -> None:
     """Raises UserError where some of these flags are given and others not; ``meanings``: what each is for."""
     missing = [name for name in meanings if not getattr(args, name)]
     if missing and len(missing) < len(meanings):
@@ -176,7 +187,7 @@ def check_all_or_none(args, **meanings):
                         + " and ".join(f"--{name}, {meanings[name]}" for name in missing))  # fmt: skip
 
 
-def with_default_model(args, start=None):
+def with_default_model(args: argparse.Namespace, start: str | None = None) -> argparse.Namespace:
     """``args`` with --bert-model where it is not given: ``start`` to train from, --save to use what the task trained.
 
     Of several it keeps a list, in which each stands once. Raises UserError where several were given to train from.
@@ -197,7 +208,7 @@ def with_default_model(args, start=None):
     return args
 
 
-def sizes(args, vocab_size):
+def sizes(args: argparse.Namespace, vocab_size: int) -> "BertConfig":
     """The sizes of a new model, from --size and the flags that override it."""
     from model import BertConfig  # here for start-up time
 
@@ -232,7 +243,9 @@ def check_same_head(given, config, path):
                             "its body with --bert-model")  # fmt: skip
 
 
-def new_or_loaded(cls, args, make_tokenizer):
+def new_or_loaded(
+    cls: type[T], args: argparse.Namespace, make_tokenizer: "Callable[[], Tokenizer]"
+) -> "tuple[T, Tokenizer]":
     """The model to start from, and its tokenizer: --checkpoint, --bert-model, or a new one of --size.
 
     Raises UserError where a file is missing, or examples would be longer than its position table.
@@ -259,7 +272,7 @@ def new_or_loaded(cls, args, make_tokenizer):
     return model, tokenizer
 
 
-def trained_models(cls, args):
+def trained_models(cls: type[T], args: argparse.Namespace) -> "list[tuple[T, Tokenizer]]":
     """What --checkpoint or --bert-model names, body and head: (model, tokenizer), of an ensemble several.
 
     Raises UserError as new_or_loaded does.

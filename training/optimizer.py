@@ -5,6 +5,8 @@ with equal singular values, so that rare directions move as far as frequent ones
 needs several times fewer steps here; fine-tuning of weights that AdamW made stays with AdamW.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -123,7 +125,10 @@ def zeros_like_all(tensors, dtype):
     return bits, [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def make_optimizer(model, kind, weight_decay, dtype=torch.float32, dims=None, zero=False, shared=False):
+def make_optimizer(
+    model: torch.nn.Module, kind: str, weight_decay: float, dtype: torch.dtype = torch.float32,
+    dims: dict[str, int] | None = None, zero: bool = False, shared: bool = False,
+) -> torch.optim.Optimizer:  # fmt: skip
     """AdamW, or Muon and AdamW ("muon"), for ``model``. A group's rate is ``scale`` times the schedule's.
 
     No weight decay for biases and norms (Devlin et al. 2019 and their code). ``dtype``: of Muon's products. ``dims``: how
@@ -131,7 +136,9 @@ def make_optimizer(model, kind, weight_decay, dtype=torch.float32, dims=None, ze
     keeps the state of a share of the parameters (Rajbhandari et al. 2020, arXiv 1910.02054, stage 1). ``shared``: all
     ranks keep all of it, and divide Muon's products.
     """
-    matrices, others, vectors = [], [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    vectors: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         name = name.replace("_fsdp_wrapped_module.", "")
         inner = ".layers." in name
@@ -143,7 +150,7 @@ def make_optimizer(model, kind, weight_decay, dtype=torch.float32, dims=None, ze
         {"params": others, "muon": False, "scale": 1.0, "weight_decay": weight_decay},
         {"params": vectors, "muon": False, "scale": 1.0, "weight_decay": 0.0},
     ]
-    options = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype)
+    options: dict[str, Any] = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype)
     if not zero:
         return MuonAdamW(groups, **options, shared=shared)
     from torch.distributed.optim import ZeroRedundancyOptimizer

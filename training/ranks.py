@@ -25,8 +25,11 @@ import sys
 import threading
 import time
 import traceback
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,10 +50,10 @@ class Ranks:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def first(self):
+    def first(self) -> bool:
         return self.rank == 0
 
-    def sum(self, *values):
+    def sum(self, *values: float) -> Sequence[float]:
         """Each value (a number), summed over the ranks."""
         if self.world == 1:
             return values
@@ -58,11 +61,11 @@ class Ranks:
         dist.all_reduce(tensor)
         return tensor.tolist()
 
-    def of_first(self, value):
+    def of_first(self, value: float) -> float:
         """Rank 0's number, on every rank."""
         return self.sum(value if self.first else 0.0)[0]
 
-    def gather(self, value):
+    def gather(self, value: Any) -> list:
         """The values (any plain object) of all ranks, in their order, on every rank."""
         if self.world == 1:
             return [value]
@@ -76,7 +79,7 @@ class Ranks:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def launch(function, args):
+def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) -> int | None:
     """Call ``function(args, ranks)`` in this process, or with ``--parallel`` in one process for each rank.
 
     Gives the exit code. Raises UserError where the processes that were started do not go with the flags.
@@ -154,14 +157,14 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def local_device(local_rank):
+def local_device(local_rank: int) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", local_rank)
     keep_freed_memory()
     return torch.device("cpu")
 
 
-def keep_freed_memory():
+def keep_freed_memory() -> None:
     """Have glibc keep large blocks that are freed, for the next of their size, instead of giving them back each time.
 
     Attention scores or logits of over 32 MB would otherwise be given back and had anew many times a step, and a new page
@@ -233,7 +236,7 @@ def threads():
     return max(1, cache.cores() // own)
 
 
-def restarted():
+def restarted() -> bool:
     """Has torchrun, or Slurm by a requeue, started this run again?"""
     return any(int(os.environ.get(name) or 0) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
@@ -303,7 +306,7 @@ def has_fast_bf16(device):
     return False
 
 
-def precision_of(args, device):
+def precision_of(args: Namespace, device: torch.device) -> torch.dtype:
     """The dtype of the matrix products. Raises UserError where the device cannot."""
     name = args.precision
     if name == "auto":
@@ -313,7 +316,7 @@ def precision_of(args, device):
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
-def peak_memory(device):
+def peak_memory(device: torch.device) -> int:
     """Bytes: the most that the GPU, or else this process, has held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -95,12 +95,12 @@ def reduce_and_cut(_, whole, mine):
     mine.copy_(whole.chunk(dist.get_world_size())[dist.get_rank()]).div_(dist.get_world_size())
 
 
-def is_cut(parallel):
+def is_cut(parallel: torch.nn.Module) -> bool:
     """Is this FSDP's, a model of which each rank holds a part, so that all must call it together?"""
     return hasattr(parallel, "clip_grad_norm_")
 
 
-def calls(parallel, number):
+def calls(parallel: torch.nn.Module, number: int) -> int:
     """How often to call the module where this rank alone would ``number`` times: if it is cut up, as often as any rank."""
     if not is_cut(parallel):
         return number
@@ -117,7 +117,7 @@ def make_scaler(parallel, enabled):
     return torch.cuda.amp.GradScaler(enabled=enabled)
 
 
-def clip(parallel, largest):
+def clip(parallel: torch.nn.Module, largest: float) -> torch.Tensor:
     """Scale the gradients down to this norm at most; gives the norm that they had, the same on every rank."""
     if is_cut(parallel):
         return parallel.clip_grad_norm_(largest)
@@ -146,7 +146,7 @@ def weights_of(parallel):
     return getattr(parallel, "module", parallel).state_dict()
 
 
-def load_weights(parallel, weights):
+def load_weights(parallel: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Raises ValueError where they are not those of the model."""
     if is_cut(parallel):
         with as_whole(parallel, first_only=False):

@@ -17,6 +17,8 @@ import contextlib
 import hashlib
 import os
 import threading
+from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,13 +60,14 @@ class State:
 class States:
     """The states of the run whose logs are in ``folder``. ``say(text)`` tells the user."""
 
-    def __init__(self, folder, say):
-        self.folder, self.say, self.writer = Path(folder), say, None
+    def __init__(self, folder: str | Path, say: Callable[[str], None]):
+        self.folder, self.say = Path(folder), say
+        self.writer: threading.Thread | None = None
         self.newest, self.before = self.folder / "state.pt", self.folder / "state-before.pt"
 
     # Writing
 
-    def save(self, content, wait=False):
+    def save(self, content: dict, wait: bool = False) -> None:
         """Write ``content``, plain values and tensors; return when it is copied, with ``wait`` when it is written."""
         self.wait()
         self.writer = threading.Thread(target=self.write, args=(content if wait else copied(content),))
@@ -72,16 +75,16 @@ class States:
         if wait:
             self.wait()
 
-    def wait(self):
+    def wait(self) -> None:
         """Return when nothing is being written any more."""
         if self.writer is not None:
             self.writer.join()
 
-    def write(self, content):
+    def write(self, content: dict) -> None:
         try:
             with atomic_write(self.newest) as stream:
                 hashed = Hashed(stream)
-                torch.save(content, hashed)
+                torch.save(content, hashed)  # type: ignore[arg-type]  # torch calls write and flush only
                 stream.write(hashed.digest.digest())
                 stream.flush()
                 os.fsync(stream.fileno())  # whole on the disk before the older ones move
@@ -96,7 +99,7 @@ class States:
 
     # Reading
 
-    def load(self):
+    def load(self) -> dict | None:
         """What was saved last and is whole; None where nothing was saved. Raises UserError where all is damaged."""
         found = [path for path in (self.newest, self.before) if path.exists()]
         for path in found:
@@ -110,18 +113,18 @@ class States:
             raise UserError(f"{found[0]}: damaged, and no other state is whole; remove it to start anew")
         return None
 
-    def clear_damaged(self):
+    def clear_damaged(self) -> None:
         """Move a damaged newest state away, lest the next save move it over the good one before it."""
         if self.newest.exists() and self.before.exists() and not undamaged(self.newest):
             os.replace(self.newest, self.folder / "state-damaged.pt")
 
-    def set_aside(self):
+    def set_aside(self) -> None:
         """Before a new run: keep the state of an unfinished one under another name, remove that of a finished one."""
         if not (self.newest.exists() or self.before.exists()):
             return
         with contextlib.suppress(UserError):  # damaged: of no use to anybody
             saved = self.load()
-            if not saved["state"].get("finished"):
+            if saved and not saved["state"].get("finished"):
                 numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
                 kept = self.folder / f"earlier-{next(numbers)}.pt"
                 os.replace(saved["path"], kept)
@@ -130,7 +133,7 @@ class States:
         self.newest.unlink(missing_ok=True)
         self.before.unlink(missing_ok=True)
 
-    def remove_unfinished(self, *paths):
+    def remove_unfinished(self, *paths: str | Path) -> None:
         """Remove what killed runs left half-written in --log-dir, and of ``paths`` elsewhere."""
         for folder, name in ((self.folder, "*"), *((Path(path).parent, Path(path).name) for path in paths)):
             for left in folder.glob(f"{name}.tmp[0-9]*"):
@@ -151,7 +154,7 @@ class Hashed:
         self.stream.flush()
 
 
-def check_layout(saved):
+def check_layout(saved: dict) -> None:
     """Raises UserError where what was loaded lacks a part of a saved state, or has one of another kind."""
     if not well_formed(saved):
         raise UserError(f"{saved['path']}: not the state of a run; remove it to start anew")
@@ -213,12 +216,12 @@ FREE = """data_dir cache_dir log_dir log_interval checkpoint bert_model resume e
     size emsize nhid nlayers nhead norm tokenizer vocab vocab_size save_vocab""".split()  # the last two lines: see sizes
 
 
-def kept_arguments(args):
+def kept_arguments(args: Namespace) -> dict:
     """The arguments that are saved with a state: those that must agree, and the learning rate."""
     return {name: value for name, value in vars(args).items() if name == "lr" or name not in FREE}
 
 
-def check_same_run(saved, task, sizes, args, examples):
+def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, examples: int) -> None:
     """Raises UserError, which names the flag and both values, where a state belongs to another run."""
     where = saved["path"]
     if saved["task"] != task:
