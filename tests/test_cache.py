@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import fuzz_data
 import numpy as np
 import pytest
+from toys import caches, refused
 
 from files.mistakes import UserError
 from text import cache, corpus, tokens
@@ -46,11 +48,6 @@ def write_books(folder, count, paragraphs=30):
 @pytest.fixture
 def places(tmp_path):
     return Places(tmp_path / "data", tmp_path / "cache")
-
-
-def caches(places):
-    """What lies in the cache folder but locks."""
-    return sorted(path.name for path in places.cache.iterdir() if path.suffix != ".lock") if places.cache.exists() else []
 
 
 def run_python(code, *arguments, **options):
@@ -159,6 +156,25 @@ def test_a_damaged_cache_is_a_user_error_that_names_the_folder(tmp_path):
     (built.folder / "tokens.bin").write_bytes(b"1")
     with pytest.raises(UserError, match=r"/c: damaged cache .*; remove this folder"):
         TokenCache(built.folder)
+
+
+@pytest.mark.parametrize("name, place, number", [("tokens", 3, 60_000), ("sentences", 2, 1 << 40), ("sentences", 2, -1),
+                                                 ("documents", 0, 10**6)])  # fmt: skip
+def test_a_cache_that_points_out_of_itself_is_refused(name, place, number, tmp_path):
+    fuzz_data.good_cache(tmp_path)
+    folder = tmp_path / "corpus"
+    array = np.array(getattr(TokenCache(folder), name))
+    array.reshape(-1)[place] = number
+    array.tofile(folder / f"{name}.bin")
+    refused(lambda: TokenCache(folder), "corpus", "damaged cache", "out of range")
+
+
+@pytest.mark.parametrize("meta", ["[]", '{"arrays": 1}', '{"arrays": {"tokens": ["O", [1]]}}', "[" * 100_000,
+                                  '{"arrays": {"tokens": ["<u2", ["x"]]}}',
+                                  '{"arrays": {"../x": ["<u2", [1]]}}'])  # fmt: skip
+def test_a_cache_with_a_broken_meta_is_refused(meta, tmp_path):
+    (tmp_path / "meta.json").write_text(meta)
+    refused(lambda: TokenCache(tmp_path).tokens, "damaged cache")
 
 
 # -- Builds that fail --------------------------------------------------------------------------------------------------

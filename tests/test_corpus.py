@@ -1,4 +1,4 @@
-"""Plain text: splits that are disjoint and complete, pieces of bounded size, documents, paragraphs, sentences."""
+"""Plain text: splits that are disjoint and complete, pieces of bounded size, documents, paragraphs."""
 
 import itertools
 import os
@@ -12,7 +12,6 @@ from files.mistakes import UserError
 from text import corpus
 from text.corpus import corpus_parts, cut_after, paragraphs, pieces, share, text_files
 from text.places import SPLITS, Places
-from text.sentences import sentences
 
 STYLES = sorted(corpus.STYLES)
 
@@ -227,26 +226,9 @@ def test_a_page_cut_in_two_goes_on_in_the_next_piece(text_file, monkeypatch):
     assert documents([(path, 0, os.path.getsize(path))], "xml") == [lines, ["Next."]]
 
 
-# -- Sentences ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "One sentence.",
-        "Mr. Smith met Dr. No.|He ran.",
-        "J. R. R. Tolkien wrote it.|It was I.|Good!",
-        '"Stop!" he cried.|"Why?"|"No."|She left.',
-        "He said “Go.”|“Now.”|(Later.)|‘Yes.’",
-        'She said "He said \'No.\'"|Then silence…|The end.',
-        "It costs 3.5 dollars, see p. 23, etc. and more.",
-        "no capital. no end",
-        "Он пришёл.|Она ушла.",
-        "He died . |She lived .",
-    ],
-)
-def test_sentences(text):
-    assert sentences(text.replace("|", " ").replace("  ", " ")) == [part.strip() for part in text.split("|")]
+@pytest.mark.parametrize("part", ["<!--", "<ref>", "{|", "[[", "{{", "<math>", "[http://a ", "<text>"])
+def test_markup_that_is_never_closed_takes_no_minutes(part):
+    list(paragraphs(("x", 0, (part * 100_000)[: 1 << 18].encode(), True), "xml"))
 
 
 # -- Mistakes ----------------------------------------------------------------------------------------------------------

@@ -3,12 +3,10 @@
 import json
 import math
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
 import toys
-from test_runs import write_articles
 
 import qa_task
 import race_task
@@ -16,17 +14,11 @@ from checkpoint import save_model
 from files.mistakes import UserError
 from model import BertConfig, QuestionAnswerTask, RaceTask
 from text import answers
-from text.questions import Question, SquadSet
 from text.vocabularies import train_tokenizer
 from training.ranks import Ranks
 
 TEXT = "the cat sat on the mat in the red house. where is the dog? who is in the garden, by the blue river."
 SQUAD, ARTICLES = toys.squad(contexts=3, words=60), toys.articles(count=3, words=60)
-
-
-def log_softmax(*scores):
-    total = math.log(math.fsum(map(math.exp, scores)))
-    return [score - total for score in scores]
 
 
 # The formulas
@@ -36,59 +28,8 @@ def test_an_option_scores_the_mean_of_its_log_probabilities():
     first, second = [2.0, 0.0, 0.0, -1.0], [0.0, 3.0, 1.0, 50.0]
     (index, row), = race_task.together([[(7, first)], [(7, second)]])
     assert index == 7
-    expected = [(a + b) / 2 for a, b in zip(log_softmax(*first), log_softmax(*second), strict=True)]
+    expected = [(a + b) / 2 for a, b in zip(toys.log_softmax(*first), toys.log_softmax(*second), strict=True)]
     assert row == pytest.approx(expected, rel=1e-12)
-
-
-def together(members, thresholds):
-    """By text/answers.py, from the candidates and the threshold of each model."""
-    return answers.together([answers.Found(found, threshold, 0.0)
-                             for found, threshold in zip(members, thresholds, strict=True)])  # fmt: skip
-
-
-@pytest.fixture
-def two():
-    """Candidates of two models for one question, spans as (start logit, end logit, first, last character)."""
-    first = {0: ((1.0, 1.0), [(3.0, 1.0, 0, 3), (1.0, 0.5, 4, 7), (-1.0, 0.0, 8, 9)])}
-    second = {0: ((0.0, 0.0), [(9.0, 2.0, 4, 7), (4.0, 4.0, 0, 7)])}
-    return [first, second]
-
-
-def test_a_span_scores_the_mean_of_its_log_probabilities_and_an_unlisted_one_as_the_last_listed(two):
-    found = together(two, [None, None])
-    (null, spans), = found.candidates.values()
-    one, two = log_softmax(4.0, 1.5, -1.0, 2.0), log_softmax(11.0, 8.0, 0.0)  # the last is no answer
-    expected = {(0, 3): one[0] + two[1], (4, 7): one[1] + two[0], (8, 9): one[2] + two[1], (0, 7): one[2] + two[1]}
-    assert {span[2:]: sum(span[:2]) for span in spans} == pytest.approx({k: v / 2 for k, v in expected.items()})
-    assert [span[2:] for span in spans] == [(4, 7), (0, 3), (0, 7), (8, 9)]  # equal ones by their places
-    assert found.threshold is None
-    assert answers.null_odds(null, spans) == pytest.approx(answers.logistic(((2 - 4) + (0 - 11)) / 2))
-
-
-def test_null_odds_and_threshold_are_means_of_logits_over_the_models_that_hold_a_threshold(two):
-    (null, spans), = together(two, [0.9, None]).candidates.values()
-    assert answers.null_odds(null, spans) == pytest.approx(answers.logistic(2 - 4))
-    assert together(two, [0.9, None]).threshold == pytest.approx(0.9)
-    assert together(two, [0.9, 0.2]).threshold == pytest.approx(0.6)  # odds 9 and 1/4, their geometric mean 3/2
-    assert together(two, [0.0, 0.5]).threshold < 1e-100  # one withholds everything
-    assert together(two, [1.0, 0.5]).threshold == 1.0
-
-
-def test_a_model_that_reads_no_token_of_a_context_takes_no_part_in_its_spans(two):
-    (null, spans), = together([two[0], {0: ((5.0, 5.0), [])}], [None, None]).candidates.values()
-    assert [span[2:] for span in spans] == [span[2:] for span in two[0][0][1]] and sum(spans[0][:2]) < 0
-    (null, spans), = together([{0: ((5.0, 5.0), [])}] * 2, [None, None]).candidates.values()
-    assert spans == [] and answers.null_odds(null, spans) == 1.0
-
-
-def test_the_n_best_list_of_an_ensemble_names_no_answer_by_its_null_odds(two):
-    (null, spans), = together(two, [0.5, 0.5]).candidates.values()
-    question = Question("q", "who ?", 0, "", [])
-    data = SimpleNamespace(squad=SquadSet(["abcdefghi"], [question], True))
-    listed = {entry["text"]: entry["probability"]
-              for entry in answers.n_best_answers(data, question, null, spans, 20, True)}  # fmt: skip
-    assert sum(listed.values()) == pytest.approx(1)
-    assert listed[""] / (listed[""] + listed["efg"]) == pytest.approx(answers.null_odds(null, spans))
 
 
 # The commands
@@ -109,8 +50,8 @@ def folder(tmp_path_factory):
             torch.nn.init.normal_(model.classifier.weight)  # choices that differ
             save_model(folder / f"{task}_{name}.pt", model, tokenizer, {"null_threshold": 0.1 + 0.4 * seed})
     (folder / "squad.json").write_text(json.dumps(toys.as_json(SQUAD)))
-    write_articles(folder / "articles", ARTICLES)
-    write_articles(folder / "set" / "test", ARTICLES)
+    toys.write_articles(folder / "articles", ARTICLES)
+    toys.write_articles(folder / "set" / "test", ARTICLES)
     (folder / "squads").mkdir()
     shutil.copy(folder / "squad.json", folder / "squads" / "dev.json")
     (folder / "text.txt").write_text(TEXT)

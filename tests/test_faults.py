@@ -1,6 +1,6 @@
 """The faults of the two projects that this one revives (DESIGN.md lists them), one short test each that it has none.
 
-Fuller tests of the same things stand beside the modules: test_model.py, test_batches.py, test_windows.py, test_runs.py.
+Fuller tests of the same things stand beside the modules: test_model.py, test_masked_blocks.py and so on.
 """
 
 import argparse

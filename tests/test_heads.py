@@ -1,4 +1,4 @@
-"""What heads.py and the two layouts promise: padding, batch mates and the order of options change nothing; the formulas."""
+"""What heads.py promises in both layouts: padding, batch mates and the order of options change nothing; the formulas."""
 
 import copy
 import math
@@ -12,12 +12,10 @@ import race_task
 from checkpoint import load_body, load_model, read_model, save_model
 from files.mistakes import UserError
 from formats import huggingface
-from heads import MARKER, OPTION, PASSAGE, QUESTION
+from heads import OPTION, PASSAGE, QUESTION
 from model import BertConfig, MLMTask, RaceTask
 from text.batches import EVALUATION
 from text.option_rows import OptionRows
-from text.places import Places
-from text.questions import fill, fill_in
 from training import flags
 
 torch.set_num_threads(1)  # products as small as these are slower with more
@@ -29,12 +27,6 @@ HEADS = [
 assert {settings["head"] for settings in HEADS} == {"cls", *heads.HEADS}, "each head wants a place in this list"
 every_head = pytest.mark.parametrize("settings", HEADS, ids=lambda s: "-".join(map(str, s.values())))
 both_layouts = pytest.mark.parametrize("layout", ["separate", "joint"])
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("places")
-    return Places(folder, folder / "cache")
 
 
 def config(**changes):
@@ -271,48 +263,6 @@ def test_multi_sample_dropout_is_the_mean_loss_of_several_masks(places, monkeypa
 
 
 # The layouts
-
-
-@pytest.mark.parametrize("question, option, statement", [
-    ("The cat is _ .", "red", "The cat is [red] ."), ("_ is red.", "The  cat", "[The cat] is red."),
-    ("Who ?", "The cat", "Who ? [The cat]"), ("The cat: ____", "red", "The cat: [red]"), ("It is _.", "", "It is [] ."),
-])  # fmt: skip
-def test_where_the_option_stands_in_the_statement(question, option, statement):
-    text, start, end = fill_in(question, option)
-    assert text == fill(question, option)
-    if option:
-        assert f"{text[:start]}[{text[start:end]}]{text[end:]}" == statement
-    else:
-        assert start == end
-
-
-@both_layouts
-def test_each_token_is_told_as_passage_question_or_option(places, layout):
-    article = articles()[0]
-    data = options([article], places, layout)
-    for index, words in ((0, "where is the cat ?"), (1, "the cat is on the .")):
-        batch = data.collate([index], EVALUATION)
-        ids, parts = batch["input_ids"].view(-1), batch["parts"].view(-1)
-        expected = [piece for option in article.options[index] for piece in LETTERS.encode_ids(option)]
-        assert ids[parts == OPTION].tolist() == expected
-        assert ids[parts == PASSAGE].tolist() == LETTERS.encode_ids(article.text) * (4 if layout == "separate" else 1)
-        asked = LETTERS.encode_ids(words) * 4
-        if layout == "joint":  # the question itself and, where it has a blank, each option's filled one
-            asked = LETTERS.encode_ids(article.questions[index]) + (asked if index else [])
-        assert ids[parts == QUESTION].tolist() == asked
-
-
-def test_a_joint_row_is_article_question_and_four_marked_options(places):
-    article = articles()[0]
-    batch = options([article], places, "joint").collate([0], EVALUATION)
-    cls, sep, encode = [LETTERS.cls_id], [LETTERS.sep_id], LETTERS.encode_ids
-    expected = cls + encode(article.text) + sep + encode(article.questions[0]) + sep
-    markers = []
-    for option in article.options[0]:
-        markers.append(len(expected))
-        expected += cls + encode(option) + sep
-    assert batch["input_ids"][0].tolist() == expected and batch["markers"][0].tolist() == markers
-    assert (batch["parts"][0, markers] == MARKER).all()
 
 
 def test_who_sees_whom_in_a_joint_row():

@@ -144,6 +144,11 @@ def test_sizes_that_cannot_work_are_refused(wrong, message):
         config(**wrong)
 
 
+def test_a_config_keeps_out_what_is_no_number():
+    with pytest.raises(ValueError, match="vocab_size"):
+        BertConfig(vocab_size=True)
+
+
 # Padding
 
 
@@ -316,6 +321,33 @@ def test_hidden_states_equal_those_of_transformers(kind):
         expected, hidden = theirs(input_ids=ids, token_type_ids=types, attention_mask=mask), ours(ids, types, mask)
     torch.testing.assert_close(hidden[mask.bool()], expected.last_hidden_state[mask.bool()], atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.pool(hidden), expected.pooler_output, atol=1e-5, rtol=0)
+
+
+# Shared layers and narrow words
+
+
+@every_head
+def test_shared_layers_and_narrow_words_train(head):
+    sizes = dict(num_hidden_layers=3, intermediate_size=48, max_position_embeddings=40, hidden_dropout_prob=0.0,
+                 attention_probs_dropout_prob=0.0)  # fmt: skip
+    torch.manual_seed(0)
+    model = head(config(**sizes, share_layers=True, embedding_size=20)).train()
+    output = joined(model(*batch(head)))
+    (output * torch.randn(output.shape)).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert len(model.bert.layers) == 1
+    full = sum(p.numel() for p in BertModel(config(**sizes)).parameters())
+    assert sum(p.numel() for p in model.bert.parameters()) < full / 1.5
+
+
+def test_shared_layers_are_the_same_layer_again_and_again():
+    shared = loud(QuestionAnswerTask, num_hidden_layers=3, share_layers=True)
+    unrolled = loud(QuestionAnswerTask, num_hidden_layers=3)
+    weights = shared.state_dict()
+    unrolled.load_state_dict({name: weights[name.replace("layers.1", "layers.0").replace("layers.2", "layers.0")]
+                              for name in unrolled.state_dict()})  # fmt: skip
+    inputs = batch(QuestionAnswerTask)
+    assert all(torch.equal(a, b) for a, b in zip(shared(*inputs), unrolled(*inputs), strict=True))
 
 
 # Sliding windows

@@ -7,7 +7,7 @@ import pytest
 
 from files.mistakes import UserError
 from text.places import Places
-from text.questions import fill, load_race, load_race_splits, load_squad, load_squad_splits
+from text.questions import fill, fill_in, load_race, load_race_splits, load_squad, load_squad_splits
 
 CONTEXT = "The cat sat on the mat. The mat was red."
 
@@ -269,3 +269,25 @@ def test_an_option_fills_the_blank_or_follows_the_question():
     assert fill("He is a_____.", r"\1 man") == r"He is a \1 man ."
     assert fill("_ is big, _ is small", "A") == "A is big, _ is small"
     assert fill("Who sat?", "The cat") == "Who sat? The cat"
+
+
+@pytest.mark.parametrize("question, option, statement", [
+    ("The cat is _ .", "red", "The cat is red ."), ("The cat is ____.", "red", "The cat is red ."),
+    ("_ is red.", "The cat", "The cat is red."), ("Who ?", "The cat", "Who ? The cat"),
+    ("It is _ .", r"a \1 thing", r"It is a \1 thing ."),
+])  # fmt: skip
+def test_the_blank_is_filled_by_the_option(question, option, statement):
+    assert fill(question, option) == statement
+
+
+@pytest.mark.parametrize("question, option, statement", [
+    ("The cat is _ .", "red", "The cat is [red] ."), ("_ is red.", "The  cat", "[The cat] is red."),
+    ("Who ?", "The cat", "Who ? [The cat]"), ("The cat: ____", "red", "The cat: [red]"), ("It is _.", "", "It is [] ."),
+])  # fmt: skip
+def test_where_the_option_stands_in_the_statement(question, option, statement):
+    text, start, end = fill_in(question, option)
+    assert text == fill(question, option)
+    if option:
+        assert f"{text[:start]}[{text[start:end]}]{text[end:]}" == statement
+    else:
+        assert start == end

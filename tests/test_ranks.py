@@ -16,7 +16,6 @@ import pytest
 import torch
 import toys
 from conftest import ROOT
-from test_runs import write_articles
 
 from files.mistakes import UserError
 from model import BertConfig, MLMTask
@@ -141,7 +140,7 @@ def test_fsdp_scores_articles_of_unequal_lengths_window_by_window(run_script, tm
     rng = random.Random(2)
     articles = [Article(f"high{n}.txt", toys.text(rng, 1 + 60 * n), ["who ?"], [list("abcd")], [0]) for n in range(5)]
     for split in ("train", "dev", "test"):
-        write_articles(tmp_path / "RACE" / split, articles)
+        toys.write_articles(tmp_path / "RACE" / split, articles)
     (tmp_path / "vocab").write_text("\n".join(toys.letters().tokens))
     for name, flags in (("one", ""), ("two", "--parallel FSDP --world_size 2")):
         words = [*TINY, "--dataset", "RACE", "--tokenizer", "wordpiece", "--vocab", "vocab", "--bert-model", "none",

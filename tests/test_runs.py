@@ -1,6 +1,7 @@
 """The four commands as a user runs them, with tiny models and budgets: files, figures, ranks, mistakes.
 
-All commands share one cache; the pretraining and fine-tuning that most tests start from is done once (`trained`).
+All commands share one cache; the pretraining and fine-tuning that most tests start from is done once (`trained`, in
+conftest.py).
 """
 
 import json
@@ -11,10 +12,9 @@ import shutil
 import pytest
 import torch
 import toys
+from conftest import TASKS, done
 
-TASKS = ["mlm", "ns", "qa", "race"]
 MODELS = {"mlm": "mlm_bert.pt", "ns": "ns_bert.pt", "qa": "qa_model.pt", "race": "race_model.pt"}
-TINY = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20".split()
 SHARED_KEYS = ["task", "dataset", "seconds", "steps", "tokens", "tokens_per_second", "peak_memory_bytes", "test_loss"]
 KEYS = {"mlm": ["test_ppl"], "ns": ["test_accuracy"], "qa": ["exact", "f1", "HasAns_f1", "NoAns_f1", "best_f1"],
         "race": ["accuracy", "middle_accuracy", "high_accuracy"]}  # fmt: skip
@@ -27,36 +27,6 @@ LAST_LINES = {
 }  # fmt: skip
 slow = pytest.mark.slow
 every_task = pytest.mark.parametrize("task", TASKS)
-done = {}  # what was run once for all tests
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def run(run_script, cache):
-    """``run("mlm", "--steps 3")`` runs mlm_task.py with a tiny model, the shared cache, and these flags.
-
-    On one thread: on a busy machine, a second one costs such a model more time than it saves.
-    """
-
-    def call(task, flags, threads=1, **options):
-        flags = ["--cache-dir", cache, *TINY, *flags.split()]
-        return run_script(f"{task}_task.py", *flags, OMP_NUM_THREADS=str(threads), **options)
-
-    return call
-
-
-@pytest.fixture
-def trained(run, tmp_path_factory):
-    """A folder in which each of the four commands has trained for three steps, bare but for sizes and budget."""
-    if "trained" not in done:
-        folder = tmp_path_factory.mktemp("trained")
-        done["output"] = {task: run(task, "--steps 3", cwd=folder).stdout for task in TASKS}
-        done["trained"] = folder
-    return done["trained"]
 
 
 @pytest.fixture(scope="session")
@@ -171,8 +141,8 @@ def test_qa_answers_every_question_of_a_file_from_its_context(trained, run, tmp_
 
 @slow
 @pytest.mark.parametrize("flags", ["", "--parallel DDP --world_size 2"], ids=["one rank", "two ranks"])
-def test_qa_predictions_score_as_the_evaluation_says(trained, run, run_script, cache, tmp_path, flags):
-    gold, = cache.glob("sample-*/squad-test.json")
+def test_qa_predictions_score_as_the_evaluation_says(trained, run, run_script, task_cache, tmp_path, flags):
+    gold, = task_cache.glob("sample-*/squad-test.json")
     run("qa", f"--predict {gold} --output out.json {flags}", cwd=trained, threads=2)
     scored = run_script("metrics.py", "squad", gold, "out.json", "--null-odds", "out.null_odds.json", cwd=trained)
     evaluated = figures(trained / "runs/qa")
@@ -212,21 +182,12 @@ def test_qa_answers_a_question_from_a_file_or_standard_input(trained, run, tmp_p
     assert not list(tmp_path.glob("*.json")) and not list(tmp_path.rglob("asked*"))
 
 
-def write_articles(folder, articles, answers=True):
-    for article in articles:
-        record = {"article": article.text, "questions": article.questions, "options": article.options}
-        record |= {"answers": ["ABCD"[answer] for answer in article.answers]} if answers else {}
-        path = folder / article.level / article.id.removeprefix(article.level)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record))
-
-
 @slow
 @pytest.mark.parametrize("passage", ["truncate", "window"])
 def test_race_chooses_for_every_article_of_a_folder(trained, run, run_script, tmp_path, passage):
     articles = toys.articles()
-    write_articles(tmp_path / "in", articles, answers=False)
-    write_articles(tmp_path / "gold", articles)
+    toys.write_articles(tmp_path / "in", articles, answers=False)
+    toys.write_articles(tmp_path / "gold", articles)
     (tmp_path / "in" / "high" / "._1.txt").write_bytes(b"\x00\x05")  # as macOS adds them
     model = f"--bert-model {trained}/race_model.pt --passage {passage}"
     run("race", f"--predict in --output out.json --scores {model}")
@@ -245,7 +206,7 @@ def test_race_chooses_for_every_article_of_a_folder(trained, run, run_script, tm
 @slow
 def test_race_scores_the_level_that_is_asked_for(trained, run, tmp_path):
     for split in ("train", "dev", "test"):
-        write_articles(tmp_path / "set" / split, toys.articles(count=4))
+        toys.write_articles(tmp_path / "set" / split, toys.articles(count=4))
     model = f"--dataset set --bert-model {trained}/race_model.pt --evaluate"
     run("race", model)
     both = result(tmp_path / "runs/race")

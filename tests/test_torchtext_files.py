@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 import torch
+from toys import refused
 
 from checkpoint import load_body, load_model, save_model
-from files.mistakes import UserError
 from formats.torchtext_files import read_vocab
 from model import MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from text.vocabularies import save_vocab
@@ -73,13 +73,6 @@ def saved(tmp_path):
         return tmp_path / "bert.pt"
 
     return save
-
-
-def refused(function, *words):
-    with pytest.raises(UserError) as error:
-        function()
-    text = str(error.value)
-    assert all(word in text for word in words) and "\n" not in text, text
 
 
 # The numbers that the example's own code gave

@@ -16,7 +16,6 @@ import time
 import pytest
 import toys
 from conftest import ROOT
-from test_runs import write_articles
 
 import tune
 from checkpoint import save_model
@@ -261,7 +260,7 @@ def test_without_optuna_one_line_says_how_to_get_it(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_real_trials_resume_after_kill_9_and_the_command_printed_repeats_the_best(run_script, tmp_path):
     for split in ("train", "dev", "test"):
-        write_articles(tmp_path / "set" / split, toys.articles(count=12, words=40))
+        toys.write_articles(tmp_path / "set" / split, toys.articles(count=12, words=40))
     (tmp_path / "vocab.txt").write_text("\n".join(toys.letters().tokens))
     words = "--dataset set --vocab vocab.txt --bert-model none --nlayers 1 --emsize 32 --bptt 64 --steps 5"
     command = ["tune.py", "race", "--trials", "2", "--", *words.split()]

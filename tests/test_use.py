@@ -4,7 +4,6 @@ import json
 
 import pytest
 import toys
-from test_runs import cache, run, trained  # noqa: F401  fixtures
 
 import mlm_task
 from files.mistakes import UserError
@@ -24,7 +23,7 @@ def test_a_text_without_a_mask_or_too_long_is_refused(text, reason):
         mlm_task.masked_row(text, toys.letters(), 4, "lines.txt, line 3")
 
 
-def test_fill_prints_the_words_that_predict_writes(trained, run, tmp_path):  # noqa: F811
+def test_fill_prints_the_words_that_predict_writes(trained, run, tmp_path):
     model, text = f"--bert-model {trained}/mlm_bert.pt", "Then [MASK] went to the [MASK] ."
     (tmp_path / "lines.txt").write_text(f"{text}\n\nThe [MASK] .\n")
     run("mlm", f"--predict lines.txt --output out.json --top-k 3 {model}")
@@ -40,7 +39,7 @@ def test_fill_prints_the_words_that_predict_writes(trained, run, tmp_path):  # n
     assert printed == ["[MASK] 1", *(f"  {guess['probability']:.3f}  {guess['word']}" for guess in words)]
 
 
-def test_next_sentence_probabilities_do_not_depend_on_the_other_lines(trained, run, tmp_path):  # noqa: F811
+def test_next_sentence_probabilities_do_not_depend_on_the_other_lines(trained, run, tmp_path):
     model = f"--bert-model {trained}/ns_bert.pt --precision fp32"
     pairs = [("Anna went home.", "She slept."), ("A " * 200, "B " * 200), ("It rained.", "Ben read a book.")]
     (tmp_path / "pairs.tsv").write_text("".join(f"{first}\t{second}\n" for first, second in pairs))
@@ -54,7 +53,7 @@ def test_next_sentence_probabilities_do_not_depend_on_the_other_lines(trained, r
     assert found[-1]["probability"] == pytest.approx(last[0]["probability"], abs=1e-6)
 
 
-def test_a_line_without_two_texts_is_named(trained, run, tmp_path):  # noqa: F811
+def test_a_line_without_two_texts_is_named(trained, run, tmp_path):
     (tmp_path / "pairs.tsv").write_text("one\ttwo\nonly one\n")
     error = run("ns", f"--predict pairs.tsv --bert-model {trained}/ns_bert.pt", code=2).stderr
     assert error == "error: pairs.tsv, line 2: not two texts with one tab between them; write FIRST<tab>SECOND\n"

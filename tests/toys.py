@@ -1,20 +1,38 @@
-"""Small worlds for the tests: a vocabulary of letters, corpora whose every token is unique, questions and articles.
+"""Small worlds for the tests: a vocabulary of letters, corpora whose every token is unique, questions and articles,
+the examples made of them, and files.
 
 Nothing here comes from text/sample.py, whose stories may change.
 """
 
 import itertools
+import json
+import math
 import random
 import re
 import string
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
+import torch
 
+from files.mistakes import UserError
+from text.masked_blocks import MaskedBlocks
+from text.option_rows import OptionRows
+from text.question_windows import QuestionWindows
 from text.questions import Article, Question, SquadSet
+from text.sentence_pairs import SentencePairs
 from text.tokenizer import BERT_SPECIALS, Tokenizer
 
 WORDS = "the cat dog sat on mat red blue garden house river who where what is".split()
+LONG = [[7, 5, 9, 6, 8, 4, 10, 5]] * 120  # for `corpus`: 120 documents of 8 sentences, 6600 tokens
+KINDS = ["sentencepiece", "wordpiece", "wordpiece cased", "basic_english"]  # the fixture ``tokenizers`` has one of each,
+LINES = [  # trained on these lines
+    'The grey cat said, "I am ½ asleep!" and slept on the warm stone.',
+    "Café crème costs 5 coins; the cats' dish (a small one) costs naïve cats more: 7?",
+    "Über the river the fine lights were lit, and the rivers' fish swam asleep.",
+] * 20
+VOCAB_SIZE = 70
 
 
 def letters():
@@ -36,6 +54,9 @@ def numbered(size):
 class Numbered(SimpleNamespace):
     def __len__(self):
         return self.size
+
+
+LETTERS = letters()
 
 
 def corpus(*documents):
@@ -90,6 +111,13 @@ def as_json(squad, answers=True):
     return {"data": list(itertools.starmap(article, enumerate(squad.contexts)))}
 
 
+def small_squad(paragraphs):
+    """A SQuAD 1.1 file of one article, a question in each paragraph."""
+    return {"data": [{"title": "Cats", "paragraphs": [{"context": f"The cat sat {p}.", "qas": [
+        {"id": f"{paragraphs}-{p}", "question": "Who sat?", "answers": [{"text": "cat", "answer_start": 4}]}]}
+        for p in range(paragraphs)]}]}  # fmt: skip
+
+
 def articles(seed=0, count=5, words=120, questions=2):
     """Articles of RACE's layout, one in two questions a cloze."""
     rng = random.Random(seed)
@@ -102,3 +130,72 @@ def articles(seed=0, count=5, words=120, questions=2):
         )
         for number in range(count)
     ]  # fmt: skip
+
+
+# Examples
+
+
+def blocks(corpus, bptt=32, seed=1, **options):
+    return MaskedBlocks(corpus, numbered(9000), bptt, seed, **options)
+
+
+def pairs(corpus, bptt=64, seed=1, **options):
+    return SentencePairs(corpus, numbered(9000), bptt, seed, **options)
+
+
+def windows(squad, places, max_length=48, stride=12):
+    return QuestionWindows(squad, LETTERS, places, max_length, stride)
+
+
+def options(articles, places, max_length=64, **settings):
+    return OptionRows(articles, LETTERS, places, max_length, 1, **settings)
+
+
+def same_batches(one, other):
+    return all(torch.equal(one[name], other[name]) if one[name] is not None else other[name] is None for name in one)
+
+
+def parts(batch, row):
+    """The tokens of a row's two parts, without [CLS] and [SEP]."""
+    ids, types = batch["input_ids"][row], batch["token_type_ids"][row]
+    used = ids[: int(batch["attention_mask"][row].sum())]
+    first, second = (used[types[: len(used)] == part].tolist() for part in (0, 1))
+    assert first[0] == LETTERS.cls_id and first[-1] == second[-1] == LETTERS.sep_id
+    return first[1:-1], second[:-1]
+
+
+def log_softmax(*scores):
+    total = math.log(math.fsum(map(math.exp, scores)))
+    return [score - total for score in scores]
+
+
+# Files and mistakes
+
+
+def write_articles(folder, articles, answers=True):
+    """Articles as files of RACE's layout; without answers, to predict on."""
+    for article in articles:
+        record = {"article": article.text, "questions": article.questions, "options": article.options}
+        record |= {"answers": ["ABCD"[answer] for answer in article.answers]} if answers else {}
+        path = folder / article.level / article.id.removeprefix(article.level)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+
+
+def write_all(folder, members):
+    """Files of bytes or JSON values, {name below the folder: content}."""
+    for name, content in members.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+def caches(places):
+    """What lies in the cache folder but locks."""
+    return sorted(path.name for path in places.cache.iterdir() if path.suffix != ".lock") if places.cache.exists() else []
+
+
+def refused(function, *words):
+    """The function tells a user's mistake, in one line with these words in it."""
+    with pytest.raises(UserError) as error:
+        function()
+    assert str(error.value).isprintable() and all(word in str(error.value) for word in words), str(error.value)

@@ -1,0 +1,43 @@
+"""Text and JSON: what is wrong in a file is told in one line with its name and place."""
+
+import pytest
+from toys import refused
+
+from files.mistakes import UserError
+from files.reading import parse_json, read_json, read_text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty file"),
+        (b" \n", "empty file"),
+        (b'{"a": 1,\n "b": }', "line 2, column 7"),
+        (b'{"a": "caf\xe9"}', "not UTF-8 at byte 10"),
+        (b"[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_read_json_names_the_file_and_the_fault(tmp_path, content, message):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_json(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_reading_an_absent_file_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        read_text(tmp_path / "absent")
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path):
+    (tmp_path / "file.json").write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(tmp_path / "file.json") == [1]
+
+
+def test_a_number_of_thousands_of_digits_is_one_line():
+    refused(lambda: parse_json("9" * 5000, "x.json"), "x.json", "digits")
+
+
+def test_a_name_cannot_break_the_line():
+    assert str(UserError("a\nb\x1b[31m\ud800: gone")) == "a\\nb\\x1b[31m\\ud800: gone"

@@ -1,0 +1,50 @@
+"""From a data set's text to tokens: the vocabulary, trained once and on the training split only."""
+
+import argparse
+
+import pytest
+from toys import caches
+
+from files.mistakes import UserError
+from text import tokens
+from text.places import Places
+from text.tokens import load_tokenizer
+
+
+@pytest.fixture
+def places(tmp_path):
+    (tmp_path / "data").mkdir()
+    return Places(tmp_path / "data", tmp_path / "cache")
+
+
+def complaint(pattern):
+    return pytest.raises(UserError, match=pattern)
+
+
+def arguments(**given):
+    return argparse.Namespace(**{"vocab": None, "tokenizer": "basic_english", "vocab_size": 50, **given})
+
+
+def test_a_vocabulary_is_trained_once_on_the_training_split(places, monkeypatch):
+    (places.data / "one.txt").write_text("The cat sat.\n\n" * 50)
+    first = load_tokenizer(arguments(), "Text", places)
+    assert {"the", "cat", "sat"} < set(first.tokens)
+    monkeypatch.setattr(tokens, "train_tokenizer", None)
+    assert load_tokenizer(arguments(), "Text", places).fingerprint == first.fingerprint
+
+
+def test_the_vocabulary_never_sees_validation_and_test_text(places):
+    (places.data / "one.txt").write_text("".join(f"Common word{n * 100 // 2000}.\n\n" for n in range(2000)))
+    tokens = load_tokenizer(arguments(vocab_size=500), "Text", places).tokens
+    assert "word84" in tokens and not {f"word{n}" for n in range(86, 100)} & set(tokens)
+
+
+def test_a_vocabulary_that_cannot_be_made_says_what_to_add(places):
+    with complaint("--tokenizer wordpiece: needs --vocab FILE"):
+        load_tokenizer(arguments(tokenizer="wordpiece"), "Text", places)
+    with complaint("--dataset SQuAD1: no vocabulary comes from questions; add --vocab FILE, or"):
+        load_tokenizer(arguments(), "SQuAD1", places)
+    (places.data / "empty.txt").write_text("\n")
+    with complaint(r"empty\.txt: no text for the train split; add more"):
+        load_tokenizer(arguments(), "Text", places)
+    assert caches(places) == []

@@ -1,0 +1,45 @@
+"""A file is written whole or not at all."""
+
+import os
+
+import pytest
+
+from files.mistakes import UserError
+from files.reading import read_json
+from files.writing import atomic_write, write_json
+
+
+def test_atomic_write_leaves_the_old_file_when_the_block_raises(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(path, "w") as stream:
+        stream.write("half of the new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_atomic_write_makes_the_folder_and_shows_the_file_only_when_done(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with atomic_write(path, "w") as stream:
+        stream.write("naïve")
+        assert not path.exists()
+    assert path.read_text(encoding="utf-8") == "naïve"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_atomic_write_below_a_file_or_onto_a_folder_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "x"):
+        pass
+    with pytest.raises(UserError, match="is a folder"), atomic_write("."):
+        pass
+    with pytest.raises(UserError, match="is a folder"), atomic_write(tmp_path):
+        pass
+
+
+def test_json_comes_back_as_it_was_written(tmp_path):
+    value = {"text": "“Zürich” 東京", "list": [1, 2.5, None]}
+    write_json(tmp_path / "file.json", value)
+    assert read_json(tmp_path / "file.json") == value
+    assert "東京" in (tmp_path / "file.json").read_text(encoding="utf-8")
