@@ -3,6 +3,7 @@
 Tiny models on toy text and toy questions; a resumed run must end with the weights of one that nothing disturbed.
 """
 
+import copy
 import itertools
 import json
 import os
@@ -25,7 +26,8 @@ import utils
 from files.mistakes import UserError
 from model import BertConfig, MLMTask
 from text.masked_blocks import MaskedBlocks
-from training import flags, states
+from training import flags, sharding, states
+from training.optimizer import make_optimizer
 from training.ranks import Ranks
 
 slow = pytest.mark.slow
@@ -306,6 +308,37 @@ def test_a_state_of_another_run_is_refused_by_name_and_both_values(changes, told
 
 def test_learning_rate_budget_and_places_may_change():
     check(lr=0.01, minutes=5.0, log_dir="b")
+
+
+@pytest.fixture
+def optimizer():
+    """One that has a state."""
+    layer = torch.nn.Linear(2, 3)
+    layer.weight.grad, layer.bias.grad = torch.ones(3, 2), torch.ones(3)
+    made = make_optimizer(layer, "adamw", 0.01)
+    made.step()
+    return layer, made
+
+
+@pytest.mark.parametrize("newer", [{}, {"decoupled_weight_decay": True}], ids=["older", "newer"])
+def test_the_optimizer_of_another_version_of_torch_is_taken_over(optimizer, newer):
+    """A version adds settings of its own to the groups and drops others; ours are in all of them."""
+    layer, own = optimizer
+    state = copy.deepcopy(own.state_dict())
+    for group in state["param_groups"]:
+        del group["foreach"]
+        group.update(newer, eps=1e-5)
+    sharding.load_optimizer(layer, own, state)
+    assert [group["eps"] for group in own.param_groups] == [1e-5] * 3
+    assert all("foreach" in group and "decoupled_weight_decay" not in group for group in own.param_groups)
+    layer.weight.grad = torch.ones(3, 2)
+    own.step()
+    assert own.state[layer.weight]["step"] == 2
+    for name in ("betas", "muon"):
+        damaged = copy.deepcopy(state)
+        del damaged["param_groups"][0][name]
+        with pytest.raises(ValueError, match="not that of this run"):
+            sharding.load_optimizer(layer, own, damaged)
 
 
 @slow

@@ -178,6 +178,10 @@ def optimizer_state(parallel, optimizer):
     return state
 
 
+# What this code sets in an optimizer's groups. The rest is torch's own, and another with each version of it.
+SETTINGS = ("lr", "betas", "eps", "weight_decay", "muon", "scale")
+
+
 def belongs(saved, groups, count):
     """Does a saved state have the parts that the optimizer's has, of the same kinds?"""
     theirs, state = saved.get("param_groups"), saved.get("state")
@@ -194,12 +198,12 @@ def belongs(saved, groups, count):
 
 
 def alike(group, own):
-    """Settings of one kind; those that are switched on or off, the same."""
-    return (set(own) <= set(group) and isinstance(group["params"], list) and all(type(n) is int for n in group["params"])
-            and len(group["params"]) == len(own["params"])
-            and all(isinstance(group[name], float if isinstance(value, float) else type(value))
-                    and (not isinstance(value, bool) or group[name] == value)
-                    for name, value in own.items()))  # fmt: skip
+    """Settings of one kind; those that are switched on or off, the same. What only one version of torch has is free."""
+    numbers = group.get("params")
+    return (set(SETTINGS) <= set(group) and isinstance(numbers, list) and all(type(n) is int for n in numbers)
+            and len(numbers) == len(own["params"])
+            and all(isinstance(group[name], type(value)) and (not isinstance(value, bool) or group[name] == value)
+                    for name, value in own.items() if name in group))  # fmt: skip
 
 
 def joined(pieces):
@@ -234,4 +238,6 @@ def load_optimizer(parallel, optimizer, saved):
 
     state = {number: {name: mine(value, parameters[number], starts[number]) for name, value in values.items()}
              for number, values in saved["state"].items()}  # fmt: skip
-    optimizer.load_state_dict({**saved, "state": state})
+    groups = [{**own, **{name: group[name] for name in ("params", *SETTINGS)}}
+              for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)]  # fmt: skip
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
