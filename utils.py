@@ -265,15 +265,17 @@ class Trainer:
         summed, = self.ranks.sum(summed)
         engine.scaler.unscale_(engine.optimizer)
         norm = sharding.clip(engine.parallel, args.clip)
-        # One step along a gradient that is not finite ruins all weights; fp16's scaler passes over it by itself.
-        good = np.isfinite(summed) and (engine.scaler.is_enabled() or bool(torch.isfinite(norm)))
+        # One step along a gradient that is not finite ruins all weights.
+        good = np.isfinite(summed) and bool(torch.isfinite(norm))
+        # Of a finite loss in fp16 it was the scale, which the scaler lowers now: no reason to go back.
+        overflow = not good and np.isfinite(summed) and engine.scaler.is_enabled()
         if good:
             engine.scaler.step(engine.optimizer)
         engine.scaler.update()
         engine.optimizer.zero_grad(set_to_none=True)
-        self.state.bad = 0 if good else self.state.bad + 1
+        self.state.bad = 0 if good or overflow else self.state.bad + 1
         self.state.skipped += not good
-        self.state.recent.append((summed, count, tokens) if good else (0.0, 0, tokens))
+        self.state.recent.append((summed, count, tokens) if good or overflow else (0.0, 0, tokens))
         self.stop, self.save = stop > 0, save > 0
         return rate, norm
 

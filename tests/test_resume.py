@@ -29,6 +29,7 @@ from text.masked_blocks import MaskedBlocks
 from training import flags, sharding, states
 from training.optimizer import make_optimizer
 from training.ranks import Ranks
+from training.saving import PATIENCE
 
 slow = pytest.mark.slow
 TINY = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20 --log-interval 1".split()
@@ -388,6 +389,27 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(toy, capsys):
     code, result = toy("--steps 9 --save-minutes 1e-9", bad=[3, 5, 6])
     assert code == 0 and result["skipped_steps"] == 3 and result["steps"] == 9
     assert "3 skipped" in capsys.readouterr().out
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """fp16's scaler, as if this were a GPU; gradients overflow until its scale has come down a little."""
+    monkeypatch.setattr(sharding, "make_scaler", lambda *_, **__: torch.amp.GradScaler("cpu", 2.0**127, 2.0, 0.7))
+
+
+def test_steps_that_overflow_in_fp16_are_skipped_and_counted_and_no_reason_to_go_back(toy, scaled, tmp_path, capsys):
+    code, result = toy("--steps 20 --save-minutes 1e-9")
+    told, state = capsys.readouterr().out, saved(tmp_path / "runs")
+    assert code == 0 and result["steps"] == 20 and result["skipped_steps"] > PATIENCE
+    assert f"{result['skipped_steps']} skipped" in told and "going back" not in told
+    trained = max(int(values["step"]) for values in state["optimizer"]["state"].values())
+    assert result["skipped_steps"] + trained == 20 and state["scaler"]["scale"] < 2.0**127
+
+
+def test_a_run_goes_on_in_fp16_from_a_state_of_another_precision(toy, request):
+    toy("--steps 3")
+    request.getfixturevalue("scaled")
+    assert toy("--steps 20 --resume")[1]["steps"] == 20
 
 
 def test_five_in_a_row_and_the_run_goes_back_with_a_lower_rate(toy, tmp_path, capsys):

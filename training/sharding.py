@@ -46,7 +46,8 @@ class Engine:
         """Take over what ``content`` gave. Raises ValueError where it is of another model or optimizer."""
         load_weights(self.parallel, saved["model"])
         load_optimizer(self.parallel, self.optimizer, saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty of a run in another precision: the scale is found anew
+            self.scaler.load_state_dict(saved["scaler"])
 
     def whole_model(self) -> torch.nn.Module:
         """The model with all of its weights, on rank 0."""
