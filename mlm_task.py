@@ -169,7 +169,7 @@ def run(args, ranks):
         save_vocab(tokenizer, args.save_vocab)
     task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
                       tested=("loss", "ppl"))  # fmt: skip
-    return utils.finish([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
+    return utils.evaluate([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ def run(args, ranks):
             return (predict if args.predict else ask)(args, ranks, models, places)
         squads = load_squad_splits(args.dataset, places, ("test",))
         tasks = [make_task(args, *model, places, squads, name) for model in models]
-        return utils.finish(tasks, args, ranks)
+        return utils.evaluate(tasks, args, ranks)
     model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
     vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
     task = make_task(args, model, tokenizer, places, load_squad_splits(args.dataset, places), name)

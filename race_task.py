@@ -237,7 +237,7 @@ def run(args, ranks):
             return (predict if args.predict else ask)(args, ranks, models, places)
         articles = load_race_splits(args.dataset, places, args.level, ("test",))
         tasks = [make_task(args, *model, places, articles, name) for model in models]
-        return utils.finish(tasks, args, ranks)
+        return utils.evaluate(tasks, args, ranks)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
     task = make_task(args, model, tokenizer, places, load_race_splits(args.dataset, places, args.level), name)
     return utils.run(task, args, ranks)

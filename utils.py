@@ -61,7 +61,7 @@ class Task:
     among them; ``summary(part, figures)`` is how they read in a log line. ``best`` names the score to choose a model by,
     smallest where it is "loss". ``notes(figures)`` are what the model file keeps of a validation.
     ``samples(compute, model, data, found)`` gives some examples with the model's answers, for report.py. ``tested`` are the
-    figures that result.json calls test_loss and so on.
+    figures that result.json and evaluation.json call test_loss and so on.
     """
 
     name: str
@@ -351,33 +351,52 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
         best = checkpoint.read_model(args.save)
         sharding.load_weights(trainer.engine.parallel, checkpoint.whole(best))
         trainer.engine.model.notes = best["notes"]
-        return finish([task], args, ranks, trainer.state)
+        return finish(task, args, ranks, trainer.state)
 
 
-def finish(tasks: list[Task], args: Namespace, ranks: Ranks, state: State | None = None) -> int:
-    """Score the test split by a trained model, or several together; print the closing lines and write result.json.
+def finish(task: Task, args: Namespace, ranks: Ranks, state: State) -> int:
+    """Score the model that a run has trained; write examples.json and result.json. Gives the exit code."""
+    figures, samples = score_test([task], args, ranks)
+    if not ranks.first:
+        return 0
+    folder = Path(args.log_dir)
+    if samples is not None:
+        write_json(folder / "examples.json", samples)
+    note_hparams(folder, settings(task.name, args, sum(p.numel() for p in task.model.parameters())), figures)
+    write_json(folder / "result.json", {
+        "task": task.name, "dataset": args.dataset, "seconds": round(state.seconds, 3), "steps": state.step,
+        "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+        "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped, **for_result(task, figures),
+    })  # fmt: skip
+    return 0
 
-    ``state`` is that of the run which trained it. Gives the exit code.
-    """
-    compute, task, state, folder = Computer(args, ranks), tasks[0], state or State(), Path(args.log_dir)
+
+def evaluate(tasks: list[Task], args: Namespace, ranks: Ranks) -> int:
+    """Score a trained model, or several together; write evaluation.json, which is apart from what the run that trained
+    it left in the same folder. Gives the exit code."""
+    figures, samples = score_test(tasks, args, ranks)
+    if ranks.first:
+        named = args.checkpoint or args.bert_model
+        write_json(Path(args.log_dir) / "evaluation.json", {
+            "task": tasks[0].name, "dataset": args.dataset, "models": named if isinstance(named, list) else [named],
+            "peak_memory_bytes": peak_memory(ranks.device), **for_result(tasks[0], figures), "examples": samples or [],
+        })  # fmt: skip
+    return 0
+
+
+def score_test(tasks: list[Task], args: Namespace, ranks: Ranks) -> tuple[dict, list | None]:
+    """Figures of the test split by one model or several together, and samples of it; prints the closing lines."""
+    compute, task = Computer(args, ranks), tasks[0]
     data = task.examples["test"]
     found = compute.found(tasks, "test")
     figures = task.figures(data, found)
     samples = task.samples(compute, task.model, data, found) if task.samples else None
-    if not ranks.first:
-        return 0
-    if samples is not None:
-        write_json(folder / "examples.json", samples)
-    if state.step:
-        told = settings(task.name, args, sum(p.numel() for p in task.model.parameters()))
-        note_hparams(folder, told, figures)
-    print("=" * 89)
-    print(f"| End of training | {task.summary('test', figures)}")
-    print("=" * 89, flush=True)
-    write_json(folder / "result.json", {
-        "task": task.name, "dataset": args.dataset, "seconds": round(state.seconds, 3), "steps": state.step,
-        "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-        "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped,
-        **{f"test_{name}" if name in task.tested else name: value for name, value in figures.items()},
-    })  # fmt: skip
-    return 0
+    if ranks.first:
+        print("=" * 89)
+        print(f"| End of training | {task.summary('test', figures)}")
+        print("=" * 89, flush=True)
+    return figures, samples
+
+
+def for_result(task, figures):
+    return {f"test_{name}" if name in task.tested else name: value for name, value in figures.items()}

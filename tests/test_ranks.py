@@ -52,7 +52,7 @@ def train(books, run_script, tmp_path):
         for _, kind, values in torch.load(tmp_path / name / "state.pt", weights_only=True)["state"]["history"]
         if kind == "train"
     ]
-    call.result = lambda name: json.loads((tmp_path / name / "result.json").read_text())
+    call.result = lambda name, file="result": json.loads((tmp_path / name / f"{file}.json").read_text())
     return call
 
 
@@ -75,7 +75,7 @@ def test_engines_and_numbers_of_ranks_give_one_curve_and_the_same_scores(train, 
         assert train.losses(str(way)) == pytest.approx(train.losses("1"), abs=1e-5), way
         assert train.result(str(way))["tokens"] == train.result("1")["tokens"]  # every example once an epoch
         train(f"score{way}", f"--evaluate --bert-model 1.pt {flags}")
-        assert train.result(f"score{way}")["test_loss"] == train.result("1")["test_loss"]
+        assert train.result(f"score{way}", "evaluation")["test_loss"] == train.result("1")["test_loss"]
 
 
 def muon_steps(rank, world, dtype, folder):

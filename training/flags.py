@@ -121,7 +121,7 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
     p.flag("dataset", "name of a data set, or a path", default="Sample")
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
-    p.flag("log-dir", "logs, result.json, resume state")
+    p.flag("log-dir", "logs, result.json, evaluation.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
     ensemble = task in ("qa", "race")
