@@ -38,7 +38,7 @@ import race_task
 import utils
 from files.mistakes import UserError, run_main
 from text import cache
-from training import flags
+from training import flags, stopping
 
 TASKS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 SCORES = {"mlm": "loss", "ns": "loss", "qa": "f1", "race": "accuracy"}  # the figures by which the tasks choose a model
@@ -282,7 +282,7 @@ class Tuner:
             return self.states.COMPLETE, (min if self.score == "loss" else max)(values), ""
         if bad:
             return self.states.PRUNED, None, ""
-        if self.stop or code in (utils.STOPPED, utils.INTERRUPTED):
+        if self.stop or code in (stopping.STOPPED, stopping.INTERRUPTED):
             return None, None, ""
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return self.states.FAIL, None, f"{how}: {last_line(folder / 'log.txt')}"
@@ -317,8 +317,8 @@ class Tuner:
 
     def work(self):
         """Trial after trial until there are enough, or this process is told to stop. Gives the exit code."""
-        for number, code in ((signal.SIGINT, utils.INTERRUPTED), (signal.SIGTERM, utils.STOPPED),
-                             (signal.SIGUSR1, utils.STOPPED)):  # fmt: skip
+        for number, code in ((signal.SIGINT, stopping.INTERRUPTED), (signal.SIGTERM, stopping.STOPPED),
+                             (signal.SIGUSR1, stopping.STOPPED)):  # fmt: skip
             signal.signal(number, lambda _, __, code=code: setattr(self, "stop", code))
         while not self.stop:
             self.bar.n = len(self.finished())

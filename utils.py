@@ -9,8 +9,9 @@ A task script fills in a ``Task`` (its model, examples, loss and score) and hand
   neither ``--accumulate`` nor the number of ranks changes the gradient.
 - Every random choice is a function of seed, step and rank, never of what happened before, so that saved state needs no
   generators and a resumed run repeats the interrupted one bit for bit.
-- A signal to stop is noted and obeyed after the step, by all ranks after the same one. A step whose loss or gradient is
-  not finite is skipped; after several in a row the run goes back to its last saved state once, with a lower rate.
+- A signal to stop is noted and obeyed after the step, by all ranks after the same one (training/stopping.py). A step
+  whose loss or gradient is not finite is skipped; after several in a row the run goes back to its last saved state once,
+  with a lower rate.
 - There is one way to score: rows, one per example, gathered in order, the same on any number of ranks; from them what
   the model found, which several models can put together; from that the figures.
 """
@@ -41,9 +42,8 @@ from training.ranks import Ranks, peak_memory, precision_of
 from training.saving import PATIENCE, Saving
 from training.schedule import Schedule, default_rate
 from training.states import State
+from training.stopping import CODES, STOPPED, stopping
 
-STOPPED = 75  # exit code after SIGTERM or SIGUSR1: saved, to be continued (EX_TEMPFAIL of sysexits.h)
-INTERRUPTED = 130  # after Ctrl-C, as shells have it; saved as well
 SAMPLES = 8  # right, and as many wrong answers that a run keeps for report.py
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -292,19 +292,9 @@ class Trainer:
             self.state.best = value
         self.saving.state(self.state)
 
-    @contextlib.contextmanager
-    def signals(self):
-        """Within it, Ctrl-C, SIGTERM and SIGUSR1 stop the run where its state is whole. A second Ctrl-C interrupts."""
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
-        handlers = [signal.signal(number, self.want_stop) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, handlers, strict=True):
-                signal.signal(number, handler)
-
     def want_stop(self, number, _):
-        self.stop_wanted = INTERRUPTED if number == signal.SIGINT else STOPPED
+        """Stop where the state is whole. A second Ctrl-C interrupts."""
+        self.stop_wanted = CODES[number]
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if self.state.finished:  # only the scoring is left, which is done anew with --resume
@@ -333,7 +323,7 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
     if args.lr is None:
         args.lr = default_rate(task.name, task.model.bert.config)
     trainer = Trainer(task, args, ranks)
-    with trainer.signals():
+    with stopping(trainer.want_stop, ranks.first):
         trainer.state = trainer.saving.begin()
         trainer.run()
         trainer.stop = trainer.stop or ranks.sum(trainer.stop_wanted)[0] > 0  # the signal may have come in the last step
