@@ -351,6 +351,23 @@ def test_resuming_needs_the_flags_of_the_run(run, tmp_path):
     assert saved(tmp_path / "runs/mlm")["state"]["step"] == 4
 
 
+def test_a_run_goes_on_under_another_name_of_its_model(toy, tmp_path):
+    toy("--steps 3")
+    assert toy(f"--steps 3 --resume --save {tmp_path}/other.pt")[1]["steps"] == 3  # over: no validation writes it
+    assert (tmp_path / "other.pt").read_bytes() == (tmp_path / "toy.pt").read_bytes()
+    (tmp_path / "other.pt").unlink()
+    assert toy("--steps 6 --resume")[0] == 0  # from toy.pt, which is there
+
+
+def test_a_best_model_that_is_gone_is_told_at_once_or_made_up_for(toy, tmp_path, capsys):
+    toy("--steps 3")
+    (tmp_path / "toy.pt").unlink()
+    with pytest.raises(UserError, match=r"toy\.pt: the run is over, and its best model is gone; .*raise the budget"):
+        toy("--steps 3 --resume")
+    assert toy("--steps 6 --resume")[0] == 0 and (tmp_path / "toy.pt").exists()
+    assert "the next validation writes" in capsys.readouterr().out
+
+
 # Losses that are not finite
 
 
