@@ -47,6 +47,7 @@ from text.batches import EVALUATION, pad_rows
 from text.places import Places
 from text.sentence_pairs import SentencePairs, cut_longest_first
 from text.tokens import load_corpus, load_tokenizer
+from training.beginning import in_its_place
 from training.ranks import launch
 
 
@@ -119,6 +120,7 @@ def predict(args, ranks, model, tokenizer):
         print(f"probabilities of {len(entries)} pairs written to {args.output}")
 
 
+@in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     model, tokenizer = flags.new_or_loaded(NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places))

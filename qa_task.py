@@ -69,6 +69,7 @@ from text.questions import Question, SquadSet, load_squad, load_squad_splits
 from text.sentences import sentences
 from text.tokenizer import Tokenizer
 from text.tokens import load_tokenizer
+from training.beginning import in_its_place
 from training.ranks import Ranks, launch
 
 
@@ -291,6 +292,7 @@ def count_letters(text):
     return len("".join(text.split()))
 
 
+@in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"

@@ -87,6 +87,7 @@ from text.questions import Article, load_race, load_race_splits
 from text.tokenizer import Tokenizer
 from text.tokens import load_tokenizer
 from training import sharding
+from training.beginning import in_its_place
 from training.ranks import Ranks, launch
 
 
@@ -228,6 +229,7 @@ def ask(args, ranks, models, places):
         print(f"{'*' if number == shares.index(max(shares)) else ' '} {LETTERS[number]}  {share:.3f}  {option}")
 
 
+@in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
