@@ -17,7 +17,6 @@ is worse than the median of the others at the same point is stopped. Design choi
 """
 
 import ctypes
-import fcntl
 import json
 import math
 import os
@@ -36,9 +35,10 @@ import ns_task
 import qa_task
 import race_task
 import utils
+from files.locks import hold
 from files.mistakes import UserError, run_main
 from text import cache
-from training import flags, stopping
+from training import beginning, flags, stopping
 
 TASKS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 SCORES = {"mlm": "loss", "ns": "loss", "qa": "f1", "race": "accuracy"}  # the figures by which the tasks choose a model
@@ -152,20 +152,21 @@ def open_study(args, words, start):
 
 
 def claim(folder):
-    """The lock of a trial: an open file, to be handed on to its run; None where another process holds it.
+    """The lock of a trial: an open file, to be handed on to its run, whose lock it is; None where another process holds it.
 
     Raises UserError where the file system cannot be written or knows no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = open(folder / "lock", "w")  # noqa: SIM115
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        return None
+        stream = open(folder / "lock", "a")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{folder}: cannot be locked ({error.strerror}); choose another --log-dir") from None
-    return stream
+    held = hold(stream)
+    if held is None:
+        raise UserError(f"{folder}: cannot be locked (no locks there); choose another --log-dir")
+    if not held:
+        stream.close()
+    return stream if held else None
 
 
 def environment():
@@ -187,7 +188,7 @@ def start(task, folder, words, lock):
     with open(folder / "log.txt", "a") as log:
         return subprocess.Popen(
             [sys.executable, TASKS[task].__file__, *words, *own], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env=environment(), pass_fds=[lock.fileno()], preexec_fn=leave_with_parent,
+            env={**environment(), beginning.HANDED_ON: str(folder)}, pass_fds=[lock.fileno()], preexec_fn=leave_with_parent,
         )  # fmt: skip
 
 
