@@ -52,6 +52,7 @@ from text.places import Places
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer
 from text.vocabularies import save_vocab
+from training.beginning import in_its_place
 from training.ranks import launch
 
 
@@ -152,6 +153,7 @@ def fill(args, ranks, model, tokenizer):
             print(f"  {guess['probability']:.3f}  {guess['word']}")
 
 
+@in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places))
@@ -169,7 +171,7 @@ def run(args, ranks):
         save_vocab(tokenizer, args.save_vocab)
     task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
                       tested=("loss", "ppl"))  # fmt: skip
-    return utils.finish([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
+    return utils.evaluate([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 
 
 if __name__ == "__main__":

@@ -43,10 +43,11 @@ from files.mistakes import UserError, run_main
 from files.reading import read_text
 from files.writing import write_json
 from model import NextSentenceTask
-from text.batches import pad_rows
+from text.batches import EVALUATION, pad_rows
 from text.places import Places
 from text.sentence_pairs import SentencePairs, cut_longest_first
 from text.tokens import load_corpus, load_tokenizer
+from training.beginning import in_its_place
 from training.ranks import launch
 
 
@@ -65,6 +66,19 @@ def rows(model, batch, data, indices):
 def figures(data, rows):
     right = sum(right for _, (_, right) in rows)
     return {"loss": math.fsum(loss for _, (loss, _) in rows) / len(rows), "accuracy": 100 * right / len(rows)}
+
+
+def samples(compute, model, data, rows):
+    """Some pairs that were told right, and some that were told wrong."""
+    found = {True: [], False: []}
+    for index, (loss, right) in rows:
+        if len(found[right]) < utils.SAMPLES:
+            first, second, follows = data.pair(index, EVALUATION)
+            share = math.exp(-loss)  # the probability of what is true
+            found[right].append({"kind": "ns", "first": data.tokenizer.decode(first.tolist()),
+                                 "second": data.tokenizer.decode(second.tolist()), "follows": bool(follows),
+                                 "probability": share if follows else 1 - share, "right": right})  # fmt: skip
+    return found[False] + found[True]
 
 
 def summary(part, figures):
@@ -106,6 +120,7 @@ def predict(args, ranks, model, tokenizer):
         print(f"probabilities of {len(entries)} pairs written to {args.output}")
 
 
+@in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     model, tokenizer = flags.new_or_loaded(NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places))
@@ -119,8 +134,9 @@ def run(args, ranks):
         )
         for split in splits
     }  # fmt: skip
-    task = utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary, tested=("loss", "accuracy"))
-    return utils.finish([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
+    task = utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
+                      tested=("loss", "accuracy"))  # fmt: skip
+    return utils.evaluate([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 
 
 if __name__ == "__main__":

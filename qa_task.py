@@ -69,6 +69,7 @@ from text.questions import Question, SquadSet, load_squad, load_squad_splits
 from text.sentences import sentences
 from text.tokenizer import Tokenizer
 from text.tokens import load_tokenizer
+from training.beginning import in_its_place
 from training.ranks import Ranks, launch
 
 
@@ -291,6 +292,7 @@ def count_letters(text):
     return len("".join(text.split()))
 
 
+@in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
@@ -300,7 +302,7 @@ def run(args, ranks):
             return (predict if args.predict else ask)(args, ranks, models, places)
         squads = load_squad_splits(args.dataset, places, ("test",))
         tasks = [make_task(args, *model, places, squads, name) for model in models]
-        return utils.finish(tasks, args, ranks)
+        return utils.evaluate(tasks, args, ranks)
     model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
     vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
     task = make_task(args, model, tokenizer, places, load_squad_splits(args.dataset, places), name)

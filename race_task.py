@@ -87,6 +87,7 @@ from text.questions import Article, load_race, load_race_splits
 from text.tokenizer import Tokenizer
 from text.tokens import load_tokenizer
 from training import sharding
+from training.beginning import in_its_place
 from training.ranks import Ranks, launch
 
 
@@ -228,6 +229,7 @@ def ask(args, ranks, models, places):
         print(f"{'*' if number == shares.index(max(shares)) else ' '} {LETTERS[number]}  {share:.3f}  {option}")
 
 
+@in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
@@ -237,7 +239,7 @@ def run(args, ranks):
             return (predict if args.predict else ask)(args, ranks, models, places)
         articles = load_race_splits(args.dataset, places, args.level, ("test",))
         tasks = [make_task(args, *model, places, articles, name) for model in models]
-        return utils.finish(tasks, args, ranks)
+        return utils.evaluate(tasks, args, ranks)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
     task = make_task(args, model, tokenizer, places, load_race_splits(args.dataset, places, args.level), name)
     return utils.run(task, args, ranks)

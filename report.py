@@ -3,8 +3,9 @@
     python report.py runs/*
     python report.py runs/first runs/second --output compared.html
 
-Reads what a run leaves in its --log-dir: settings.json, history.json, result.json, examples.json. The page stands alone:
-style, curves (SVG) and texts are in it, nothing is fetched, and no script runs in it. Only Python itself is needed.
+Reads what a run leaves in its --log-dir: settings.json, history.json, result.json, examples.json, and what --evaluate
+leaves there: evaluation.json. The page stands alone: style, curves (SVG) and texts are in it, nothing is fetched, and no
+script runs in it. Only Python itself is needed.
 """
 
 import argparse
@@ -56,10 +57,10 @@ def arguments():
 def read_run(folder):
     """What a run left in its folder: a dictionary, or None for a folder that holds no run."""
     found = {name: read_json(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else None
-             for name in ("settings", "history", "result", "examples")}  # fmt: skip
-    if not (found["history"] or found["result"]):
+             for name in ("settings", "history", "result", "examples", "evaluation")}  # fmt: skip
+    if not (found["history"] or found["result"] or found["evaluation"]):
         return None
-    kinds = {"settings": dict, "history": list, "result": dict, "examples": list}
+    kinds = {"settings": dict, "history": list, "result": dict, "examples": list, "evaluation": dict}
     for name, kind in kinds.items():
         found[name] = kind() if found[name] is None else found[name]
         if not isinstance(found[name], kind):
@@ -88,19 +89,30 @@ def table(head, rows):
     return '<div class="wide"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
 
 
+def entries(run):
+    """What a run has in the table: (name, figures, minutes) of the run, of an evaluation in its folder, or of both."""
+    seconds = run["result"].get("seconds")
+    if run["history"] or run["result"]:
+        yield run["name"], run["result"], "unfinished" if seconds is None else f"{seconds / 60:.1f}"
+    if run["evaluation"]:
+        yield evaluated(run), run["evaluation"], None
+
+
+def evaluated(run):
+    return f"{run['name']}, evaluated: {', '.join(map(str, run['evaluation']['models']))}"
+
+
 def results(runs):
-    """A row for each run: how long it took, and its scores."""
-    names = dict.fromkeys(name for run in runs for name, value in run["result"].items() if isinstance(value, int | float))
+    """A row for each run: how long it took, and its scores; and one for each evaluation."""
+    found = [(*line, run["settings"]) for run in runs for line in entries(run)]
+    names = dict.fromkeys(name for _, result, _, _ in found for name, value in result.items()
+                          if isinstance(value, int | float))  # fmt: skip
     cost = ("steps", "tokens_per_second", "peak_memory_bytes", "skipped_steps")  # after the scores
     names = [name for name in names if name not in (*cost, "seconds", "tokens", "total")] + [n for n in cost if n in names]
-    rows = []
-    for run in runs:
-        result = run["result"]
-        seconds = result.get("seconds")
-        minutes = "unfinished" if seconds is None else f"{seconds / 60:.1f}"
-        task = result.get("task") or run["settings"].get("task")
-        dataset = result.get("dataset") or run["settings"].get("dataset")
-        rows.append([run["name"], task, dataset, minutes, *(result.get(name) for name in names)])
+    rows = [
+        [name, *(result.get(what) or told.get(what) for what in ("task", "dataset")), minutes, *map(result.get, names)]
+        for name, result, minutes, told in found
+    ]
     return table(["run", "task", "data", "minutes", *(name.replace("_", " ") for name in names)], rows)
 
 
@@ -178,6 +190,17 @@ def question(example):
     return f'<div class="card"><h3>{escape(example["question"])}</h3>{verdict}{told}<p class="text soft">{text}</p></div>'
 
 
+def pair(example):
+    """Two parts, and whether the second follows the first."""
+    words, right = ("does not follow", "follows"), example["right"]
+    verdict = f'<span class="{"good" if right else "bad"}">{"right" if right else "wrong"}</span>'
+    share = example["probability"]
+    told = f"<p>answered: <b>the second {words[share > 0.5]}</b> ({max(share, 1 - share):.0%})</p>"
+    wanted = f'<p class="soft">wanted: the second {words[bool(example["follows"])]}</p>'
+    parts = "".join(f'<p class="text soft">{escape(example[part])}</p>' for part in ("first", "second"))
+    return f'<div class="card">{verdict}{told}{wanted}{parts}</div>'
+
+
 def masks(example):
     """A text whose masked words are what the model guesses, with the guesses that come next."""
     text, listed = escape(example["texts"][0]), ""
@@ -191,12 +214,20 @@ def masks(example):
     return f'<div class="card"><p class="text">{text}</p>{guesses}</div>'
 
 
+CARDS = {"mlm": masks, "ns": pair, "qa": question, "race": question}
+
+
 def examples(run):
-    try:
-        cards = "".join(masks(one) if one["kind"] == "mlm" else question(one) for one in run["examples"])
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"{run['name']}/examples.json: not what a run writes ({error!r}); remove it") from None
-    return f'<h2>What {escape(run["name"])} answers</h2><div class="cards">{cards}</div>' if cards else ""
+    """What the model of a run answers, and what was answered in an evaluation in its folder."""
+    told = ""
+    for name, found, file in ((run["name"], run["examples"], "examples"),
+                              (run["evaluation"] and evaluated(run), run["evaluation"].get("examples", []), "evaluation")):
+        try:
+            cards = "".join(CARDS[one["kind"]](one) for one in found)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise UserError(f"{run['name']}/{file}.json: not what a run writes ({error!r}); remove it") from None
+        told += f'<h2>What {escape(name)} answers</h2><div class="cards">{cards}</div>' if cards else ""
+    return told
 
 
 def page(runs):
@@ -213,7 +244,8 @@ def main():
     args = arguments()
     runs = [run for folder in args.runs if (run := read_run(Path(folder)))]
     if not runs:
-        raise UserError(f"{' '.join(args.runs)}: no run in there (no history.json, no result.json); name a --log-dir")
+        raise UserError(f"{' '.join(args.runs)}: no run in there (no history.json, result.json or evaluation.json); name a "
+                        "--log-dir")  # fmt: skip
     try:
         text = page(runs)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

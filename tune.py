@@ -17,7 +17,6 @@ is worse than the median of the others at the same point is stopped. Design choi
 """
 
 import ctypes
-import fcntl
 import json
 import math
 import os
@@ -36,9 +35,10 @@ import ns_task
 import qa_task
 import race_task
 import utils
+from files.locks import hold
 from files.mistakes import UserError, run_main
 from text import cache
-from training import flags
+from training import beginning, flags, stopping
 
 TASKS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 SCORES = {"mlm": "loss", "ns": "loss", "qa": "f1", "race": "accuracy"}  # the figures by which the tasks choose a model
@@ -152,20 +152,21 @@ def open_study(args, words, start):
 
 
 def claim(folder):
-    """The lock of a trial: an open file, to be handed on to its run; None where another process holds it.
+    """The lock of a trial: an open file, to be handed on to its run, whose lock it is; None where another process holds it.
 
     Raises UserError where the file system cannot be written or knows no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = open(folder / "lock", "w")  # noqa: SIM115
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        return None
+        stream = open(folder / "lock", "a")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{folder}: cannot be locked ({error.strerror}); choose another --log-dir") from None
-    return stream
+    held = hold(stream)
+    if held is None:
+        raise UserError(f"{folder}: cannot be locked (no locks there); choose another --log-dir")
+    if not held:
+        stream.close()
+    return stream if held else None
 
 
 def environment():
@@ -187,7 +188,7 @@ def start(task, folder, words, lock):
     with open(folder / "log.txt", "a") as log:
         return subprocess.Popen(
             [sys.executable, TASKS[task].__file__, *words, *own], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env=environment(), pass_fds=[lock.fileno()], preexec_fn=leave_with_parent,
+            env={**environment(), beginning.HANDED_ON: str(folder)}, pass_fds=[lock.fileno()], preexec_fn=leave_with_parent,
         )  # fmt: skip
 
 
@@ -282,7 +283,7 @@ class Tuner:
             return self.states.COMPLETE, (min if self.score == "loss" else max)(values), ""
         if bad:
             return self.states.PRUNED, None, ""
-        if self.stop or code in (utils.STOPPED, utils.INTERRUPTED):
+        if self.stop or code in (stopping.STOPPED, stopping.INTERRUPTED):
             return None, None, ""
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return self.states.FAIL, None, f"{how}: {last_line(folder / 'log.txt')}"
@@ -317,8 +318,8 @@ class Tuner:
 
     def work(self):
         """Trial after trial until there are enough, or this process is told to stop. Gives the exit code."""
-        for number, code in ((signal.SIGINT, utils.INTERRUPTED), (signal.SIGTERM, utils.STOPPED),
-                             (signal.SIGUSR1, utils.STOPPED)):  # fmt: skip
+        for number, code in ((signal.SIGINT, stopping.INTERRUPTED), (signal.SIGTERM, stopping.STOPPED),
+                             (signal.SIGUSR1, stopping.STOPPED)):  # fmt: skip
             signal.signal(number, lambda _, __, code=code: setattr(self, "stop", code))
         while not self.stop:
             self.bar.n = len(self.finished())

@@ -9,8 +9,9 @@ A task script fills in a ``Task`` (its model, examples, loss and score) and hand
   neither ``--accumulate`` nor the number of ranks changes the gradient.
 - Every random choice is a function of seed, step and rank, never of what happened before, so that saved state needs no
   generators and a resumed run repeats the interrupted one bit for bit.
-- A signal to stop is noted and obeyed after the step, by all ranks after the same one. A step whose loss or gradient is
-  not finite is skipped; after several in a row the run goes back to its last saved state once, with a lower rate.
+- A signal to stop is noted and obeyed after the step, by all ranks after the same one (training/stopping.py). A step
+  whose loss or gradient is not finite is skipped; after several in a row the run goes back to its last saved state once,
+  with a lower rate.
 - There is one way to score: rows, one per example, gathered in order, the same on any number of ranks; from them what
   the model found, which several models can put together; from that the figures.
 """
@@ -41,9 +42,8 @@ from training.ranks import Ranks, peak_memory, precision_of
 from training.saving import PATIENCE, Saving
 from training.schedule import Schedule, default_rate
 from training.states import State
+from training.stopping import CODES, STOPPED, stopping
 
-STOPPED = 75  # exit code after SIGTERM or SIGUSR1: saved, to be continued (EX_TEMPFAIL of sysexits.h)
-INTERRUPTED = 130  # after Ctrl-C, as shells have it; saved as well
 SAMPLES = 8  # right, and as many wrong answers that a run keeps for report.py
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ class Task:
     among them; ``summary(part, figures)`` is how they read in a log line. ``best`` names the score to choose a model by,
     smallest where it is "loss". ``notes(figures)`` are what the model file keeps of a validation.
     ``samples(compute, model, data, found)`` gives some examples with the model's answers, for report.py. ``tested`` are the
-    figures that result.json calls test_loss and so on.
+    figures that result.json and evaluation.json call test_loss and so on.
     """
 
     name: str
@@ -265,15 +265,17 @@ class Trainer:
         summed, = self.ranks.sum(summed)
         engine.scaler.unscale_(engine.optimizer)
         norm = sharding.clip(engine.parallel, args.clip)
-        # One step along a gradient that is not finite ruins all weights; fp16's scaler passes over it by itself.
-        good = np.isfinite(summed) and (engine.scaler.is_enabled() or bool(torch.isfinite(norm)))
+        # One step along a gradient that is not finite ruins all weights.
+        good = np.isfinite(summed) and bool(torch.isfinite(norm))
+        # Of a finite loss in fp16 it was the scale, which the scaler lowers now: no reason to go back.
+        overflow = not good and np.isfinite(summed) and engine.scaler.is_enabled()
         if good:
             engine.scaler.step(engine.optimizer)
         engine.scaler.update()
         engine.optimizer.zero_grad(set_to_none=True)
-        self.state.bad = 0 if good else self.state.bad + 1
+        self.state.bad = 0 if good or overflow else self.state.bad + 1
         self.state.skipped += not good
-        self.state.recent.append((summed, count, tokens) if good else (0.0, 0, tokens))
+        self.state.recent.append((summed, count, tokens) if good or overflow else (0.0, 0, tokens))
         self.stop, self.save = stop > 0, save > 0
         return rate, norm
 
@@ -290,19 +292,9 @@ class Trainer:
             self.state.best = value
         self.saving.state(self.state)
 
-    @contextlib.contextmanager
-    def signals(self):
-        """Within it, Ctrl-C, SIGTERM and SIGUSR1 stop the run where its state is whole. A second Ctrl-C interrupts."""
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
-        handlers = [signal.signal(number, self.want_stop) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, handlers, strict=True):
-                signal.signal(number, handler)
-
     def want_stop(self, number, _):
-        self.stop_wanted = INTERRUPTED if number == signal.SIGINT else STOPPED
+        """Stop where the state is whole. A second Ctrl-C interrupts."""
+        self.stop_wanted = CODES[number]
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if self.state.finished:  # only the scoring is left, which is done anew with --resume
@@ -331,7 +323,7 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
     if args.lr is None:
         args.lr = default_rate(task.name, task.model.bert.config)
     trainer = Trainer(task, args, ranks)
-    with trainer.signals():
+    with stopping(trainer.want_stop, ranks.first):
         trainer.state = trainer.saving.begin()
         trainer.run()
         trainer.stop = trainer.stop or ranks.sum(trainer.stop_wanted)[0] > 0  # the signal may have come in the last step
@@ -349,33 +341,52 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
         best = checkpoint.read_model(args.save)
         sharding.load_weights(trainer.engine.parallel, checkpoint.whole(best))
         trainer.engine.model.notes = best["notes"]
-        return finish([task], args, ranks, trainer.state)
+        return finish(task, args, ranks, trainer.state)
 
 
-def finish(tasks: list[Task], args: Namespace, ranks: Ranks, state: State | None = None) -> int:
-    """Score the test split by a trained model, or several together; print the closing lines and write result.json.
+def finish(task: Task, args: Namespace, ranks: Ranks, state: State) -> int:
+    """Score the model that a run has trained; write examples.json and result.json. Gives the exit code."""
+    figures, samples = score_test([task], args, ranks)
+    if not ranks.first:
+        return 0
+    folder = Path(args.log_dir)
+    if samples is not None:
+        write_json(folder / "examples.json", samples)
+    note_hparams(folder, settings(task.name, args, sum(p.numel() for p in task.model.parameters())), figures)
+    write_json(folder / "result.json", {
+        "task": task.name, "dataset": args.dataset, "seconds": round(state.seconds, 3), "steps": state.step,
+        "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+        "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped, **for_result(task, figures),
+    })  # fmt: skip
+    return 0
 
-    ``state`` is that of the run which trained it. Gives the exit code.
-    """
-    compute, task, state, folder = Computer(args, ranks), tasks[0], state or State(), Path(args.log_dir)
+
+def evaluate(tasks: list[Task], args: Namespace, ranks: Ranks) -> int:
+    """Score a trained model, or several together; write evaluation.json, which is apart from what the run that trained
+    it left in the same folder. Gives the exit code."""
+    figures, samples = score_test(tasks, args, ranks)
+    if ranks.first:
+        named = args.checkpoint or args.bert_model
+        write_json(Path(args.log_dir) / "evaluation.json", {
+            "task": tasks[0].name, "dataset": args.dataset, "models": named if isinstance(named, list) else [named],
+            "peak_memory_bytes": peak_memory(ranks.device), **for_result(tasks[0], figures), "examples": samples or [],
+        })  # fmt: skip
+    return 0
+
+
+def score_test(tasks: list[Task], args: Namespace, ranks: Ranks) -> tuple[dict, list | None]:
+    """Figures of the test split by one model or several together, and samples of it; prints the closing lines."""
+    compute, task = Computer(args, ranks), tasks[0]
     data = task.examples["test"]
     found = compute.found(tasks, "test")
     figures = task.figures(data, found)
     samples = task.samples(compute, task.model, data, found) if task.samples else None
-    if not ranks.first:
-        return 0
-    if samples is not None:
-        write_json(folder / "examples.json", samples)
-    if state.step:
-        told = settings(task.name, args, sum(p.numel() for p in task.model.parameters()))
-        note_hparams(folder, told, figures)
-    print("=" * 89)
-    print(f"| End of training | {task.summary('test', figures)}")
-    print("=" * 89, flush=True)
-    write_json(folder / "result.json", {
-        "task": task.name, "dataset": args.dataset, "seconds": round(state.seconds, 3), "steps": state.step,
-        "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-        "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped,
-        **{f"test_{name}" if name in task.tested else name: value for name, value in figures.items()},
-    })  # fmt: skip
-    return 0
+    if ranks.first:
+        print("=" * 89)
+        print(f"| End of training | {task.summary('test', figures)}")
+        print("=" * 89, flush=True)
+    return figures, samples
+
+
+def for_result(task, figures):
+    return {f"test_{name}" if name in task.tested else name: value for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""The ground, what all use: mistakes, reading, writing, downloads, archives, torch_zip.
+"""The ground, what all use: mistakes, reading, writing, locks, downloads, archives, torch_zip.
 
 Nothing here imports from any other wing or from the top.
 """

@@ -11,6 +11,27 @@ from typing import IO, Any
 from files.mistakes import UserError
 
 
+def check_writable(path: str | Path) -> None:
+    """Raises UserError where ``atomic_write`` would not find a place for ``path``; leaves nothing behind."""
+    path = Path(path)
+    with not_a_folder(path):
+        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))  # those below will be made
+        temporary = folder / f"{path.name}.tmp{os.getpid()}"
+        temporary.touch()
+        temporary.unlink()
+
+
+@contextlib.contextmanager
+def not_a_folder(path):
+    """Raises UserError where ``path`` is a folder, or something within says that it cannot be written."""
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give the name of a file")
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside ``path``; on success sync it and rename it to ``path``, else remove it.
@@ -19,14 +40,10 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     written, or ``path`` is one.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give the name of a file")
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    try:
+    with not_a_folder(path):
+        temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-    except OSError as error:
-        raise unwritable(path, error) from None
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import toys
 from conftest import ROOT
 
@@ -13,6 +14,7 @@ import mlm_task
 import ns_task
 import qa_task
 import race_task
+from text import batches
 
 SCRIPTS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 OLD_FLAGS = dict(emsize="64", nhid="100", nlayers="3", nhead="4", lr="0.5", clip="0.2", epochs="7", batch_size="9",
@@ -80,12 +82,19 @@ def test_the_model_to_use_is_the_one_named_else_what_the_task_saved_and_to_train
 
 @pytest.mark.parametrize("flags", [
     "--size huge", "--epochs 0", "--steps -1", "--dropout 1", "--dropout -0.1", "--batch-size 0", "--lr 0", "--minutes 0",
-    "--seed -1", "--parallel MPI", "--precision fp8", "--bptt x", "--emsi 3", "--nonsense", "--accumulate 0",
+    "--seed -1", f"--seed {1 << 64}", "--parallel MPI", "--precision fp8", "--bptt x", "--emsi 3", "--nonsense",
+    "--accumulate 0",
 ])  # fmt: skip
 def test_values_that_make_no_sense_are_refused(monkeypatch, capsys, flags):
     with pytest.raises(SystemExit) as stop:
         parsed(monkeypatch, "mlm", *flags.split())
     assert stop.value.code == 2 and flags.split()[0] in capsys.readouterr().err
+
+
+def test_the_largest_seed_is_taken_by_all_who_draw(monkeypatch):
+    seed = parsed(monkeypatch, "mlm", "--seed", str((1 << 64) - 1)).seed
+    torch.manual_seed(seed)
+    assert len(batches.epoch_batches(5, 2, seed, 0)) == 3
 
 
 @pytest.mark.parametrize("wrong, right", [("--emsiz", "--emsize"), ("--batchsize", "--batch_size"), ("--qqq", None)])
@@ -144,6 +153,8 @@ def folder(tmp_path):
     ("qa", "--bert-model none --stride 0", ["--stride 0"]),
     ("qa", "--bert-model none --dataset SQuAD9", ["SQuAD9"]),
     ("race", "--bert-model none --dataset nowhere", ["nowhere"]),
+    ("race", "--bert-model none --attention-window 99999999", ["--attention-window 99999999", "smaller"]),
+    ("race", "--bert-model none --head duma --duma-layers 99999999", ["--duma-layers 99999999", "smaller"]),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_with_its_remedy(run_script, folder, task, flags, words):
     given = "" if "wordpiece" in flags else "--vocab vocab.txt"

@@ -141,11 +141,13 @@ def test_models_of_different_tokenizers_answer_with_slices_of_the_context(call, 
 def test_an_ensemble_is_scored_as_its_predictions_are(call, folder, run_script, task, data):
     output = call(task, f"--evaluate --dataset {data} --log-dir run --bert-model {task}_a.pt {task}_b.pt {task}_c.pt")
     assert "| End of training | test loss" in output
-    figures = json.loads((folder / "run/result.json").read_text())
+    figures = json.loads((folder / "run/evaluation.json").read_text())
     predicted(call, folder, task, "a b c")
     what, gold = ("squad", "squad.json") if task == "qa" else ("race", "articles")
     scored = json.loads(run_script("metrics.py", what, gold, "out.json", cwd=folder).stdout)
     assert {name: figures[name] for name in scored} == pytest.approx(scored)
+    assert figures["models"] == [f"{task}_{name}.pt" for name in "abc"]
+    assert figures["examples"] and {one["kind"] for one in figures["examples"]} == {task}
 
 
 @pytest.mark.slow
@@ -153,10 +155,10 @@ def test_an_ensemble_is_scored_as_its_predictions_are(call, folder, run_script, 
 def test_two_ranks_score_an_ensemble_as_one_does(call, folder, run_script, task, data):
     flags = f"--evaluate --dataset {data} --log-dir run --bert-model {task}_a.pt {task}_c.pt"
     call(task, flags)
-    one = json.loads((folder / "run/result.json").read_text())
+    one = json.loads((folder / "run/evaluation.json").read_text())
     common = "--bptt 64 --cache-dir cache --precision fp32 --batch_size 8" + " --n-best 5" * (task == "qa")
     run_script(f"{task}_task.py", *common.split(), *flags.split(), "--parallel", "DDP", "--world_size", "2", cwd=folder)
-    two = json.loads((folder / "run/result.json").read_text())
+    two = json.loads((folder / "run/evaluation.json").read_text())
     assert {**two, "peak_memory_bytes": 0} == {**one, "peak_memory_bytes": 0}
 
 

@@ -20,7 +20,7 @@ from conftest import ROOT
 from files.mistakes import UserError
 from model import BertConfig, MLMTask
 from text.questions import Article
-from training import ranks
+from training import ranks, stopping
 from training.optimizer import make_optimizer
 
 slow = pytest.mark.slow
@@ -51,7 +51,7 @@ def train(books, run_script, tmp_path):
         for _, kind, values in torch.load(tmp_path / name / "state.pt", weights_only=True)["state"]["history"]
         if kind == "train"
     ]
-    call.result = lambda name: json.loads((tmp_path / name / "result.json").read_text())
+    call.result = lambda name, file="result": json.loads((tmp_path / name / f"{file}.json").read_text())
     return call
 
 
@@ -74,7 +74,7 @@ def test_engines_and_numbers_of_ranks_give_one_curve_and_the_same_scores(train, 
         assert train.losses(str(way)) == pytest.approx(train.losses("1"), abs=1e-5), way
         assert train.result(str(way))["tokens"] == train.result("1")["tokens"]  # every example once an epoch
         train(f"score{way}", f"--evaluate --bert-model 1.pt {flags}")
-        assert train.result(f"score{way}")["test_loss"] == train.result("1")["test_loss"]
+        assert train.result(f"score{way}", "evaluation")["test_loss"] == train.result("1")["test_loss"]
 
 
 def muon_steps(rank, world, dtype, folder):
@@ -169,6 +169,23 @@ def test_a_rank_that_is_killed_takes_the_others_down(books, tmp_path, victim):
     _, error = process.communicate(timeout=60)
     assert time.monotonic() - begun < 60 and process.returncode == 137
     assert f"error: SIGKILL ended the process of local rank {victim}" in error and "Traceback" not in error
+
+
+@slow
+def test_a_rank_that_waits_for_ever_ends_at_a_second_sigterm(books, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "mlm_task.py"), *TINY, *books.split(), *"--epochs 500 --parallel DDP".split(),
+         "--world_size", "2"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert any(line.startswith("| epoch") for line in process.stdout)
+    os.kill(rank_processes(process.pid)[1], signal.SIGSTOP)  # so the other waits for it
+    process.terminate()
+    time.sleep(2 * stopping.AGAIN)
+    assert process.poll() is None
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75 and error.count("error: a second SIGTERM: ended at once") == 1, error
 
 
 def rank_processes(parent):

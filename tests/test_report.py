@@ -43,6 +43,21 @@ def runs(tmp_path):
     return tmp_path / "runs"
 
 
+NS = [{"kind": "ns", "first": HOSTILE, "second": "It rained.", "follows": follows, "probability": 0.75, "right": follows}
+      for follows in (True, False)]  # fmt: skip
+
+
+def test_an_evaluation_stands_beside_its_run_or_alone_with_its_answers(runs):
+    told = {"task": "ns", "dataset": HOSTILE, "models": ["a.pt", HOSTILE], "test_accuracy": 61.25, "examples": NS}
+    for name in ("first", "none"):
+        (runs / name / "evaluation.json").write_text(json.dumps(told))
+    page = report(runs)
+    assert "<h1>3 runs</h1>" in page and page.count("<td>61.25</td>") == 2 and "<td>60.5</td>" in page
+    assert page.count("evaluated: a.pt, &lt;script&gt;") == 4 and page.count("<td>unfinished</td>") == 1
+    assert "answered: <b>the second follows</b> (75%)" in page and "wanted: the second does not follow" in page
+    assert "<script" not in page and "answered: <b>no answer</b>" in page  # the run's own
+
+
 def report(runs, *more, code=0):
     process = subprocess.run([sys.executable, str(ROOT / "report.py"), *map(str, more or sorted(runs.iterdir()))],
                              cwd=runs.parent, capture_output=True, text=True)  # fmt: skip
@@ -76,6 +91,8 @@ def test_nothing_in_a_run_becomes_html(runs):
     ("history.json", "[[1]]", "not what it writes"),
     ("result.json", "[]", "not what a run writes"),
     ("examples.json", '[{"kind": "qa"}]', "not what a run writes"),
+    ("evaluation.json", '{"models": [], "examples": [{"kind": "new"}]}', "not what a run writes"),
+    ("evaluation.json", '{"task": "qa"}', "not what it writes"),
 ])  # fmt: skip
 def test_a_damaged_file_is_one_line(runs, name, content, reason):
     (runs / "first" / name).write_text(content)

@@ -3,6 +3,7 @@
 Tiny models on toy text and toy questions; a resumed run must end with the weights of one that nothing disturbed.
 """
 
+import copy
 import itertools
 import json
 import os
@@ -23,8 +24,10 @@ import utils
 from files.mistakes import UserError
 from model import BertConfig, MLMTask
 from text.masked_blocks import MaskedBlocks
-from training import flags
+from training import flags, sharding
+from training.optimizer import make_optimizer
 from training.ranks import Ranks
+from training.saving import PATIENCE
 
 slow = pytest.mark.slow
 TINY = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20 --log-interval 1".split()
@@ -182,6 +185,48 @@ def test_a_disk_that_fills_up_does_not_end_the_run(run, tmp_path):
 # Flags
 
 
+@pytest.fixture
+def optimizer():
+    """One that has a state."""
+    layer = torch.nn.Linear(2, 3)
+    layer.weight.grad, layer.bias.grad = torch.ones(3, 2), torch.ones(3)
+    made = make_optimizer(layer, "adamw", 0.01)
+    made.step()
+    return layer, made
+
+
+@pytest.mark.parametrize("newer", [{}, {"decoupled_weight_decay": True}], ids=["older", "newer"])
+def test_the_optimizer_of_another_version_of_torch_is_taken_over(optimizer, newer):
+    """A version adds settings of its own to the groups and drops others; ours are in all of them."""
+    layer, own = optimizer
+    state = copy.deepcopy(own.state_dict())
+    for group in state["param_groups"]:
+        del group["foreach"]
+        group.update(newer, eps=1e-5)
+    sharding.load_optimizer(layer, own, state)
+    assert [group["eps"] for group in own.param_groups] == [1e-5] * 3
+    assert all("foreach" in group and "decoupled_weight_decay" not in group for group in own.param_groups)
+    layer.weight.grad = torch.ones(3, 2)
+    own.step()
+    assert own.state[layer.weight]["step"] == 2
+    for name in ("betas", "muon"):
+        damaged = copy.deepcopy(state)
+        del damaged["param_groups"][0][name]
+        with pytest.raises(ValueError, match="not that of this run"):
+            sharding.load_optimizer(layer, own, damaged)
+
+
+@slow
+@pytest.mark.parametrize("ranks", ["", "--parallel DDP --world_size 2"], ids=["one rank", "two ranks"])
+def test_a_second_run_in_the_folder_is_told_and_a_killed_one_resumes_at_once(start, run, ranks):
+    first = start("mlm", f"--steps 4000 {ranks}")
+    assert any(line.startswith("| epoch") for line in first.stdout)
+    told = run("mlm", "--steps 3", code=2)
+    assert re.fullmatch(r"error: --log-dir runs/mlm: another run is at work there .*choose another folder\n", told)
+    first.kill()  # who started the ranks, which look once a second
+    assert "resuming from" in run("mlm", f"--steps 3 --resume {ranks}")
+
+
 @slow
 def test_resuming_needs_the_flags_of_the_run(run, tmp_path):
     assert "nothing to resume" in run("mlm", "--steps 2 --resume")
@@ -189,6 +234,23 @@ def test_resuming_needs_the_flags_of_the_run(run, tmp_path):
     assert "belongs to a model of hidden_size 32, now 64" in run("mlm", "--steps 2 --resume --emsize 64", code=2)
     assert "End of training" in run("mlm", "--steps 4 --resume")
     assert saved(tmp_path / "runs/mlm")["state"]["step"] == 4
+
+
+def test_a_run_goes_on_under_another_name_of_its_model(toy, tmp_path):
+    toy("--steps 3")
+    assert toy(f"--steps 3 --resume --save {tmp_path}/other.pt")[1]["steps"] == 3  # over: no validation writes it
+    assert (tmp_path / "other.pt").read_bytes() == (tmp_path / "toy.pt").read_bytes()
+    (tmp_path / "other.pt").unlink()
+    assert toy("--steps 6 --resume")[0] == 0  # from toy.pt, which is there
+
+
+def test_a_best_model_that_is_gone_is_told_at_once_or_made_up_for(toy, tmp_path, capsys):
+    toy("--steps 3")
+    (tmp_path / "toy.pt").unlink()
+    with pytest.raises(UserError, match=r"toy\.pt: the run is over, and its best model is gone; .*raise the budget"):
+        toy("--steps 3 --resume")
+    assert toy("--steps 6 --resume")[0] == 0 and (tmp_path / "toy.pt").exists()
+    assert "the next validation writes" in capsys.readouterr().out
 
 
 # Losses that are not finite
@@ -229,6 +291,27 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(toy, capsys):
     code, result = toy("--steps 9 --save-minutes 1e-9", bad=[3, 5, 6])
     assert code == 0 and result["skipped_steps"] == 3 and result["steps"] == 9
     assert "3 skipped" in capsys.readouterr().out
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """fp16's scaler, as if this were a GPU; gradients overflow until its scale has come down a little."""
+    monkeypatch.setattr(sharding, "make_scaler", lambda *_, **__: torch.amp.GradScaler("cpu", 2.0**127, 2.0, 0.7))
+
+
+def test_steps_that_overflow_in_fp16_are_skipped_and_counted_and_no_reason_to_go_back(toy, scaled, tmp_path, capsys):
+    code, result = toy("--steps 20 --save-minutes 1e-9")
+    told, state = capsys.readouterr().out, saved(tmp_path / "runs")
+    assert code == 0 and result["steps"] == 20 and result["skipped_steps"] > PATIENCE
+    assert f"{result['skipped_steps']} skipped" in told and "going back" not in told
+    trained = max(int(values["step"]) for values in state["optimizer"]["state"].values())
+    assert result["skipped_steps"] + trained == 20 and state["scaler"]["scale"] < 2.0**127
+
+
+def test_a_run_goes_on_in_fp16_from_a_state_of_another_precision(toy, request):
+    toy("--steps 3")
+    request.getfixturevalue("scaled")
+    assert toy("--steps 20 --resume")[1]["steps"] == 20
 
 
 def test_five_in_a_row_and_the_run_goes_back_with_a_lower_rate(toy, tmp_path, capsys):

@@ -42,9 +42,14 @@ def result(folder):
     return json.loads((folder / "result.json").read_text())
 
 
-def figures(folder):
-    """What result.json says of the model, without what it says of the run."""
-    return {name: value for name, value in result(folder).items() if name not in SHARED_KEYS or name == "test_loss"}
+def evaluation(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def figures(folder, read=result):
+    """What is said of the model, without what is said of the run and of the evaluation."""
+    others = {*SHARED_KEYS, "skipped_steps", "models", "examples"} - {"test_loss"}
+    return {name: value for name, value in read(folder).items() if name not in others}
 
 
 def state(folder):
@@ -93,8 +98,25 @@ def test_the_last_lines_are_those_of_the_old_example(trained, task):
 def test_evaluation_repeats_the_figures_of_training_on_any_number_of_ranks(trained, run, task):
     for flags in ("", "--parallel DDP --world_size 2"):
         run(task, f"--evaluate --bert-model {MODELS[task]} --log-dir again {flags}", threads=2, cwd=trained)
-        assert figures(trained / "again") == figures(trained / "runs" / task), flags
+        assert figures(trained / "again", evaluation) == figures(trained / "runs" / task), flags
+        assert evaluation(trained / "again")["examples"] == read(trained / "runs" / task / "examples.json")
         shutil.rmtree(trained / "again")
+
+
+@slow
+@every_task
+def test_an_evaluation_leaves_what_the_training_wrote_and_says_of_which_model_it_is(trained, run, run_script, task):
+    folder = trained / "runs" / task
+    before = {name: (folder / name).read_bytes() for name in ("result.json", "examples.json", "settings.json")}
+    run(task, "--evaluate", cwd=trained)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    told = evaluation(folder)
+    assert told["models"] == [MODELS[task]] and told["task"] == task and not {"seconds", "steps", "tokens"} & set(told)
+    assert {example["kind"] for example in told["examples"]} == {task}
+    run_script("report.py", folder, cwd=trained)
+    page = (trained / "report.html").read_text()
+    assert f"evaluated: {MODELS[task]}" in page and "<h1>1 run</h1>" in page
+    (folder / "evaluation.json").unlink()
 
 
 @slow
@@ -209,9 +231,9 @@ def test_race_scores_the_level_that_is_asked_for(trained, run, tmp_path):
         toys.write_articles(tmp_path / "set" / split, toys.articles(count=4))
     model = f"--dataset set --bert-model {trained}/race_model.pt --evaluate"
     run("race", model)
-    both = result(tmp_path / "runs/race")
+    both = evaluation(tmp_path / "runs/race")
     run("race", f"{model} --level middle")
-    middle = result(tmp_path / "runs/race")
+    middle = evaluation(tmp_path / "runs/race")
     assert middle["accuracy"] == middle["middle_accuracy"] == both["middle_accuracy"] and "high_accuracy" not in middle
     assert (both["total"], middle["total"]) == (8, 4)
     assert both["accuracy"] == pytest.approx((both["middle_accuracy"] + both["high_accuracy"]) / 2)

@@ -100,6 +100,13 @@ def natural(text: str) -> int:
     return value
 
 
+def seed(text):
+    value = natural(text)
+    if value >= 1 << 64:
+        raise argparse.ArgumentTypeError(f"{text} has more than the 64 bits that torch takes")
+    return value
+
+
 def fraction(text):
     value = float(text)
     if not 0 <= value < 1:
@@ -114,7 +121,7 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
     p.flag("dataset", "name of a data set, or a path", default="Sample")
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
-    p.flag("log-dir", "logs, result.json, resume state")
+    p.flag("log-dir", "logs, result.json, evaluation.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
     ensemble = task in ("qa", "race")
@@ -156,7 +163,7 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
     p.flag("weight-decay", "of the weight matrices", type=float, default=0.01)
     p.flag("clip", "largest norm of the gradient", type=positive(float), default=1.0)
     p.flag("no-test", "end with the last validation, the test split unseen", action="store_true", default=False)
-    p.flag("seed", "of all random choices", type=natural, default=5431916812)
+    p.flag("seed", "of all random choices", type=seed, default=5431916812)
     p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
     p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int))
 
@@ -228,9 +235,20 @@ def sizes(args: argparse.Namespace, vocab_size: int) -> "BertConfig":
 
 
 def head_settings(args):
-    """The fields of a config that describe race_task.py's head, as far as the command line gives them."""
+    """The fields of a config that describe race_task.py's head, as far as the command line gives them.
+
+    Raises UserError for values that no config takes.
+    """
+    from model import BertConfig  # here for start-up time
+
     names = ("head", "duma_layers", "compare_options", "mix_layers", "attention_window")
-    return {name: getattr(args, name) for name in names if getattr(args, name, None)}
+    given = {name: getattr(args, name) for name in names if getattr(args, name, None)}
+    try:
+        BertConfig(1, **given)
+    except ValueError as error:
+        told = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+        raise UserError(f"{told}: {error}; choose a smaller one") from None
+    return given
 
 
 def check_same_head(given, config, path):

@@ -4,13 +4,16 @@ How a state is written, checked and kept twice is in states.py; here is what is 
 """
 
 import dataclasses
+import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import checkpoint
 from files.mistakes import UserError
+from files.writing import atomic_write
 from training.ranks import Ranks, restarted
 from training.schedule import Schedule
 from training.sharding import Engine
@@ -84,6 +87,7 @@ class Saving:
             self.say(f"resuming from {saved['path']} at step {state.step}")
             if self.ranks.first:
                 self.states.clear_damaged()
+            self.find_best(state, saved["arguments"].get("save"))
             return state
         if resume:
             self.say(f"nothing to resume in {self.args.log_dir}: starting")
@@ -92,6 +96,25 @@ class Saving:
         state = State()
         self.state(state)  # to go back to; and a disk without room for it is told at once
         return state
+
+    def find_best(self, state: State, before: str | None) -> None:
+        """See to it that ``--save`` has the best model so far, which lies where ``--save`` was ``before``.
+
+        What is gone is made up for by the next validation. Raises UserError where there will be none.
+        """
+        if state.best is None:
+            return
+        own, old = Path(self.args.save), Path(before or self.args.save)
+        if self.ranks.first and old.is_file() and own.absolute() != old.absolute():
+            with open(old, "rb") as source, atomic_write(own) as stream:
+                shutil.copyfileobj(source, stream)
+            self.say(f"{own}: the best model so far, copied from {old}")
+        if self.ranks.of_first(own.is_file()):
+            return
+        if self.schedule.progress(state) >= 1.0:
+            raise UserError(f"{old}: the run is over, and its best model is gone; put that back, or raise the budget")
+        self.say(f"warning: {old}, the best model so far, is gone; the next validation writes {own}")
+        state.best = None
 
     def restored(self, saved: dict) -> State:
         """Weights and optimizer as they were saved; gives the state of then."""

@@ -46,7 +46,8 @@ class Engine:
         """Take over what ``content`` gave. Raises ValueError where it is of another model or optimizer."""
         load_weights(self.parallel, saved["model"])
         load_optimizer(self.parallel, self.optimizer, saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty of a run in another precision: the scale is found anew
+            self.scaler.load_state_dict(saved["scaler"])
 
     def whole_model(self) -> torch.nn.Module:
         """The model with all of its weights, on rank 0."""
@@ -178,6 +179,10 @@ def optimizer_state(parallel, optimizer):
     return state
 
 
+# What this code sets in an optimizer's groups. The rest is torch's own, and another with each version of it.
+SETTINGS = ("lr", "betas", "eps", "weight_decay", "muon", "scale")
+
+
 def belongs(saved, groups, count):
     """Does a saved state have the parts that the optimizer's has, of the same kinds?"""
     theirs, state = saved.get("param_groups"), saved.get("state")
@@ -194,12 +199,12 @@ def belongs(saved, groups, count):
 
 
 def alike(group, own):
-    """Settings of one kind; those that are switched on or off, the same."""
-    return (set(own) <= set(group) and isinstance(group["params"], list) and all(type(n) is int for n in group["params"])
-            and len(group["params"]) == len(own["params"])
-            and all(isinstance(group[name], float if isinstance(value, float) else type(value))
-                    and (not isinstance(value, bool) or group[name] == value)
-                    for name, value in own.items()))  # fmt: skip
+    """Settings of one kind; those that are switched on or off, the same. What only one version of torch has is free."""
+    numbers = group.get("params")
+    return (set(SETTINGS) <= set(group) and isinstance(numbers, list) and all(type(n) is int for n in numbers)
+            and len(numbers) == len(own["params"])
+            and all(isinstance(group[name], type(value)) and (not isinstance(value, bool) or group[name] == value)
+                    for name, value in own.items() if name in group))  # fmt: skip
 
 
 def joined(pieces):
@@ -234,4 +239,6 @@ def load_optimizer(parallel, optimizer, saved):
 
     state = {number: {name: mine(value, parameters[number], starts[number]) for name, value in values.items()}
              for number, values in saved["state"].items()}  # fmt: skip
-    optimizer.load_state_dict({**saved, "state": state})
+    groups = [{**own, **{name: group[name] for name in ("params", *SETTINGS)}}
+              for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)]  # fmt: skip
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -170,7 +170,8 @@ def well_formed(saved):
     fields = {name: special.get(name, number) for name in State.__dataclass_fields__}
     return (set(state) == set(fields) and all(isinstance(state[name], kind) for name, kind in fields.items())
             and all(isinstance(row, tuple) and len(row) == 3 for row in [*state["recent"], *state["history"]])
-            and isinstance(saved["arguments"].get("lr"), number) and holds_weights(saved["model"]))  # fmt: skip
+            and isinstance(saved["arguments"].get("lr"), number) and isinstance(saved["arguments"].get("save", ""), str)
+            and holds_weights(saved["model"]))  # fmt: skip
 
 
 def undamaged(path):
@@ -211,14 +212,14 @@ def copied(value):
 
 # A resumed run may change these: where things lie, how long it trains, the learning rate, and who computes. All other
 # flags, those of a task among them, decide what the batches and the model are.
-FREE = """data_dir cache_dir log_dir log_interval checkpoint bert_model resume evaluate predict output no_test
+FREE = """data_dir cache_dir log_dir save log_interval checkpoint bert_model resume evaluate predict output no_test
     epochs steps minutes save_minutes lr warmup clip accumulate precision parallel world_size
     size emsize nhid nlayers nhead norm tokenizer vocab vocab_size save_vocab""".split()  # the last two lines: see sizes
 
 
 def kept_arguments(args: Namespace) -> dict:
-    """The arguments that are saved with a state: those that must agree, and the learning rate."""
-    return {name: value for name, value in vars(args).items() if name == "lr" or name not in FREE}
+    """The arguments that are saved with a state: those that must agree, the learning rate, and where the best model is."""
+    return {name: value for name, value in vars(args).items() if name in ("lr", "save") or name not in FREE}
 
 
 def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, examples: int) -> None:

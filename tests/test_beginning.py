@@ -1,0 +1,138 @@
+"""What is looked at before a run begins: places that cannot be written, and a folder in which another run is at work."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+from conftest import ROOT
+
+from files.mistakes import UserError
+from files.writing import check_writable
+from training import beginning
+from training.ranks import Ranks
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "file.txt").write_text("what there is")
+    return tmp_path
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(beginning, "DYING", 0)
+    monkeypatch.setattr(beginning, "LOST", 0)
+
+
+# Places
+
+
+@pytest.mark.parametrize("path, reason", [
+    ("file.txt/model.pt", "Not a directory"), ("", "is a folder"), ("x" * 300, "File name too long"),
+    ("/proc/nowhere/model.pt", "cannot be written"),
+])  # fmt: skip
+def test_a_place_that_cannot_be_written_is_one_line(folder, path, reason):
+    with pytest.raises(UserError, match=reason) as error:
+        check_writable(folder / path)
+    assert "\n" not in str(error.value)
+
+
+def test_trying_a_place_changes_and_leaves_nothing(folder):
+    for path in ("file.txt", "new.pt", "new/folder/model.pt"):
+        check_writable(folder / path)
+    assert [path.name for path in folder.iterdir()] == ["file.txt"] and (folder / "file.txt").read_text() == "what there is"
+
+
+@pytest.mark.parametrize("task, flags, named", [
+    ("mlm", "--save file.txt/x.pt --dataset nowhere", "file.txt/x.pt"),
+    ("mlm", "--log-dir file.txt --dataset nowhere", "file.txt"),
+    ("qa", "--predict gone.json --output file.txt/x.json --bert-model gone.pt", "file.txt/x.json"),
+    ("ns", "--evaluate --log-dir file.txt --bert-model gone.pt", "file.txt/evaluation.json"),
+    ("race", "--predict gone --output file.txt/x.json --bert-model gone.pt", "file.txt/x.json"),
+])  # fmt: skip
+def test_what_a_run_will_write_is_tried_before_anything_is_loaded(run_script, folder, task, flags, named):
+    error = run_script(f"{task}_task.py", *flags.split(), code=2).stderr
+    assert error.startswith(f"error: {named}: cannot be written (Not a directory)") and error.count("\n") == 1
+
+
+# One run in a folder
+
+
+def train(folder, **flags):
+    """A run in this folder that only looks whether it may begin."""
+    args = Namespace(log_dir=str(folder / "run"), save=str(folder / "x.pt"), evaluate=False, predict=None, **flags)
+    return beginning.in_its_place(lambda args, ranks: "begun")(args, Ranks())
+
+
+def test_a_second_run_in_a_folder_is_told_in_one_line_and_may_begin_when_the_first_has_ended(folder, impatient):
+    with beginning.alone(folder / "run"):
+        with pytest.raises(UserError, match=r"^--log-dir .*run: another run is at work there .*choose another folder$"):
+            train(folder)
+        with beginning.alone(folder / "other"):
+            pass
+    assert train(folder) == "begun"
+
+
+HOLDER = """
+import sys, time
+sys.path.insert(0, {root!r})
+from files.locks import hold
+stream = open({path!r}, "a")
+print(hold(stream), flush=True)
+time.sleep(100)
+"""
+
+
+def test_the_lock_dies_with_its_process(folder, impatient):
+    (folder / "run").mkdir()
+    script = HOLDER.format(root=str(ROOT), path=str(folder / "run/lock"))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "True\n"
+    with pytest.raises(UserError, match="another run is at work"):
+        train(folder)
+    process.kill()
+    process.wait()
+    assert train(folder) == "begun"
+
+
+def test_a_run_waits_a_moment_for_one_that_is_dying(folder, monkeypatch):
+    monkeypatch.setattr(beginning, "DYING", 60)
+    (folder / "run").mkdir()
+    stream = open(folder / "run/lock", "a")  # noqa: SIM115
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    signal.signal(signal.SIGALRM, lambda *_: stream.close())
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        assert train(folder) == "begun"
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def test_a_folder_whose_lock_is_handed_on_is_the_runs_own(folder, impatient, monkeypatch):
+    with beginning.alone(folder / "run"):
+        monkeypatch.setenv(beginning.HANDED_ON, str(folder / "run"))
+        assert train(folder) == "begun"
+
+
+@pytest.mark.parametrize("missing", ["no fcntl", "no locks"])
+def test_where_there_are_no_locks_a_run_begins_without(folder, impatient, monkeypatch, missing):
+    if missing == "no fcntl":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    else:
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    with beginning.alone(folder / "run"):
+        assert train(folder) == "begun"
+
+
+def no_locks(*_):
+    raise OSError(37, os.strerror(37))
+
+
+def test_only_the_first_rank_looks(folder, impatient):
+    with beginning.alone(folder / "run"):
+        args = Namespace(log_dir=str(folder / "run"))
+        assert beginning.in_its_place(lambda args, ranks: "begun")(args, Ranks(1, 2)) == "begun"

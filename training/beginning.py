@@ -1,0 +1,65 @@
+"""What is looked at before anything is loaded: that a run is alone in its folder, and may write what it will write.
+
+The lock of a folder is a file in it, ``lock``, which rank 0 holds and the system frees when that process dies. tune.py
+holds it for a trial ahead of the run, and hands it on.
+"""
+
+import contextlib
+import functools
+import os
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from files.locks import hold
+from files.mistakes import UserError
+from files.writing import check_writable, unwritable
+from training.flags import uses_trained
+from training.ranks import Ranks, restarted
+
+Run = Callable[[Namespace, Ranks], int | None]
+HANDED_ON = "BERT_LOCKED"  # environment variable: the folder whose lock the process that started this one holds for it
+DYING = 10  # seconds to wait for the lock of a run that was killed: its ranks look once a second whether it lives
+LOST = 120  # the same after a restart: of a node that is lost, a file server keeps the locks for a while
+
+
+def in_its_place(run: Run) -> Run:
+    """A task's ``run``, begun by what would otherwise go wrong at its end."""
+
+    @functools.wraps(run)
+    def begun(args: Namespace, ranks: Ranks) -> int | None:
+        if not ranks.first:
+            return run(args, ranks)
+        with contextlib.nullcontext() if uses_trained(args) else alone(Path(args.log_dir)):
+            for path in outputs(args):
+                check_writable(path)
+            return run(args, ranks)
+
+    return begun
+
+
+def outputs(args):
+    """The files that a run writes at its end."""
+    if not uses_trained(args):
+        return [args.save, Path(args.log_dir) / "result.json"]
+    if args.evaluate:
+        return [Path(args.log_dir) / "evaluation.json"]
+    return [args.output] if args.predict else []
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While no other run is at work in ``folder``; where there are no locks, without looking. Raises UserError."""
+    if os.environ.get(HANDED_ON) == str(folder.absolute()):
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = open(folder / "lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    with stream:
+        if hold(stream, LOST if restarted() else DYING) is False:
+            raise UserError(f"--log-dir {folder}: another run is at work there (it holds {folder / 'lock'}); let it end, "
+                            "or choose another folder")  # fmt: skip
+        yield
