@@ -289,7 +289,7 @@ class Trainer:
             best is None or (value < best if self.task.best == "loss" else value > best)
         )  # fmt: skip
         self.logs.validation(self.state, figures, time.monotonic() - begun)
-        if better and self.saving.best(self.state, figures):
+        if self.ranks.of_first(better) and self.saving.best(self.state, figures):
             self.state.best = value
         self.saving.state(self.state)
 
@@ -349,10 +349,14 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
             raise UserError(f"no validation gave a finite score, so there is no model in {args.save}; try a lower --lr")
         if args.no_test:
             return 0
-        best = checkpoint.read_model(args.save)
-        sharding.load_weights(trainer.engine.parallel, checkpoint.whole(best))
-        trainer.engine.model.notes = best["notes"]
+        weights, trainer.engine.model.notes = ranks.told(lambda: weights_and_notes(args.save))
+        sharding.load_weights(trainer.engine.parallel, weights, ranks)
         return finish([task], args, ranks, trainer.state)
+
+
+def weights_and_notes(path):
+    best = checkpoint.read_model(path)
+    return checkpoint.whole(best), best["notes"]
 
 
 def finish(tasks: list[Task], args: Namespace, ranks: Ranks, state: State | None = None) -> int:

@@ -29,7 +29,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -39,6 +39,7 @@ from files.mistakes import UserError
 from text import cache
 
 GRACE = 10  # seconds that a rank's last words may take
+T = TypeVar("T")
 
 
 @dataclass
@@ -72,6 +73,53 @@ class Ranks:
         values = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+    def told(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives on rank 0, where alone it is called, on every rank; where it fails, every rank does.
+
+        It gives plain values and tensors. Elsewhere than on rank 0 a tensor has its shape and type only (device "meta")
+        until `numbers` fetches the rest, for a rank need not have room for all of a saved state.
+        """
+        if self.world == 1:
+            return make()
+        value, error = None, None
+        if self.first:
+            try:
+                value = make()
+            except Exception as raised:
+                error = raised
+        parcel: list = [(without_numbers(value), None if error is None else str(error), isinstance(error, UserError))]
+        dist.broadcast_object_list(parcel)
+        if error is not None:
+            raise error
+        plain, failure, mistake = parcel[0]
+        if failure is not None:
+            raise UserError(failure) if mistake else Lost(failure)
+        return value if self.first else plain
+
+    def numbers(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The whole of a tensor that `told` gave, in the CPU's memory of every rank."""
+        if self.world == 1:
+            return tensor
+        whole = tensor.contiguous() if self.first else torch.empty(tensor.shape, dtype=tensor.dtype)
+        if whole.numel():
+            dist.broadcast(whole.view(-1).view(torch.uint8), 0)  # bytes, for gloo does not know every type
+        return whole
+
+
+class Lost(Exception):
+    """Rank 0 has failed, and tells why itself."""
+
+
+def without_numbers(value):
+    """Plain values and tensors, of the tensors shape and type only."""
+    if isinstance(value, torch.Tensor):
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    if isinstance(value, dict):
+        return {name: without_numbers(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(without_numbers(part) for part in value)
+    return value
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -225,7 +273,7 @@ def leave_with(parent):
 def lost_a_peer(error):
     """Did another rank's end cause this error?"""
     text = str(error)
-    return isinstance(error, dist.DistError) or "gloo/transport" in text or "Connection closed by peer" in text
+    return isinstance(error, dist.DistError | Lost) or "gloo/transport" in text or "Connection closed by peer" in text
 
 
 def threads():

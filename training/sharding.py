@@ -11,7 +11,7 @@ FSDP is imported where it is used: that takes as long as half of torch.
 
 import copy
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Engine:
     parallel: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scaler: Any
+    ranks: Ranks = field(default_factory=Ranks)
 
     def content(self) -> dict:
         """Weights and optimizer, whole on rank 0, as a saved state has them."""
@@ -43,9 +44,10 @@ class Engine:
                 "scaler": self.scaler.state_dict()}  # fmt: skip
 
     def load(self, saved: dict) -> None:
-        """Take over what ``content`` gave. Raises ValueError where it is of another model or optimizer."""
-        load_weights(self.parallel, saved["model"])
-        load_optimizer(self.parallel, self.optimizer, saved["optimizer"])
+        """Take over what ``content`` gave, as `Ranks.told` has it. Raises ValueError where it is of another model or
+        optimizer."""
+        load_weights(self.parallel, saved["model"], self.ranks)
+        load_optimizer(self.parallel, self.optimizer, saved["optimizer"], self.ranks)
         self.scaler.load_state_dict(saved["scaler"])
 
     def whole_model(self) -> torch.nn.Module:
@@ -61,7 +63,7 @@ def share(model: torch.nn.Module, args: Namespace, ranks: Ranks, dtype: torch.dt
     """The engine that trains ``model`` with --parallel, in products of ``dtype``."""
     shell = copy.deepcopy(model) if args.parallel == "FSDP" and ranks.world > 1 else model
     parallel, optimizer = module_and_optimizer(model, args, ranks, dtype)
-    return Engine(model, shell, parallel, optimizer, make_scaler(parallel, enabled=dtype == torch.float16))
+    return Engine(model, shell, parallel, optimizer, make_scaler(parallel, enabled=dtype == torch.float16), ranks)
 
 
 def module_and_optimizer(model, args, ranks, dtype):
@@ -146,16 +148,17 @@ def weights_of(parallel):
     return getattr(parallel, "module", parallel).state_dict()
 
 
-def load_weights(parallel: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError where they are not those of the model."""
+def load_weights(parallel: torch.nn.Module, weights: dict[str, torch.Tensor], ranks: Ranks) -> None:
+    """Load weights that `Ranks.told` gave. Raises ValueError where they are not those of the model."""
     if is_cut(parallel):
         with as_whole(parallel, first_only=False):
-            parallel.load_state_dict(weights)
+            parallel.load_state_dict({name: ranks.numbers(weight) for name, weight in weights.items()})
         return
-    module = getattr(parallel, "module", parallel)
-    if {n: w.shape for n, w in module.state_dict().items()} != {n: w.shape for n, w in weights.items()}:
+    own = getattr(parallel, "module", parallel).state_dict()
+    if {n: w.shape for n, w in own.items()} != {n: w.shape for n, w in weights.items()}:
         raise ValueError("its weights are not those of this model")
-    module.load_state_dict(weights)
+    for name, weight in own.items():
+        weight.copy_(ranks.numbers(weights[name]))
 
 
 def optimizer_state(parallel, optimizer):
@@ -210,28 +213,33 @@ def joined(pieces):
     }
 
 
-def load_optimizer(parallel, optimizer, saved):
-    """Load a whole optimizer's state on every rank, which takes its piece where the model is cut.
+def load_optimizer(parallel, optimizer, saved, ranks):
+    """Load a whole optimizer's state, which `Ranks.told` gave, on every rank: its piece where the model is cut.
 
-    Raises ValueError where it is the state of another optimizer.
+    Raises ValueError where it is the state of another optimizer, on all ranks or none: they send it to each other.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    starts = [0] * len(parameters)
-    if is_cut(parallel):
-        sizes = [None] * dist.get_world_size()
-        dist.all_gather_object(sizes, [parameter.numel() for parameter in parameters])
-        starts = [sum(column) for column in zip(*sizes[: dist.get_rank()], strict=True)] or starts
-
     if not belongs(saved, optimizer.param_groups, len(parameters)):
         raise ValueError("its optimizer is not that of this run")
+    cut = is_cut(parallel)
+    sizes = sizes_of_pieces(parameters, ranks) if cut else [(parameter.numel(),) for parameter in parameters]
+    if any(value.dim() and value.numel() != sum(sizes[number])
+           for number, values in saved["state"].items() for value in values.values()):  # fmt: skip
+        raise ValueError("its optimizer has averages of other sizes than this model")
 
-    def mine(value, parameter, start):
-        if value.dim() == 0 and parameter.dim():  # the count of steps
-            return value
-        if value.numel() < start + parameter.numel():
-            raise ValueError("its optimizer has averages of other sizes than this model")
-        return value.flatten()[start : start + parameter.numel()].view_as(parameter)
+    def mine(value, number):
+        whole, parameter = ranks.numbers(value), parameters[number]
+        if value.dim() == 0:  # the count of steps
+            return whole
+        start = sum(sizes[number][: ranks.rank]) if cut else 0
+        piece = whole.flatten()[start : start + parameter.numel()].view_as(parameter)
+        return piece.clone() if cut else piece  # the rest need not stay in memory
 
-    state = {number: {name: mine(value, parameters[number], starts[number]) for name, value in values.items()}
+    state = {number: {name: mine(value, number) for name, value in values.items()}
              for number, values in saved["state"].items()}  # fmt: skip
     optimizer.load_state_dict({**saved, "state": state})
+
+
+def sizes_of_pieces(parameters, ranks):
+    """How many numbers of each parameter each rank has; flat and in the order of the ranks, they are the whole."""
+    return list(zip(*ranks.gather([parameter.numel() for parameter in parameters]), strict=True))
