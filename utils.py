@@ -100,7 +100,7 @@ class Computer:
     CPU_BATCH = 16  # of MiniLM's sizes, SQuAD's windows: 139 questions/s; 32 give 130 and 64 give 124
 
     def __init__(self, args: Namespace, ranks: Ranks):
-        self.ranks, self.dtype = ranks, precision_of(args, ranks.device)
+        self.ranks, self.dtype = ranks, precision_of(args, ranks)
         self.batch_size = max(1, 2 * args.batch_size // args.accumulate)
         if ranks.device.type == "cpu":
             self.batch_size = min(self.batch_size, self.CPU_BATCH)
