@@ -332,6 +332,17 @@ def test_several_processes_of_a_run_without_parallel_are_refused(slurm):
         ranks.launch(None, Namespace(parallel="DDP", world_size=2))
 
 
+@pytest.mark.parametrize("job", ["pretrain.sbatch", "finetune.sbatch qa_task.py"])
+def test_a_job_hands_its_cores_on_to_its_tasks(slurm, tmp_path, job):
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$SRUN_CPUS_PER_TASK cores: $*"\n')
+    (tmp_path / "srun").chmod(0o755)
+    slurm(CPUS_PER_TASK=7, JOB_NAME="name", SUBMIT_DIR=tmp_path)
+    path, *words = job.split()
+    output = subprocess.run(["bash", ROOT / "slurm" / path, *words], cwd=tmp_path, capture_output=True, text=True,
+                            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})  # fmt: skip
+    assert output.returncode == 0 and output.stdout.startswith("7 cores: --kill-on-bad-exit=1 python"), output
+
+
 NODE = """
 import sys
 sys.path.insert(0, {root!r})
