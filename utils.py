@@ -100,7 +100,7 @@ class Computer:
     CPU_BATCH = 16  # of MiniLM's sizes, SQuAD's windows: 139 questions/s; 32 give 130 and 64 give 124
 
     def __init__(self, args: Namespace, ranks: Ranks):
-        self.ranks, self.dtype = ranks, precision_of(args, ranks.device)
+        self.ranks, self.dtype = ranks, precision_of(args, ranks)
         self.batch_size = max(1, 2 * args.batch_size // args.accumulate)
         if ranks.device.type == "cpu":
             self.batch_size = min(self.batch_size, self.CPU_BATCH)
@@ -195,7 +195,7 @@ class Trainer:
     def __init__(self, task: Task, args: Namespace, ranks: Ranks):
         self.task, self.args, self.ranks = task, args, ranks
         self.compute = Computer(args, ranks)
-        self.engine = sharding.share(task.model.to(ranks.device).train(), args, ranks, self.compute.dtype)
+        self.engine = sharding.share(task.model.train(), args, ranks, self.compute.dtype)
         if sharding.is_cut(self.engine.parallel):
             task.model = self.engine.parallel
         self.data = task.examples["train"]
@@ -212,8 +212,8 @@ class Trainer:
         progress = self.schedule.progress(self.state)
         self.logs.open(self.state, sum(p.numel() for p in self.engine.model.parameters()))
         while progress < 1.0 and not self.stop:
-            for micro_batches, idle, after in self.logs.clocked(prefetch(self.work())):
-                rate, norm = self.step(micro_batches, idle, progress)
+            for micro_batches, real, after in self.logs.clocked(prefetch(self.work())):
+                rate, norm = self.step(micro_batches, real, progress)
                 self.state.step += 1
                 self.state.epoch, self.state.batch = after
                 progress = self.schedule.progress(self.state)
@@ -231,35 +231,37 @@ class Trainer:
         self.logs.close_bar()
 
     def work(self):
-        """This rank's micro-batches of every step to come, and the state that holds after it."""
+        """This rank's micro-batches of every step to come, how many of them count, and where the run is after it.
+
+        Each rank has as many as the one with most examples, for FSDP's ranks wait for each other in every one. Those that
+        a rank's own examples do not fill, all of them where there are more ranks than examples, have no weight.
+        """
         epoch, done = self.state.epoch, self.state.batch
         while True:
             order = batches.epoch_batches(len(self.data), self.args.batch_size, self.args.seed, epoch, self.data.lengths)
             for number in range(done, len(order)):
                 mine = order[number][self.ranks.rank :: self.ranks.world]
-                idle = len(mine) == 0  # more ranks than examples: take part in the step without weight
-                mine = order[number][:1] if idle else mine
                 parts = [part for part in np.array_split(mine, self.args.accumulate) if len(part)]
+                most = min(self.args.accumulate, -(-len(order[number]) // self.ranks.world))
+                parts, real = parts + [order[number][:1]] * (most - len(parts)), len(parts)
                 after = (epoch, number + 1) if number + 1 < len(order) else (epoch + 1, 0)
-                yield [pinned(self.data.collate(part, epoch), self.ranks.device) for part in parts], idle, after
+                yield [pinned(self.data.collate(part, epoch), self.ranks.device) for part in parts], real, after
             epoch, done = epoch + 1, 0
 
-    def step(self, micro_batches, idle, progress):
+    def step(self, micro_batches, real, progress):
         args, engine, rate = self.args, self.engine, self.schedule.rate(progress, self.state.lowered)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         torch.manual_seed((args.seed + 1_000_003 * self.state.step + self.ranks.rank) % (1 << 63))  # for dropout
-        counts = [0 if idle else count_terms(batch) for batch in micro_batches]
-        tokens = 0 if idle else sum(count_tokens(batch) for batch in micro_batches)
-        count, tokens, stop, save = self.ranks.sum(sum(counts), tokens, self.stop_wanted, self.saving.due())
+        count, tokens = (sum(map(counted, micro_batches[:real])) for counted in (count_terms, count_tokens))
+        count, tokens, stop, save = self.ranks.sum(count, tokens, self.stop_wanted, self.saving.due())
         count = max(count, 1)  # blocks of unknown tokens have nothing to restore
         summed = 0.0
         for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            with contextlib.nullcontext() if last or self.ranks.world == 1 else engine.parallel.no_sync():
+            with sharding.not_yet_summed(engine.parallel, last=number == len(micro_batches) - 1):
                 with self.compute.autocast():
                     loss = self.task.loss(engine.parallel, to_device(batch, self.ranks.device))
-                loss = loss * 0.0 if idle else loss
+                loss = loss if number < real else loss * 0.0
                 engine.scaler.scale(loss * (self.ranks.world / count)).backward()
                 summed += float(loss.detach())
         summed, = self.ranks.sum(summed)
@@ -288,7 +290,7 @@ class Trainer:
             best is None or (value < best if self.task.best == "loss" else value > best)
         )  # fmt: skip
         self.logs.validation(self.state, figures, time.monotonic() - begun)
-        if better and self.saving.best(self.state, figures):
+        if self.ranks.of_first(better) and self.saving.best(self.state, figures):
             self.state.best = value
         self.saving.state(self.state)
 
@@ -338,10 +340,14 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
             raise UserError(f"no validation gave a finite score, so there is no model in {args.save}; try a lower --lr")
         if args.no_test:
             return 0
-        best = checkpoint.read_model(args.save)
-        sharding.load_weights(trainer.engine.parallel, checkpoint.whole(best))
-        trainer.engine.model.notes = best["notes"]
+        weights, trainer.engine.model.notes = ranks.told(lambda: weights_and_notes(args.save))
+        sharding.load_weights(trainer.engine.parallel, weights, ranks)
         return finish(task, args, ranks, trainer.state)
+
+
+def weights_and_notes(path):
+    best = checkpoint.read_model(path)
+    return checkpoint.whole(best), best["notes"]
 
 
 def finish(task: Task, args: Namespace, ranks: Ranks, state: State) -> int:

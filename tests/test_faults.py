@@ -137,9 +137,9 @@ def test_gradients_are_means_over_all_examples_however_they_are_cut(tmp_path):
         model = MLMTask(BertConfig(5000, 16, 1, 2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
         task = utils.Task("mlm", model, None, {"train": blocks()}, mlm_task.loss, None, None, None)
         trainer = utils.Trainer(task, args, Ranks())
-        micro_batches, idle, _ = next(trainer.work())
+        micro_batches, real, _ = next(trainer.work())
         assert len(micro_batches) == accumulate
-        return trainer.step(micro_batches, idle, 0.0)[1], trainer.state.recent[0]
+        return trainer.step(micro_batches, real, 0.0)[1], trainer.state.recent[0]
 
     (norm, terms), (norm_in_parts, terms_in_parts) = gradient(1), gradient(2)
     torch.testing.assert_close(norm_in_parts, norm, atol=1e-5, rtol=0)

@@ -230,6 +230,33 @@ def test_a_mistake_in_one_rank_is_one_line(tmp_path, rank):
     assert process.returncode == 2 and lines == ["error: a: b; c"]
 
 
+STUCK = """
+import sys, time
+sys.path.insert(0, {root!r})
+from argparse import Namespace
+from files.mistakes import run_main
+from training.ranks import launch
+
+def work(args, ranks):
+    ranks.gather(None)
+    if ranks.rank == 1:
+        time.sleep(600)
+    ranks.gather(None)
+
+if __name__ == "__main__":
+    run_main(lambda: launch(work, Namespace(parallel="DDP", world_size=2, timeout_minutes=0.3)))
+"""
+
+
+@slow
+def test_a_rank_that_waits_too_long_for_another_says_so_and_ends_the_run(tmp_path):
+    (tmp_path / "script.py").write_text(STUCK.format(root=str(ROOT)))
+    process = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    told = r"error: rank 0 of 2 on .* has waited for another rank for 0.3 minutes;.* with more --timeout-minutes\n"
+    assert re.fullmatch(told, process.stderr)
+
+
 # torchrun
 
 
@@ -319,6 +346,83 @@ def test_several_processes_of_a_run_without_parallel_are_refused(slurm):
         ranks.launch(None, Namespace(parallel="None", world_size=None))
     with pytest.raises(UserError, match=re.escape("--world_size 2: srun has started a task for each of 4 ranks")):
         ranks.launch(None, Namespace(parallel="DDP", world_size=2))
+
+
+@pytest.mark.parametrize("job", ["pretrain.sbatch", "finetune.sbatch qa_task.py"])
+def test_a_job_hands_its_cores_on_to_its_tasks(slurm, tmp_path, job):
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$SRUN_CPUS_PER_TASK cores: $*"\n')
+    (tmp_path / "srun").chmod(0o755)
+    slurm(CPUS_PER_TASK=7, JOB_NAME="name", SUBMIT_DIR=tmp_path)
+    path, *words = job.split()
+    output = subprocess.run(["bash", ROOT / "slurm" / path, *words], cwd=tmp_path, capture_output=True, text=True,
+                            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})  # fmt: skip
+    assert output.returncode == 0 and output.stdout.startswith("7 cores: --kill-on-bad-exit=1 python"), output
+
+
+NODE = """
+import sys
+sys.path.insert(0, {root!r})
+from argparse import Namespace
+import torch
+from files.mistakes import run_main
+from training import ranks
+
+def place(args, own):
+    import os
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    found = own.gather([int(os.environ[name]) for name in names])
+    if own.first:
+        print(found)
+
+if __name__ == "__main__":
+    gpus = {gpus}
+    if gpus:
+        torch.cuda.device_count = lambda: gpus
+    run_main(lambda: ranks.launch(place, Namespace(parallel="DDP", world_size={here}, timeout_minutes=3)))
+"""
+
+
+@pytest.fixture
+def on_nodes(slurm, tmp_path):
+    """``on_nodes((ranks, GPUs), ...)`` runs a task on each of as many nodes, as srun does; gives (code, output) of each."""
+
+    def run(*nodes):
+        slurm(STEP_NUM_TASKS=len(nodes), STEP_NUM_NODES=len(nodes), MASTER_ADDR="127.0.0.1", MASTER_PORT=ranks.free_port())
+        started = []
+        for number, (here, gpus) in enumerate(nodes):
+            (tmp_path / f"{number}.py").write_text(NODE.format(root=str(ROOT), here=here, gpus=gpus))
+            started.append(subprocess.Popen(
+                [sys.executable, f"{number}.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "SLURM_NODEID": str(number), "OMP_NUM_THREADS": "1"},
+            ))  # fmt: skip
+        try:
+            return [(process.communicate(timeout=240)[0], process.returncode)[::-1] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+
+    return run
+
+
+@slow
+def test_nodes_with_different_numbers_of_gpus_count_them_together(on_nodes):
+    first, *others = on_nodes((2, 0), (1, 0), (2, 0))
+    assert first == (0, "[[0, 5, 0, 2], [1, 5, 1, 2], [2, 5, 0, 1], [3, 5, 0, 2], [4, 5, 1, 2]]\n")
+    assert others == [(0, "")] * 2
+
+
+@slow
+def test_a_node_without_gpus_among_others_is_named(on_nodes):
+    told = f"error: {socket.gethostname()}: no GPU there, but on other nodes of this step; leave that node out\n"
+    assert on_nodes((1, 1), (None, 0)) == [(2, told)] * 2
+
+
+@slow
+def test_nodes_that_do_not_meet_say_where(slurm):
+    port = ranks.free_port()
+    slurm(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, STEP_NUM_TASKS=2)
+    with pytest.raises(UserError, match=rf": the 2 nodes of this step did not meet at 127.0.0.1, port {port} \(.*\); see"):
+        ranks.launch(None, Namespace(parallel="DDP", world_size=1, timeout_minutes=0.02))
 
 
 @pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])

@@ -173,6 +173,7 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
     p.flag("parallel", "one process for each GPU; ZeRO: the optimizer, FSDP: the model as well is shared out",
            choices=["None", "DDP", "ZeRO", "FSDP"], default="None")  # fmt: skip
     p.flag("world_size", "processes of --parallel on each machine (default: its GPUs)", type=positive(int))
+    p.flag("timeout-minutes", "how long a process of --parallel waits for another", type=positive(float), default=30.0)
     p.group(f"{task}_task.py")
     return p
 

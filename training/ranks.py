@@ -10,7 +10,8 @@ How the processes came about is read from the environment and never configured:
 
 Every rank then finds its place in torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR,
 MASTER_PORT), which this module sets where torchrun did not. A `Ranks` object holds what a process must know of the
-others; alone, all its calls give back what they got. The first rank that fails ends the others.
+others; alone, all its calls give back what they got. The first rank that fails ends the others, and no rank waits for
+another for longer than ``--timeout-minutes``. Nodes may start different numbers of ranks.
 """
 
 import contextlib
@@ -28,8 +29,9 @@ import traceback
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -39,6 +41,8 @@ from files.mistakes import UserError
 from text import cache
 
 GRACE = 10  # seconds that a rank's last words may take
+WAIT = 30.0  # minutes that a rank waits for another, where no --timeout-minutes says otherwise
+T = TypeVar("T")
 
 
 @dataclass
@@ -73,6 +77,53 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def told(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives on rank 0, where alone it is called, on every rank; where it fails, every rank does.
+
+        It gives plain values and tensors. Elsewhere than on rank 0 a tensor has its shape and type only (device "meta")
+        until `numbers` fetches the rest, for a rank need not have room for all of a saved state.
+        """
+        if self.world == 1:
+            return make()
+        value, error = None, None
+        if self.first:
+            try:
+                value = make()
+            except Exception as raised:
+                error = raised
+        parcel: list = [(without_numbers(value), None if error is None else str(error), isinstance(error, UserError))]
+        dist.broadcast_object_list(parcel)
+        if error is not None:
+            raise error
+        plain, failure, mistake = parcel[0]
+        if failure is not None:
+            raise UserError(failure) if mistake else Lost(failure)
+        return value if self.first else plain
+
+    def numbers(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The whole of a tensor that `told` gave, in the CPU's memory of every rank."""
+        if self.world == 1:
+            return tensor
+        whole = tensor.contiguous() if self.first else torch.empty(tensor.shape, dtype=tensor.dtype)
+        if whole.numel():
+            dist.broadcast(whole.view(-1).view(torch.uint8), 0)  # bytes, for gloo does not know every type
+        return whole
+
+
+class Lost(Exception):
+    """Rank 0 has failed, and tells why itself."""
+
+
+def without_numbers(value):
+    """Plain values and tensors, of the tensors shape and type only."""
+    if isinstance(value, torch.Tensor):
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    if isinstance(value, dict):
+        return {name: without_numbers(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(without_numbers(part) for part in value)
+    return value
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # Starting the ranks, or finding this one's place among them
@@ -106,12 +157,17 @@ def start_ranks(function, args, nodes):
     here = args.world_size or gpus or 1
     if gpus and here > gpus:
         raise UserError(f"--world_size {here}: only {gpus} GPUs here; choose at most that")
-    node = int(os.environ["SLURM_NODEID"]) if nodes > 1 else 0
-    address = slurm_address() if nodes > 1 else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    if nodes > 1:
+        node, address = int(os.environ["SLURM_NODEID"]), slurm_address()
+        counts, _held = counts_of_nodes(here, gpus, node, nodes, address, timeout_of(args))
+        address |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}  # as torchrun: not rank 0's
+    else:
+        node, counts, address = 0, [here], {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     context = multiprocessing.get_context("spawn")
     processes = []
     for local in range(here):
-        place = dict(RANK=node * here + local, WORLD_SIZE=nodes * here, LOCAL_RANK=local, LOCAL_WORLD_SIZE=here, **address)
+        place = dict(RANK=sum(counts[:node]) + local, WORLD_SIZE=sum(counts), LOCAL_RANK=local, LOCAL_WORLD_SIZE=here,
+                     **address)  # fmt: skip
         processes.append(context.Process(target=run_rank, args=(place, function, args, os.getpid())))
     handlers = {number: signal.signal(number, lambda number, _: tell(processes, number))
                 for number in (signal.SIGTERM, signal.SIGUSR1)}  # fmt: skip
@@ -123,6 +179,34 @@ def start_ranks(function, args, nodes):
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def counts_of_nodes(here, gpus, node, nodes, address, timeout):
+    """How many ranks each node starts, and the store at ``address`` in which they told each other.
+
+    The first node holds it, for as long as the ranks run: they meet there as well. Raises UserError where the nodes do not
+    find each other, or only some have GPUs, which could not talk to the others' CPUs.
+    """
+    where = address["MASTER_ADDR"], int(address["MASTER_PORT"])
+    try:
+        store = dist.TCPStore(*where, is_master=node == 0, timeout=timeout, wait_for_workers=False)
+        store.set(f"node {node}", f"{here} {gpus} {socket.gethostname()}")
+        told = [store.get(f"node {number}").decode().split() for number in range(nodes)]
+        store.set(f"node {node} knows", "")
+        if node == 0:  # which could leave with the store before the others have read it
+            store.wait([f"node {number} knows" for number in range(nodes)])
+    except RuntimeError as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{socket.gethostname()}: the {nodes} nodes of this step did not meet at {where[0]}, port "
+                        f"{where[1]} ({reason}); see that all have started, or set MASTER_ADDR and MASTER_PORT") from None
+    without = next((name for _, count, name in told if count == "0"), None)
+    if without and any(count != "0" for _, count, _ in told):
+        raise UserError(f"{without}: no GPU there, but on other nodes of this step; leave that node out")
+    return [int(count) for count, _, _ in told], store
+
+
+def timeout_of(args):
+    return timedelta(minutes=min(getattr(args, "timeout_minutes", WAIT), 525_600))  # torch counts no more than years
 
 
 def tell(processes, number):
@@ -144,9 +228,10 @@ def wait_for(processes):
             rank, code = min(failed, key=lambda one: (one[1] >= 0, one[1] != 2))  # the others have lost that one
             until = time.monotonic() + (0 if code == 2 else GRACE)  # a user's mistake has been told by now
             if code < 0:
-                name = signal.Signals(-code).name
-                print(f"error: {name} ended the process of local rank {rank}"
-                      + (" (by hand, or for want of memory)" if code == -signal.SIGKILL else ""), file=sys.stderr)
+                why = {signal.SIGKILL: " (by hand, or for want of memory)",
+                       signal.SIGABRT: " (by NCCL, if it told of a timeout: --timeout-minutes have passed)"}  # fmt: skip
+                print(f"error: {signal.Signals(-code).name} ended the process of local rank {rank}{why.get(-code, '')}",
+                      file=sys.stderr)  # fmt: skip
                 code = 128 - code  # as shells have it
     return code
 
@@ -195,7 +280,9 @@ def run_rank(place, function, args, parent=None):
     else:
         torch.set_num_threads(threads())
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", "env://", rank=rank, world_size=world)
+        # Beside NCCL, gloo for what lies in the CPU's memory: plain values, and states that no GPU has room for.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, "env://", timeout=timeout_of(args), rank=rank, world_size=world)
         code = function(args, Ranks(rank, world, device)) or 0
     except UserError as error:
         if rank:
@@ -203,7 +290,11 @@ def run_rank(place, function, args, parent=None):
         sys.stderr.write(f"error: {error}\n")  # not print(), which writes the end of the line by itself: ranks would mix
         code = 2
     except Exception as error:
-        if lost_a_peer(error):
+        if waited_too_long(error):
+            sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()} has waited for another rank for "
+                             f"{timeout_of(args).total_seconds() / 60:g} minutes; look for one that does not say so, and "
+                             "go on with --resume, or with more --timeout-minutes\n")  # fmt: skip
+        elif lost_a_peer(error):
             sys.stderr.write(f"error: rank {rank} stops, for it has lost another rank, whose message tells why\n")
         else:
             sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()}:\n{traceback.format_exc()}\n")
@@ -222,10 +313,15 @@ def leave_with(parent):
     os._exit(1)
 
 
+def waited_too_long(error):
+    """Did this error come of --timeout-minutes? torch has no class for it."""
+    return isinstance(error, RuntimeError) and re.search(r"tim(ed |e)out", str(error), re.IGNORECASE)
+
+
 def lost_a_peer(error):
     """Did another rank's end cause this error?"""
     text = str(error)
-    return isinstance(error, dist.DistError) or "gloo/transport" in text or "Connection closed by peer" in text
+    return isinstance(error, dist.DistError | Lost) or "gloo/transport" in text or "Connection closed by peer" in text
 
 
 def threads():
@@ -306,11 +402,12 @@ def has_fast_bf16(device):
     return False
 
 
-def precision_of(args: Namespace, device: torch.device) -> torch.dtype:
-    """The dtype of the matrix products. Raises UserError where the device cannot."""
-    name = args.precision
+def precision_of(args: Namespace, ranks: Ranks) -> torch.dtype:
+    """The dtype of the matrix products, the same on all ranks. Raises UserError where this one's device cannot."""
+    name, device = args.precision, ranks.device
     if name == "auto":
-        name = "bf16" if has_fast_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
+        fast = ranks.sum(has_fast_bf16(device))[0] == ranks.world  # else one node's would differ from another's
+        name = "bf16" if fast else "fp16" if device.type == "cuda" else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16: needs a GPU; use bf16 or fp32 on a CPU")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

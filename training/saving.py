@@ -26,7 +26,8 @@ LOWER = 0.3  # factor of the learning rate from then on
 class Saving:
     """State and best model of the run of ``task`` that trains ``engine`` on so many examples; ``say(text)`` tells the user.
 
-    Its calls are for all ranks at once; rank 0 writes.
+    Its calls are for all ranks at once; rank 0 reads and writes, and what it finds the others are told: each for itself
+    could see another file, as through the stale cache of a network's file system, or alone meet a full disk.
     """
 
     def __init__(self, task: Any, args: Namespace, ranks: Ranks, engine: Engine, schedule: Schedule, say: Callable):
@@ -58,9 +59,11 @@ class Saving:
     def best(self, state: State, figures: dict) -> bool:
         """Write the model file; False where there is no room for it, so that a later model that is better is tried."""
         model = self.engine.whole_model()
+        return self.ranks.told(lambda: self.write_best(model, state, figures))
+
+    def write_best(self, model, state, figures):
         try:
-            if self.ranks.first:
-                checkpoint.save_model(self.args.save, model, self.task.tokenizer, self.task.notes(figures))
+            checkpoint.save_model(self.args.save, model, self.task.tokenizer, self.task.notes(figures))
         except (OSError, RuntimeError, UserError) as error:
             if state.best is None:  # nothing is lost yet
                 raise
@@ -75,24 +78,18 @@ class Saving:
         if self.ranks.first:
             self.states.remove_unfinished(self.args.save)
         resume = self.args.resume or restarted()
-        saved = self.states.load() if resume else None
-        self.ranks.gather(None)  # until all have read what rank 0 may now move
+        saved = self.ranks.told(self.of_this_run) if resume else None
         if saved is not None:
-            check_layout(saved)
-            sizes = dataclasses.asdict(self.engine.model.bert.config)
-            check_same_run(saved, self.task.name, sizes, self.args, self.examples)
             state = self.restored(saved)
             if saved["arguments"]["lr"] != self.args.lr:  # meant as it says
                 state.lowered = 1.0
             self.say(f"resuming from {saved['path']} at step {state.step}")
-            if self.ranks.first:
-                self.states.clear_damaged()
+            self.ranks.told(self.states.clear_damaged)
             self.find_best(state, saved["arguments"].get("save"))
             return state
         if resume:
             self.say(f"nothing to resume in {self.args.log_dir}: starting")
-        if self.ranks.first:
-            self.states.set_aside()
+        self.ranks.told(self.states.set_aside)
         state = State()
         self.state(state)  # to go back to; and a disk without room for it is told at once
         return state
@@ -105,16 +102,29 @@ class Saving:
         if state.best is None:
             return
         own, old = Path(self.args.save), Path(before or self.args.save)
-        if self.ranks.first and old.is_file() and own.absolute() != old.absolute():
-            with open(old, "rb") as source, atomic_write(own) as stream:
-                shutil.copyfileobj(source, stream)
-            self.say(f"{own}: the best model so far, copied from {old}")
-        if self.ranks.of_first(own.is_file()):
+
+        def take():
+            if old.is_file() and own.absolute() != old.absolute():
+                with open(old, "rb") as source, atomic_write(own) as stream:
+                    shutil.copyfileobj(source, stream)
+                self.say(f"{own}: the best model so far, copied from {old}")
+            return own.is_file()
+
+        if self.ranks.told(take):
             return
         if self.schedule.progress(state) >= 1.0:
             raise UserError(f"{old}: the run is over, and its best model is gone; put that back, or raise the budget")
         self.say(f"warning: {old}, the best model so far, is gone; the next validation writes {own}")
         state.best = None
+
+    def of_this_run(self):
+        """What was saved last, None where nothing was. Raises UserError where it belongs to another run."""
+        saved = self.states.load()
+        if saved is not None:
+            check_layout(saved)
+            sizes = dataclasses.asdict(self.engine.model.bert.config)
+            check_same_run(saved, self.task.name, sizes, self.args, self.examples)
+        return saved
 
     def restored(self, saved: dict) -> State:
         """Weights and optimizer as they were saved; gives the state of then."""
@@ -127,9 +137,8 @@ class Saving:
     def back(self, state: State) -> State:
         """To the last saved state, once, with a lower rate. Raises UserError the second time."""
         self.states.wait()
-        self.ranks.gather(None)  # until rank 0 has written what there is
         what = f"no finite loss in {PATIENCE} steps in a row, up to step {state.step}"
-        saved = None if state.lowered < 1 else self.states.load()
+        saved = None if state.lowered < 1 else self.ranks.told(self.states.load)
         if saved is None:
             again = "again, after going back" if state.lowered < 1 else "and no saved state to go back to"
             raise UserError(f"{what}, {again}; go on from {self.args.log_dir} with --resume and a lower --lr (now "

@@ -213,7 +213,7 @@ def copied(value):
 # A resumed run may change these: where things lie, how long it trains, the learning rate, and who computes. All other
 # flags, those of a task among them, decide what the batches and the model are.
 FREE = """data_dir cache_dir log_dir save log_interval checkpoint bert_model resume evaluate predict output no_test
-    epochs steps minutes save_minutes lr warmup clip accumulate precision parallel world_size
+    epochs steps minutes save_minutes lr warmup clip accumulate precision parallel world_size timeout_minutes
     size emsize nhid nlayers nhead norm tokenizer vocab vocab_size save_vocab""".split()  # the last two lines: see sizes
 
 

@@ -1,0 +1,117 @@
+"""What one rank decides or reads, all ranks are told: they never go different ways."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+import toys
+
+import checkpoint
+import mlm_task
+import utils
+from files.mistakes import UserError
+from model import BertConfig, MLMTask
+from text.masked_blocks import MaskedBlocks
+from training.ranks import Ranks, launch
+from training.states import State, States
+
+slow = pytest.mark.slow
+
+
+def trainer(args, ranks):
+    """A run of a toy that is about to begin, or to go on from the state in a folder that each rank has for itself."""
+    torch.manual_seed(0)
+    args = Namespace(
+        parallel=args.parallel, log_dir=args.folder / f"{ranks.rank}", save=str(args.folder / "toy.pt"), optimizer="adamw",
+        precision=getattr(args, "precision", "fp32"), weight_decay=0.0, batch_size=4, accumulate=1, minutes=None, steps=9,
+        warmup=0.0, lr=0.01, seed=1, clip=1.0, save_minutes=10.0, resume=True, valid_examples=None,
+    )  # fmt: skip
+    examples = MaskedBlocks(toys.corpus(*[[8, 9, 7] * 4] * 3), toys.numbered(1000), 16, 1)
+    model = MLMTask(BertConfig(1000, 16, 2, 2, 32, max_position_embeddings=16, hidden_dropout_prob=0.0,
+                               attention_probs_dropout_prob=0.0))  # fmt: skip
+    task = utils.Task("mlm", model, toys.letters(), {"train": examples}, mlm_task.loss, None, None, mlm_task.summary)
+    return utils.Trainer(task, args, ranks)
+
+
+def steps(run, count):
+    for (micro_batches, real, _), _ in zip(run.work(), range(count), strict=False):
+        run.step(micro_batches, real, 0.5)
+        run.state.step += 1
+
+
+def of_every_rank(function, folder, parallel):
+    """What ``function(args, ranks)`` gives on each of two ranks."""
+    assert launch(noted, Namespace(function=function, folder=folder, parallel=parallel, world_size=2)) == 0
+    return [torch.load(folder / f"rank{rank}", weights_only=True) for rank in range(2)]
+
+
+def noted(args, ranks):
+    torch.save(args.function(args, ranks), args.folder / f"rank{ranks.rank}")
+
+
+# A save that fails
+
+
+def save_the_best(args, ranks):
+    """Rank 0's disk is full: what `Saving.best` says of it, where there is an older model and where there is none."""
+    def full(*_):
+        raise UserError("toy.pt: no room; make some")
+
+    checkpoint.save_model = full
+    saving = trainer(args, ranks).saving
+    told = [saving.best(State(best=2.0), {})]
+    try:
+        told.append(saving.best(State(), {}))
+    except UserError as error:
+        told.append(str(error))
+    return told
+
+
+@slow
+def test_all_ranks_are_told_that_the_best_model_could_not_be_saved(tmp_path):
+    assert of_every_rank(save_the_best, tmp_path, "DDP") == [[False, "toy.pt: no room; make some"]] * 2
+
+
+def validate(args, ranks):
+    """Rank 1 alone has a score that looks better, as by another order of sums; who saves the model?"""
+    run = trainer(args, ranks)
+    asked = []
+    run.logs.validation = run.saving.state = lambda *_: None
+    run.saving.best = lambda *_: asked.append(True)
+    run.compute.score = lambda *_: {"loss": 2.0 - 1e-9 * ranks.rank}
+    run.state.best = 2.0
+    run.validate()
+    return asked
+
+
+@slow
+def test_whether_a_score_is_better_is_for_rank_0_to_say(tmp_path):
+    assert of_every_rank(validate, tmp_path, "DDP") == [[], []]
+
+
+# Ranks that see other files
+
+
+def go_on(args, ranks):
+    """Where is a run that has begun? On rank 0 also with its weights and averages."""
+    run = trainer(args, ranks)
+    step, content = run.saving.begin().step, run.engine.content()
+    return [step, content["model"], content["optimizer"]["state"]] if ranks.first else [step]
+
+
+@slow
+@pytest.mark.parametrize("parallel", ["DDP", "FSDP"])
+def test_all_ranks_go_on_from_the_state_that_rank_0_sees(tmp_path, parallel):
+    run = trainer(Namespace(folder=tmp_path, parallel="None"), Ranks())
+    for folder in ("1", "0"):  # rank 1 sees an older one
+        run.saving.states = States(tmp_path / folder, print)
+        steps(run, 2)
+        run.saving.state(run.state, wait=True)
+    (step, weights, averages), (other,) = of_every_rank(go_on, tmp_path, parallel)
+    assert step == other == 4
+    own = run.engine.content()
+    assert all(torch.equal(weights[name], weight) for name, weight in own["model"].items())
+    for number, values in own["optimizer"]["state"].items():
+        assert all(torch.equal(averages[number][name].view_as(value), value) for name, value in values.items())
+
+
