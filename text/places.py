@@ -96,32 +96,6 @@ SOURCES = {
     "dev-v2.0.json": Source("", SQUAD_URL + "dev-v2.0.json", "md5:246adae8b7002f8679c027697b0b7cf8"),
 }  # fmt: skip
 
-SQUAD_URL = "https://rajpurkar.github.io/SQuAD-explorer/dataset/"
-SOURCES = {
-    "WikiText2": Source(
-        "wikitext-2-v1.zip", "https://wikitext.smerity.com/wikitext-2-v1.zip", "md5:542ccefacc6c27f945fb54453812b3cd"
-    ),
-    "WikiText103": Source(
-        "wikitext-103-v1.zip", "https://wikitext.smerity.com/wikitext-103-v1.zip", "md5:9ddaacaf6af0710eda8c456decff7832"
-    ),
-    "WMTNewsCrawl": Source(
-        "training-monolingual-news-2010.tgz", "http://www.statmt.org/wmt11/training-monolingual-news-2010.tgz",
-        "md5:c70da2ba79db33fb0fc9119cbad16260",
-    ),
-    "EnWik9": Source("enwik9.zip", "http://mattmahoney.net/dc/enwik9.zip", "md5:3e773f8a1577fda2e27f871ca17f31fd"),
-    "BookCorpus": Source(
-        "books.tar.gz", hint="BookCorpus is not public: put books as .txt files there, or into {archive}", any_layout=True
-    ),
-    "RACE": Source(
-        "RACE.tar.gz", "http://www.cs.cmu.edu/~glai1/data/race/RACE.tar.gz",
-        "sha256:b2769cc9fdc5c546a693300eb9a966cec6870bd349fbc44ed5225f8ad33006e5",
-    ),
-    "train-v1.1.json": Source("", SQUAD_URL + "train-v1.1.json", "md5:981b29407e0affa3b1b156f72073b945"),
-    "dev-v1.1.json": Source("", SQUAD_URL + "dev-v1.1.json", "md5:3e85deb501d4e538b6bc56f786231552"),
-    "train-v2.0.json": Source("", SQUAD_URL + "train-v2.0.json", "md5:62108c273c268d70893182d5cf8df740"),
-    "dev-v2.0.json": Source("", SQUAD_URL + "dev-v2.0.json", "md5:246adae8b7002f8679c027697b0b7cf8"),
-}  # fmt: skip
-
 
 class Places:
     """The two folders that every reader needs."""
