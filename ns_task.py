@@ -40,7 +40,7 @@ import torch.nn.functional as F
 
 import utils
 from files.mistakes import UserError, run_main
-from files.reading import read_text
+from files.reading import read_lines
 from files.writing import write_json
 from model import NextSentenceTask
 from text.batches import pad_rows
@@ -77,7 +77,7 @@ def summary(part, figures):
 def read_pairs(path):
     """The pairs of texts in a file of two columns. Raises UserError for a line that has not two."""
     pairs = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         parts = line.split("\t")
         if not line.strip():
             continue

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from files.mistakes import UserError
+from files.reading import CONVERT, texts_in
 from text.places import CORPORA, Corpus, Places
 
 Part = tuple[Path, int, int]  # first byte, last byte
@@ -68,7 +69,7 @@ def text_files(path):
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; name a .txt file or a folder of them")
-    found = [file for file in path.rglob("*.txt") if file.is_file() and not file.name.startswith(".")]
+    found = texts_in(path)
     if not found:
         raise UserError(f"{path}: holds no .txt file; put plain UTF-8 text there")
     return found
@@ -156,7 +157,7 @@ def decode_piece(piece):
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {offset + error.start}; convert it, e.g. with iconv -t utf-8") from None
+        raise UserError(f"{path}: not UTF-8 at byte {offset + error.start}; {CONVERT}") from None
 
 
 def paragraphs(piece: Piece, style: str) -> Iterator[tuple[bool, str]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from files.mistakes import UserError
-from files.reading import parse_json, read_json, read_text
+from files.reading import parse_json, read_json, read_text, texts_in
 from metrics import LETTERS, race_id
 from text.places import SPLITS, SQUAD_SETS, Places
 
@@ -172,8 +172,7 @@ def level_of(name):
 def load_race(folder: str | Path, level: str = "all", answers_needed: bool = True) -> list[Article]:
     """The articles of a folder laid out like RACE: ``folder/**/N.txt``, one JSON object a file, in the order of names."""
     folder = Path(folder)
-    paths = [path for path in sorted(folder.rglob("*.txt")) if not path.name.startswith(".")  # as macOS makes them
-             and (level == "all" or level in (path.parent.name, level_of(path.name)))]  # fmt: skip
+    paths = [path for path in texts_in(folder) if level in ("all", path.parent.name, level_of(path.name))]
     want(paths, folder, "no .txt file of RACE's kind" + ("" if level == "all" else f" of level {level}"),
          "name a folder laid out like RACE, e.g. RACE/dev")  # fmt: skip
     articles = []
