@@ -32,7 +32,7 @@ def make_corpus_worker(tokenizer, style):
     def work(piece):
         tokens, spans, documents = [], [], []
         for begins, paragraph in paragraphs(piece, style):
-            if begins:
+            if begins and not (documents and documents[-1] == len(spans)):  # else the one before has no token
                 documents.append(len(spans))
                 tokens.append(tokenizer.sep_id)
             for sentence in sentences(paragraph):
