@@ -9,12 +9,11 @@ Design choices:
 
 - A split is a list of byte ranges of files, read in pieces of a megabyte that end with a paragraph, a line or at least
   a word. Nothing holds more than a few pieces, whatever the size of the corpus and of its lines.
-- A set that comes in one part is divided 85/5/10: by whole files, in an order that only their names decide, or, where
-  there are few, each file by length.
+- A set that comes in one part is divided 85/5/10 (see splits.py): by whole files, or, where these are few or too unequal,
+  each file by length.
 - What is not as it should be is a UserError that names file, place and remedy.
 """
 
-import hashlib
 import html
 import os
 import re
@@ -24,12 +23,13 @@ from pathlib import Path
 from files.mistakes import UserError
 from files.reading import CONVERT, texts_in
 from text.places import CORPORA, Corpus, Places
+from text.splits import spans, whole_files
 
 Part = tuple[Path, int, int]  # first byte, last byte
 Piece = tuple[str, int, bytes, bool]  # path, offset, bytes, whether a document begins here
 
 PIECE = 1 << 20  # bytes
-SHARES = {"train": (0.0, 0.85), "valid": (0.85, 0.90), "test": (0.90, 1.0)}  # where a set comes in one part
+FEW = 20  # files: fewer are each divided by length
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -75,16 +75,16 @@ def text_files(path):
     return found
 
 
-def share(files, split, style):
-    """85 % of the files for training, 5 % for validation, 10 % for testing, in an order that only their names decide.
+def share(files, split, style, held_out=("valid", "test")):
+    """85 % of the files for training, 5 % for validation, 10 % for testing, in bytes; those held out, the rest to train.
 
-    Too few files for that are each divided by length.
+    Where no whole files make that, each is divided by length.
     """
-    low, high = SHARES[split]
-    if len(files) < 20:
-        return [(path, cut_near(path, low, style), cut_near(path, high, style)) for path in sorted(files)]
-    files = sorted(files, key=lambda path: (hashlib.sha256(path.name.encode()).hexdigest(), str(path)))
-    return [whole(path) for path in files[round(low * len(files)) : round(high * len(files))]]
+    chosen = whole_files({path: os.path.getsize(path) for path in files}, held_out) if len(files) >= FEW else None
+    if chosen:
+        return [whole(path) for path in chosen[split]]
+    low, high = spans(held_out)[split]
+    return [(path, cut_near(path, low, style), cut_near(path, high, style)) for path in sorted(files)]
 
 
 def cut_near(path, fraction, style):

@@ -19,9 +19,7 @@ from files.archives import extract
 from files.downloads import download
 from files.mistakes import UserError
 from text import cache, sample
-
-SPLITS = ("train", "valid", "test")
-
+from text.splits import SPLITS
 
 def default_data_dir() -> str:
     return os.environ.get("BERT_DATA") or "data"

@@ -9,15 +9,20 @@ that names the file, the place in it and the remedy. ``load_squad_splits`` and `
 test of a data set by its name or path; their ``places`` (see data.py) know where its files lie.
 """
 
-import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 from files.mistakes import UserError
 from files.reading import parse_json, read_json, read_text, texts_in
 from metrics import LETTERS, race_id
 from text.places import SPLITS, SQUAD_SETS, Places
+from text.splits import hashed, set_apart
+
+SET_ASIDE = {"valid": 1 / 25, "test": 1 / 10}  # of the questions, where a set has no such split
+TITLE, CONTEXT = attrgetter("title"), attrgetter("context")
 
 
 def want(condition, where, what, remedy="mend the file or leave the entry out"):
@@ -96,7 +101,8 @@ def read_question(record, context, where, answers_needed):
 def load_squad_splits(name: str, places: Places, splits: tuple[str, ...] = SPLITS) -> dict[str, SquadSet]:
     """The wanted splits: the development file is the test set, and some training articles are set aside to validate.
 
-    Whole articles, about one in 25, chosen by their titles: no paragraph is both trained on and validated with.
+    Whole articles with about one in 25 of the questions, chosen by their titles: no paragraph is both trained on and
+    validated with. Where there are no such articles, paragraphs.
     """
     if name == "Sample":
         return {split: load_squad(places.sample() / f"squad-{split}.json") for split in splits}
@@ -115,20 +121,27 @@ def squad_path(name: str, part: str, places: Places) -> Path:
     return places.find(f"squad/{file}", file)
 
 
-def set_aside(squad, path):
-    """Training questions as a training and a validation set."""
-    titles = sorted({q.title for q in squad.questions}, key=lambda title: hashlib.sha256(title.encode()).hexdigest())
-    held_out = set(titles[: max(1, len(titles) // 25)])
-    valid = [q.title in held_out for q in squad.questions]
-    if len(titles) == 1:  # one article: every 25th paragraph, at least one
-        used = sorted({q.context for q in squad.questions})
-        want(len(used) > 1, path, "one paragraph, and some must be set aside to validate", "add another")
-        held_out = set(used[min(24, len(used) - 1) :: 25])
-        valid = [q.context in held_out for q in squad.questions]
-    return {
-        "train": with_questions(squad, [q for q, out in zip(squad.questions, valid, strict=True) if not out]),
-        "valid": with_questions(squad, [q for q, out in zip(squad.questions, valid, strict=True) if out]),
-    }
+def set_aside(squad, path, parts=("valid",)):
+    """Training questions, and those set aside of them for other splits."""
+    found = {}
+    for part, share in ((part, SET_ASIDE[part]) for part in ("test", "valid") if part in parts):
+        wanted = share * len(squad.questions)
+        titles, contexts = (Counter(of(q) for q in squad.questions) for of in (TITLE, CONTEXT))
+        of, chosen = TITLE, set_apart(in_order(titles, str), wanted, len(squad.questions) / 5)
+        if not chosen:  # few articles: paragraphs
+            want(len(contexts) > 1, path, f"one paragraph, and some must be set aside for the {part} split", "add another")
+            of, ordered = CONTEXT, in_order(contexts, squad.contexts.__getitem__)
+            smallest = min(ordered, key=itemgetter(1))[0]
+            chosen = set_apart(ordered, wanted, len(squad.questions) / 2) or [smallest]
+        aside = set(chosen)
+        found[part] = with_questions(squad, [q for q in squad.questions if of(q) in aside])
+        squad = with_questions(squad, [q for q in squad.questions if of(q) not in aside])
+    return {"train": squad, **found}
+
+
+def in_order(sizes, text_of):
+    """(thing, size) in the order of the hashes of their texts, or of things of the same text, as they came."""
+    return sorted(sizes.items(), key=lambda pair: hashed(text_of(pair[0])))
 
 
 def with_questions(squad, questions):
