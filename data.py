@@ -71,14 +71,14 @@ def prepare(args, places):
 
 def squad_at_hand(name, places):
     """All splits of a set of questions; without its training file, the test split and a warning."""
-    test = load_squad_splits(name, places, ("test",))
     try:
         if name != "Sample":
             squad_path(name, "train", places)
     except UserError as error:
+        test = load_squad_splits(name, places, ("test",))
         print(f"warning: only the test split; {error}", file=sys.stderr)
         return test
-    return {**load_squad_splits(name, places, ("train", "valid")), **test}
+    return load_squad_splits(name, places)
 
 
 @contextlib.contextmanager

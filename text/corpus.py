@@ -20,10 +20,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
 from files.reading import CONVERT, texts_in
 from text.places import CORPORA, Corpus, Places
-from text.splits import spans, whole_files
+from text.splits import by_name, spans, whole_files
 
 Part = tuple[Path, int, int]  # first byte, last byte
 Piece = tuple[str, int, bytes, bool]  # path, offset, bytes, whether a document begins here
@@ -57,7 +57,7 @@ def corpus_parts(name: str, split: str, places: Places) -> tuple[list[Part], str
         path = places.find(corpus.files["all"], name)
     else:  # somebody's own text: --dataset Text reads the data folder itself, --dataset PATH that path
         path = places.data if name == "Text" else places.own(name, "text")
-    return share(text_files(path), split, corpus.style), corpus.style
+    return divide(path, split, corpus.style), corpus.style
 
 
 def whole(path):
@@ -73,6 +73,28 @@ def text_files(path):
     if not found:
         raise UserError(f"{path}: holds no .txt file; put plain UTF-8 text there")
     return found
+
+
+def divide(path, split, style):
+    """A split of somebody's own text: what has its name, else a share of all, or of what is trained on."""
+    files = text_files(path)
+    named = by_name(files, path) if path.is_dir() else {}
+    held_out = [part for part in ("valid", "test") if not named.get(part)]
+    if len(held_out) == 2:
+        if named.get("train") and named[None]:
+            warn(f"{path}: what is called train is divided with the rest, for nothing beside it is called valid or test")
+        return share(files, split, style)
+    train, others = named["train"] or named[None], named[None] if named["train"] else []
+    if others:
+        warn(f"{path}: {len(others)} .txt files are left out, such as {others[0]}, for others are called train, "
+             + " and ".join(part for part in ("valid", "test") if named[part]) + "; move them into train to use them")
+    elif not named["train"] and train:
+        warn(f"{path}: nothing is called train; all .txt files but valid and test are trained on, {len(train)}")
+    if split not in held_out and split != "train":
+        return [whole(file) for file in named[split]]
+    if not train:
+        raise UserError(f"{path}: no text for the {split} split; add train.txt, or a folder train")
+    return share(train, split, style, held_out)
 
 
 def share(files, split, style, held_out=("valid", "test")):

@@ -18,8 +18,9 @@ from pathlib import Path
 from files.archives import extract
 from files.downloads import download
 from files.mistakes import UserError
+from files.reading import CHUNK, texts_in
 from text import cache, sample
-from text.splits import SPLITS
+from text.splits import SPLITS, folders_by_name, question_files
 
 def default_data_dir() -> str:
     return os.environ.get("BERT_DATA") or "data"
@@ -162,6 +163,15 @@ def kinds_of(name: str, places: Places) -> list[str]:
     if kinds:
         return kinds
     path = places.own(name)
-    if path.is_dir() and any(path.glob("train*.json")):
+    files = question_files(path)
+    if files["train"] or (files["test"] and not texts_in(path)):
         return ["questions"]
-    return ["choices"] if (path / "train").is_dir() and (path / "test").is_dir() else ["text"]
+    inner = [folder for folders in folders_by_name(path).values() for folder in folders]
+    first = next((text for folder in inner for text in texts_in(folder)), None)
+    return ["choices"] if first and begins_with_json(first) else ["text"]
+
+
+def begins_with_json(path):
+    """Is this, as RACE's articles are, a JSON object, and no plain text?"""
+    with open(path, "rb") as stream:
+        return stream.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")

@@ -37,6 +37,26 @@ def by_name(files: Iterable[Path], folder: Path) -> dict[str | None, list[Path]]
     return found
 
 
+def folders_by_name(folder: Path) -> dict[str, list[Path]]:
+    """The folders in a folder that have the name of a split."""
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and path.name.lower() in NAMES:
+            found[NAMES[path.name.lower()]].append(path)
+    return found
+
+
+def question_files(folder: Path) -> dict[str, list[Path]]:
+    """The files train*.json and so on of each split. With no test beside it, dev is the test, as SQuAD has it."""
+    found: dict[str, list[Path]] = {name: [] for name in NAMES}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        name = next((name for name in NAMES if path.name.lower().startswith(name)), None)
+        if name and path.suffix.lower() == ".json":
+            found[name].append(path)
+    valid, dev = found["valid"] + found["validation"], found["dev"]
+    return {"train": found["train"], "valid": valid + dev if found["test"] else valid, "test": found["test"] or dev}
+
+
 def hashed(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
