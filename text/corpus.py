@@ -17,13 +17,15 @@ Design choices:
 import html
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from files.mistakes import UserError, warn
 from files.reading import CONVERT, texts_in
+from text import cache
 from text.places import CORPORA, Corpus, Places
-from text.splits import by_name, spans, whole_files
+from text.splits import SPLITS, by_name, spans, warn_of_twins, whole_files
 
 Part = tuple[Path, int, int]  # first byte, last byte
 Piece = tuple[str, int, bytes, bool]  # path, offset, bytes, whether a document begins here
@@ -58,6 +60,20 @@ def corpus_parts(name: str, split: str, places: Places) -> tuple[list[Part], str
     else:  # somebody's own text: --dataset Text reads the data folder itself, --dataset PATH that path
         path = places.data if name == "Text" else places.own(name, "text")
     return divide(path, split, corpus.style), corpus.style
+
+
+def warn_of_twin_files(name: str, places: Places, style: str | None = None) -> None:
+    """Warn where a file stands in one split, and the same under another name in another. Reads those of one size only."""
+    if CORPORA.get(name, Corpus("")).files.keys() >= set(SPLITS):
+        return
+    splits: dict[Path, list[str]] = {}
+    for split in SPLITS:
+        for path in dict.fromkeys(path for path, start, end in corpus_parts(name, split, places)[0] if end > start):
+            splits.setdefault(path, []).append(split)
+    sizes = {path: os.path.getsize(path) for path in splits}
+    often = Counter(sizes.values())
+    warn_of_twins(((" and ".join(splits[path]), (size, cache.sample_of(path, size)), str(path))
+                   for path, size in sizes.items() if often[size] > 1), "one size, beginning, middle and end")  # fmt: skip
 
 
 def whole(path):

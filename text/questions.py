@@ -19,7 +19,7 @@ from files.mistakes import UserError
 from files.reading import parse_json, read_json, read_text, texts_in
 from metrics import LETTERS, race_id
 from text.places import RACE_SETS, SPLITS, SQUAD_SETS, Places
-from text.splits import folders_by_name, hashed, of_split, question_files, set_apart
+from text.splits import folders_by_name, hashed, of_split, question_files, set_apart, warn_of_twins
 
 SET_ASIDE = {"valid": 1 / 25, "test": 1 / 10}  # of the questions, where a set has no such split
 TITLE, CONTEXT = attrgetter("title"), attrgetter("context")
@@ -119,7 +119,10 @@ def load_squad_splits(name: str, places: Places, splits: tuple[str, ...] = SPLIT
         with of_split("train"):
             path = squad_path(name, "train", places)
             found |= set_aside(load_squad(path), path, missing)
-    return {split: found[split] for split in splits}
+    found = {split: found[split] for split in splits}
+    warn_of_twins(((split, squad.contexts[context], title) for split, squad in found.items()
+                   for context, title in {q.context: q.title for q in squad.questions}.items()), "the same passage")  # fmt: skip
+    return found
 
 
 def squad_path(name: str, split: str, places: Places) -> Path:
@@ -256,7 +259,11 @@ def load_race_splits(
             found |= race_set_aside(race_folder(root, "train", folders["train"]), level, missing)
     for split in splits:
         want(any(article.questions for article in found[split]), root, f"no question in the {split} split", "add some")
-    return {split: found[split] for split in splits}
+    found = {split: found[split] for split in splits}
+    if name != "Sample":
+        warn_of_twins(((split, article.text, article.id) for split, articles in found.items() for article in articles),
+                      "the same text")  # fmt: skip
+    return found
 
 
 def race_folder(root, split, folders):

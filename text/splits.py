@@ -15,11 +15,11 @@ Design choices:
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
 
 T = TypeVar("T")
 
@@ -116,11 +116,14 @@ def of_split(split: str) -> Iterator[None]:
         raise error if f"{split} split" in str(error) else UserError(f"{split} split: {error}") from None
 
 
-def twins(named: Iterable[tuple[str, object, str]]) -> list[tuple[str, str]]:
-    """From (split, content, name): the names, each with its split, of what stands in two splits."""
-    first, found = {}, []
+def warn_of_twins(named: Iterable[tuple[str, Hashable, str]], what: str) -> None:
+    """Warn, in one line, where in (split, content, name) the same content stands in two splits."""
+    first: dict[Hashable, tuple[str, str]] = {}
+    found = []
     for split, content, name in named:
         other, its_name = first.setdefault(content, (split, name))
         if other != split:
-            found.append((f"{its_name} ({other})", f"{name} ({split})"))
-    return found
+            found.append(f"{its_name} ({other}) and {name} ({split})")
+    if found:
+        more = f", and {len(found) - 1} more such pairs" if len(found) > 1 else ""
+        warn(f"{found[0]}: {what} in two splits{more}; what is trained on should not be scored on, leave one out")

@@ -19,7 +19,7 @@ import numpy as np
 
 from files.mistakes import UserError
 from text import cache
-from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces
+from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces, warn_of_twin_files
 from text.places import Places, kinds_of
 from text.sentences import sentences
 from text.tokenizer import Tokenizer
@@ -62,6 +62,8 @@ def load_corpus(
     name: str, split: str, tokenizer: Tokenizer, places: Places, task: int = 0, tasks: int = 1
 ) -> cache.TokenCache:
     """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once."""
+    if split == "train":
+        warn_of_twin_files(name, places)
     parts, style = corpus_parts(name, split, places)
     total = sum(end - start for _, start, end in parts)
     key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint)
