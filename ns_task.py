@@ -46,6 +46,7 @@ from model import NextSentenceTask
 from text.batches import pad_rows
 from text.places import Places
 from text.sentence_pairs import SentencePairs, cut_longest_first
+from text.splits import of_split
 from text.tokens import load_corpus, load_tokenizer
 from training.ranks import launch
 
@@ -112,13 +113,12 @@ def run(args, ranks):
     if args.predict:
         return predict(args, ranks, model, tokenizer)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
-    examples = {
-        split: SentencePairs(
-            load_corpus(args.dataset, split, tokenizer, places), tokenizer, args.bptt, args.seed, args.frac_ns,
-            args.objective, args.min_sentence_len,
-        )
-        for split in splits
-    }  # fmt: skip
+    examples = {}
+    for split in splits:
+        with of_split(split):
+            corpus = load_corpus(args.dataset, split, tokenizer, places, args.text_format)
+            examples[split] = SentencePairs(corpus, tokenizer, args.bptt, args.seed, args.frac_ns, args.objective,
+                                            args.min_sentence_len)  # fmt: skip
     task = utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary, tested=("loss", "accuracy"))
     return utils.finish([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 

@@ -76,5 +76,5 @@ def test_a_file_is_described_by_little_of_its_content(tmp_path):
 
 
 def test_a_file_that_cannot_be_described_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="cannot be read .*; check the file"):
+    with pytest.raises(UserError, match=r"cannot be read .*; check the file"):
         cache.sample_of(tmp_path, 0)

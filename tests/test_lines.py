@@ -40,12 +40,13 @@ def test_texts_are_found_whatever_the_case_of_their_ending(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(ARTICLE)
     assert [path.name for path in text_files(tmp_path)] == ["1.TXT", "2.txt"]
-    assert [article.id for article in load_race(tmp_path)] == list(read_race_answers(tmp_path)) == ["high1.TXT", "high2.txt"]
+    ids = ["high1.TXT", "high2.txt"]
+    assert [article.id for article in load_race(tmp_path)] == list(read_race_answers(tmp_path)) == ids
 
 
 def test_the_hint_for_text_of_another_encoding_is_a_command_that_works(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"caf\xe9")
     for read in (read_text, lambda path: decode_piece((str(path), 0, path.read_bytes(), True))):
-        with pytest.raises(UserError, match="not UTF-8 at byte 3; convert it, e.g. with iconv -f latin1 -t utf-8"):
+        with pytest.raises(UserError, match=r"not UTF-8 at byte 3; convert it, e\.g\. with iconv -f latin1 -t utf-8"):
             read(path)

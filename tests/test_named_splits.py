@@ -58,12 +58,13 @@ def test_a_split_without_a_name_is_set_aside_from_train(write, places):
     parts = [corpus_parts(name, split, places)[0][0] for split in ("train", "valid")]
     assert parts[0][2] == parts[1][1] and parts[1][2] == len(LONG) and 0.94 < parts[0][2] / len(LONG) < 0.96
     name = write({**{f"train/{number}.txt": "A text.\n\n" for number in range(40)}, "dev.txt": LONG}, "many")
-    assert {split: len(files) for split, files in corpus_files(name, places).items()} == {"train": 36, "valid": 1, "test": 4}
+    counts = {split: len(files) for split, files in corpus_files(name, places).items()}
+    assert counts == {"train": 36, "valid": 1, "test": 4}
 
 
 def test_files_beside_all_three_are_left_out_with_a_warning(write, places, capsys):
     name = write({"train.txt": LONG, "valid.txt": LONG, "test.txt": LONG, "README.txt": "Read me."})
-    assert "README.txt" not in sum(corpus_files(name, places).values(), [])
+    assert all("README.txt" not in files for files in corpus_files(name, places).values())
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "1 .txt files are left out, such as" in error and "README.txt" in error
 
@@ -76,7 +77,7 @@ def test_without_train_all_others_are_trained_on_with_a_warning(write, places, c
 
 def test_a_train_alone_among_others_is_no_split(write, places, capsys):
     name = write({"train.txt": LONG, "b.txt": LONG})
-    assert corpus_files(name, places) == dict.fromkeys(SPLITS, ["b.txt", "train.txt"])
+    assert corpus_files(name, places) == {split: ["b.txt", "train.txt"] for split in SPLITS}
     assert "what is called train is divided with the rest" in capsys.readouterr().err
 
 
@@ -143,8 +144,9 @@ def test_folders_of_choices_are_what_they_are_called(write, places, valid):
 
 
 def test_choices_without_a_folder_are_set_aside_from_train_whatever_the_level(write, places):
-    files = {**dict(race("train", 60)), **{f.replace("high", "middle"): {**a, "id": f"m{a['id']}"} for f, a in race("train", 60)}}
-    name = write(files)
+    high = dict(race("train", 60))
+    middle = {file.replace("high", "middle"): {**article, "id": f"m{article['id']}"} for file, article in high.items()}
+    name = write({**high, **middle})
     found = ids(load_race_splits(name, places))
     assert {split: len(some) for split, some in found.items()} == {"train": 103, "valid": 5, "test": 12}
     middle = ids(load_race_splits(name, places, "middle"))

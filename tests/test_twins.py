@@ -57,7 +57,7 @@ def test_a_test_that_is_a_copy_of_train_is_told(write, warned):
 def test_copies_that_are_divided_alike_are_not_told_and_only_files_of_one_size_are_read(write, warned, monkeypatch):
     straight, read = cache.sample_of, []
     monkeypatch.setattr(cache, "sample_of", lambda path, size: read.append(path.name) or straight(path, size))
-    files = {"a.txt": "One.\n\n" * 90, "b.txt": "One.\n\n" * 90, "other.txt": "Two.\n\n" * 90, "long.txt": "Cat.\n\n" * 91}
+    files = {"a.txt": "One.\n\n" * 90, "b.txt": "One.\n\n" * 90, "other.txt": "Two.\n\n" * 90, "long.txt": "Cat.\n" * 99}
     assert warned(warn_of_twin_files, write(files)) == ""
     assert sorted(read) == ["a.txt", "b.txt", "other.txt"]
 
@@ -70,10 +70,11 @@ def squad(*articles):
 
 def test_a_passage_in_two_splits_is_told_with_both_titles(write, warned):
     articles = [(f"Article {number}", f"The cat {number}.") for number in range(30)]
-    name = write({"train.json": squad(*articles), "dev.json": squad(("Other", "The cat."), ("Copy", "The cat 7."))})
+    other = squad(("Other", "The cat."), ("Copy", "The cat 7."))
+    name = write({"train.json": squad(*articles), "dev.json": other})
     error = warned(load_squad_splits, name)
-    assert error == ("warning: Article 7 (train) and Copy (test): the same passage in two splits; what is trained on should "
-                     "not be scored on, leave one out\n")  # fmt: skip
+    assert error == ("warning: Article 7 (train) and Copy (test): the same passage in two splits; what is trained on "
+                     "should not be scored on, leave one out\n")  # fmt: skip
 
 
 def test_an_article_with_options_in_two_splits_is_told_with_both_names(write, warned):

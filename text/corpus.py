@@ -2,7 +2,7 @@
 
     for size, piece in pieces(*corpus_parts("EnWik9", "train", places)):
         for begins_document, paragraph in paragraphs(piece, "xml"):
-            sentences(paragraph)
+            sentences_of(paragraph, "xml")
 
 
 Design choices:
@@ -25,6 +25,7 @@ from files.mistakes import UserError, warn
 from files.reading import CONVERT, texts_in
 from text import cache
 from text.places import CORPORA, Corpus, Places
+from text.sentences import sentences
 from text.splits import SPLITS, by_name, spans, warn_of_twins, whole_files
 
 Part = tuple[Path, int, int]  # first byte, last byte
@@ -44,22 +45,30 @@ STYLES = {
     "lines": [b"\n", b" "],  # each line a document
     "wiki": [b"\n", b" "],  # a line a paragraph; "= Title =" begins a document
     "book": [b"\n\n", b"\r\n\r\n", b"\n", b" "],  # each file a document, with blank lines between paragraphs
+    "sentences": [b"\n\n", b"\r\n\r\n", b"\n", b" "],  # a line a sentence, with blank lines between documents
     "xml": [b"</page>", b"\n", b" "],  # each page a document
 }
 
+FORMAT_HELP = (
+    "how the text is laid out. book: a file a document, blank lines between paragraphs; sentences: a line a sentence, "
+    "blank lines between documents; lines: a line a document; wiki: a line a paragraph, = Title = begins a document; xml: "
+    "pages of a MediaWiki dump (default: as the set has it, of a path book)"
+)
 
-def corpus_parts(name: str, split: str, places: Places) -> tuple[list[Part], str]:
-    """The (path, first byte, last byte) of a corpus' split, and the style of its text."""
+
+def corpus_parts(name: str, split: str, places: Places, style: str | None = None) -> tuple[list[Part], str]:
+    """The (path, first byte, last byte) of a corpus' split, and the style of its text, which may be given."""
     corpus = CORPORA.get(name) or Corpus("book")
+    style = style or corpus.style
     if name == "Sample":
-        return [whole(places.sample() / corpus.files[split])], corpus.style
+        return [whole(places.sample() / corpus.files[split])], style
     if split in corpus.files:
-        return [whole(places.find(corpus.files[split], name))], corpus.style
+        return [whole(places.find(corpus.files[split], name))], style
     if "all" in corpus.files:
         path = places.find(corpus.files["all"], name)
     else:  # somebody's own text: --dataset Text reads the data folder itself, --dataset PATH that path
         path = places.data if name == "Text" else places.own(name, "text")
-    return divide(path, split, corpus.style), corpus.style
+    return divide(path, split, style), style
 
 
 def warn_of_twin_files(name: str, places: Places, style: str | None = None) -> None:
@@ -68,7 +77,7 @@ def warn_of_twin_files(name: str, places: Places, style: str | None = None) -> N
         return
     splits: dict[Path, list[str]] = {}
     for split in SPLITS:
-        for path in dict.fromkeys(path for path, start, end in corpus_parts(name, split, places)[0] if end > start):
+        for path in dict.fromkeys(path for path, start, end in corpus_parts(name, split, places, style)[0] if end > start):
             splits.setdefault(path, []).append(split)
     sizes = {path: os.path.getsize(path) for path in splits}
     often = Counter(sizes.values())
@@ -167,8 +176,15 @@ def pieces(parts: list[Part], style: str) -> Iterator[tuple[int, Piece]]:
                 raise UserError(f"{path}: has become shorter while it was read; start again")
             cut = len(text) if offset + len(text) == end else cut_at(text, style)
             yield cut, (str(path), offset, text[:cut], begins)
-            begins = style == "lines" and text[:cut].endswith(b"\n")
+            begins = ends_document(text[:cut], style)
             offset, rest = offset + cut, text[cut:]
+
+
+def ends_document(text, style):
+    """Does a document end with this piece's last line, whatever follows?"""
+    if style == "sentences":
+        return text.endswith(b"\n") and not text[text.rfind(b"\n", 0, -1) + 1 :].strip()
+    return style == "lines" and text.endswith(b"\n")
 
 
 def cut_at(text, style):
@@ -209,6 +225,12 @@ def paragraphs(piece: Piece, style: str) -> Iterator[tuple[bool, str]]:
         if paragraph:
             yield begins or (style == "wiki" and bool(TITLE.fullmatch(paragraph))), paragraph
             begins = style == "lines"
+        elif style == "sentences":  # behind the last line end nothing comes, and this says nothing
+            begins = True
+
+
+def sentences_of(paragraph: str, style: str) -> list[str]:
+    return [paragraph] if style == "sentences" else sentences(paragraph)
 
 
 def link_text(link):

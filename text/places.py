@@ -22,6 +22,7 @@ from files.reading import CHUNK, texts_in
 from text import cache, sample
 from text.splits import SPLITS, folders_by_name, question_files
 
+
 def default_data_dir() -> str:
     return os.environ.get("BERT_DATA") or "data"
 

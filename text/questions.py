@@ -120,8 +120,9 @@ def load_squad_splits(name: str, places: Places, splits: tuple[str, ...] = SPLIT
             path = squad_path(name, "train", places)
             found |= set_aside(load_squad(path), path, missing)
     found = {split: found[split] for split in splits}
-    warn_of_twins(((split, squad.contexts[context], title) for split, squad in found.items()
-                   for context, title in {q.context: q.title for q in squad.questions}.items()), "the same passage")  # fmt: skip
+    titles = {split: {q.context: q.title for q in squad.questions} for split, squad in found.items()}
+    warn_of_twins(((split, found[split].contexts[context], title) for split in found
+                   for context, title in titles[split].items()), "the same passage")  # fmt: skip
     return found
 
 

@@ -97,7 +97,8 @@ def whole_files(
     By their number, as long as that gives about the wanted bytes.
     """
     rest = sorted(sizes, key=lambda path: (hashed(path.name), str(path)))
-    found = {split: rest[round(low * len(rest)) : round(high * len(rest))] for split, (low, high) in spans(held_out).items()}
+    count = len(rest)
+    found = {split: rest[round(low * count) : round(high * count)] for split, (low, high) in spans(held_out).items()}
     shares = {split: SHARES[split] / 100 * sum(sizes.values()) for split in found if split != "train"}
     if not all(share / 2 <= sum(map(sizes.__getitem__, found[split])) <= 1.5 * share for split, share in shares.items()):
         for split, share in shares.items():
