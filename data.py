@@ -21,10 +21,9 @@ import numpy as np
 
 from files.mistakes import UserError, run_main, spellings
 from metrics import LETTERS
-from text.corpus import corpus_parts, paragraphs, pieces
+from text.corpus import FORMAT_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
 from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kinds_of
 from text.questions import load_race_splits, load_squad_splits, squad_path
-from text.sentences import sentences
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer
 
@@ -46,7 +45,7 @@ def prepare(args, places):
     if "text" in kinds:
         for split in SPLITS:
             with reported(split) as counts:
-                tokens = load_corpus(args.dataset, split, tokenizer, places, task, tasks)
+                tokens = load_corpus(args.dataset, split, tokenizer, places, args.text_format, task, tasks)
                 counts.update(documents=len(tokens.documents), sentences=len(tokens.sentences))
                 counts.update(tokens=len(tokens.tokens), bytes=tokens.meta["bytes"])
     if "questions" in kinds:
@@ -71,14 +70,14 @@ def prepare(args, places):
 
 def squad_at_hand(name, places):
     """All splits of a set of questions; without its training file, the test split and a warning."""
-    test = load_squad_splits(name, places, ("test",))
     try:
         if name != "Sample":
             squad_path(name, "train", places)
     except UserError as error:
+        test = load_squad_splits(name, places, ("test",))
         print(f"warning: only the test split; {error}", file=sys.stderr)
         return test
-    return {**load_squad_splits(name, places, ("train", "valid")), **test}
+    return load_squad_splits(name, places)
 
 
 @contextlib.contextmanager
@@ -96,23 +95,23 @@ def inspect(args, places):
     """What a data set holds, split by split, and an example."""
     kinds = kinds_of(args.dataset, places)
     if "text" in kinds:
-        inspect_text(args.dataset, places)
+        inspect_text(args.dataset, places, args.text_format)
     if "questions" in kinds:
         inspect_questions(args.dataset, squad_at_hand(args.dataset, places))
     if "choices" in kinds:
         inspect_choices(args.dataset, load_race_splits(args.dataset, places, args.level))
 
 
-def inspect_text(name, places):
+def inspect_text(name, places, style):
     print(f"{name}: text for pretraining")
     for split in SPLITS:
-        parts, style = corpus_parts(name, split, places)
+        parts, style = corpus_parts(name, split, places, style)
         lengths, example = Counter(), []
         counts = Counter(files=len(parts), bytes=sum(end - start for _, start, end in parts))
         for _, piece in pieces(parts, style):
             for begins, paragraph in paragraphs(piece, style):
                 counts.update(documents=begins, paragraphs=1)
-                for sentence in sentences(paragraph):
+                for sentence in sentences_of(paragraph, style):
                     lengths[len(sentence.split())] += 1
                     if len(example) < 3:
                         example.append(sentence)
@@ -179,6 +178,7 @@ def main():
         p = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, allow_abbrev=False)
         p.set_defaults(function=function)
         flags = [("dataset", "name of a data set, or a path", {"default": "Sample"}),
+                 ("text-format", FORMAT_HELP, {"choices": list(STYLES)}),
                  ("data-dir", "where data sets lie", {"default": default_data_dir()}),
                  ("cache-dir", "where tokens and unpacked archives are kept", {"default": default_cache_dir()}),
                  ("level", "which part of RACE", {"choices": ["middle", "high", "all"], "default": "all"})]  # fmt: skip

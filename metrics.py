@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from files.mistakes import UserError, run_main
-from files.reading import read_json
+from files.reading import read_json, texts_in
 
 # -- One question ------------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ def read_race_answers(folder: str | Path) -> dict[str, list[str]]:
     folder, gold = Path(folder), {}
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one laid out like RACE/test, extracted from RACE.tar.gz")
-    for path in (path for path in sorted(folder.rglob("*.txt")) if not path.name.startswith(".")):  # as macOS makes them
+    for path in texts_in(folder):
         article = read_json(path)
         letters: Any = article.get("answers") if isinstance(article, dict) else None
         if not _are_letters(letters) or "" in letters:

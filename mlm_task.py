@@ -43,7 +43,7 @@ import torch.nn.functional as F
 
 import utils
 from files.mistakes import UserError, run_main
-from files.reading import read_text
+from files.reading import read_lines
 from files.writing import write_json
 from model import MLMTask
 from text.batches import EVALUATION
@@ -134,7 +134,7 @@ def fill(args, ranks, model, tokenizer):
     if args.fill:
         texts = {"--fill": args.fill}
     else:
-        lines = read_text(args.predict).splitlines()
+        lines = read_lines(args.predict)
         texts = {f"{args.predict}, line {number}": line for number, line in enumerate(lines, 1) if line.strip()}
     longest, compute = model.bert.config.max_position_embeddings, utils.Computer(args, ranks)
     model.to(ranks.device).eval()
@@ -162,8 +162,8 @@ def run(args, ranks):
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: MaskedBlocks(
-            load_corpus(args.dataset, split, tokenizer, places), tokenizer, args.bptt, args.seed, args.mask_frac,
-            args.mask_unit,
+            load_corpus(args.dataset, split, tokenizer, places, args.text_format), tokenizer, args.bptt, args.seed,
+            args.mask_frac, args.mask_unit,
         )
         for split in splits
     }  # fmt: skip

@@ -40,12 +40,13 @@ import torch.nn.functional as F
 
 import utils
 from files.mistakes import UserError, run_main
-from files.reading import read_text
+from files.reading import read_lines
 from files.writing import write_json
 from model import NextSentenceTask
 from text.batches import EVALUATION, pad_rows
 from text.places import Places
 from text.sentence_pairs import SentencePairs, cut_longest_first
+from text.splits import of_split
 from text.tokens import load_corpus, load_tokenizer
 from training.beginning import in_its_place
 from training.ranks import launch
@@ -91,7 +92,7 @@ def summary(part, figures):
 def read_pairs(path):
     """The pairs of texts in a file of two columns. Raises UserError for a line that has not two."""
     pairs = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         parts = line.split("\t")
         if not line.strip():
             continue
@@ -127,13 +128,12 @@ def run(args, ranks):
     if args.predict:
         return predict(args, ranks, model, tokenizer)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
-    examples = {
-        split: SentencePairs(
-            load_corpus(args.dataset, split, tokenizer, places), tokenizer, args.bptt, args.seed, args.frac_ns,
-            args.objective, args.min_sentence_len,
-        )
-        for split in splits
-    }  # fmt: skip
+    examples = {}
+    for split in splits:
+        with of_split(split):
+            corpus = load_corpus(args.dataset, split, tokenizer, places, args.text_format)
+            examples[split] = SentencePairs(corpus, tokenizer, args.bptt, args.seed, args.frac_ns, args.objective,
+                                            args.min_sentence_len)  # fmt: skip
     task = utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
                       tested=("loss", "accuracy"))  # fmt: skip
     return utils.evaluate([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)

@@ -21,6 +21,16 @@ class UserError(Exception):
         return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+TOLD: set[str] = set()
+
+
+def warn(message: str) -> None:
+    """A line on stderr, once; of several ranks or tasks the first says it, for the others would say the same."""
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and message not in TOLD:
+        TOLD.add(message)
+        print(f"warning: {UserError(message)}", file=sys.stderr, flush=True)
+
+
 def spellings(flag: str) -> Iterable[str]:
     """The ways to write a flag of several words: as given, with - and with _."""
     return dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}", f"--{flag.replace('-', '_')}"])

@@ -1,7 +1,8 @@
-"""Reading: texts and JSON, and what is wrong with them in one line."""
+"""Reading: texts, their lines and JSON, and what is wrong with them in one line."""
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from files.mistakes import UserError
 
 CHUNK = 1 << 20  # bytes
+CONVERT = "convert it, e.g. with iconv -f latin1 -t utf-8"  # iconv takes UTF-8 for what it reads unless -f says otherwise
 
 
 def read_text(path: str | Path) -> str:
@@ -18,7 +20,21 @@ def read_text(path: str | Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it, e.g. with iconv -t utf-8") from None
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {CONVERT}") from None
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a UTF-8 file, which \\n, \\r\\n or \\r end. Raises UserError as `read_text` does.
+
+    Not splitlines(), which also cuts at form feeds, U+2028 and the like, as they stand within lines of pasted text.
+    """
+    return re.split(r"\r\n?|\n", read_text(path))
+
+
+def texts_in(folder: str | Path) -> list[Path]:
+    """The .txt files of a folder, at any depth, in the order of their paths, but for hidden ones, as macOS makes them."""
+    return sorted(path for path in Path(folder).rglob("*")
+                  if path.suffix.lower() == ".txt" and not path.name.startswith(".") and path.is_file())  # fmt: skip
 
 
 def read_context(path: str) -> str:

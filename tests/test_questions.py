@@ -206,7 +206,7 @@ def test_only_the_wanted_splits_of_race_are_read(race_folder, tmp_path):
     (race_folder / "dev").rename(tmp_path / "elsewhere")
     assert list(load_race_splits(str(race_folder), Places(tmp_path, tmp_path), splits=("test",))) == ["test"]
     with pytest.raises(UserError, match=r"RACE/dev: no such folder; a RACE folder has train, dev and test"):
-        load_race_splits(str(race_folder), Places(tmp_path, tmp_path))
+        load_race_splits("RACE", Places(tmp_path, tmp_path))
 
 
 def test_articles_to_predict_on_need_no_answers(write, tmp_path):

@@ -1,7 +1,7 @@
 """The token cache: text is tokenised once, by all cores, into plain arrays that later runs map into memory.
 
 A cache is a folder of arrays and a ``meta.json``, named after a digest of all that decides its content: the files'
-names, sizes and times, the tokenizer, and the version of the rules. Design choices:
+names, sizes, times and some of their content, the tokenizer, and the version of the rules. Design choices:
 
 - Work goes out in pieces of about a megabyte and comes back as arrays that are appended to the files at once, so memory
   does not grow with the corpus.
@@ -37,9 +37,10 @@ from files.mistakes import UserError
 from files.reading import CHUNK, read_json
 from files.writing import write_json
 
-VERSION = 2  # raise it when the same files would give other arrays: cutting, cleaning, sentences, layout
+VERSION = 3  # raise it when the same files would give other arrays: cutting, cleaning, sentences, layout
 CHECKED = 1 << 28  # bytes of an array; more would make the start wait, and the folder is the user's own
 WORKERS = 8  # at most; each takes about 100 MB
+SAMPLE = 1 << 13  # bytes, three times, by which files of the same name, size and time are told apart
 SILENT = 3600  # seconds without a write, after which another machine's unfinished build counts as dead
 
 # What each array holds, and the array whose length is added to its values as pieces are joined.
@@ -57,9 +58,26 @@ def cores() -> int:
 
 
 def describe_file(path: str | Path) -> list[str | int]:
-    """What tells one version of a file from another without reading it."""
+    """What tells one version of a file from another without reading all of it.
+
+    Its time alone does not: files from archives often have none, or all the same.
+    """
     status = os.stat(path)
-    return [Path(path).name, status.st_size, status.st_mtime_ns]
+    return [Path(path).name, status.st_size, status.st_mtime_ns, sample_of(path, status.st_size)]
+
+
+def sample_of(path: str | Path, size: int) -> str:
+    """A digest of the beginning, the middle and the end of a file; of a small one that is all."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            for place in (0, (size - SAMPLE) // 2, size - SAMPLE):
+                if place > stream.tell():
+                    stream.seek(place)
+                digest.update(stream.read(SAMPLE))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    return digest.hexdigest()
 
 
 def digest(*parts: Any) -> str:
@@ -268,7 +286,7 @@ def _finish(folder, shapes, meta, vocab_size, empty=""):
 
 def _write(folder, work, token_type, total, description):
     """Append the arrays of all pieces, from (size, arrays) in ``work``, to files. Gives {name: (dtype, shape)}."""
-    lengths, shapes, streams = {}, {}, {}
+    lengths, shapes, streams, begun = {}, {}, {}, np.array([], np.int64)
     bar = tqdm(total=total, unit="B", unit_scale=True, desc=description, disable=None, leave=False)
     with bar, contextlib.ExitStack() as stack, contextlib.closing(work):
         for size, arrays in work:
@@ -278,6 +296,9 @@ def _write(folder, work, token_type, total, description):
                 if points_into:
                     array = array.astype(np.int64) + bases[points_into]
                 array = array.astype(token_type if name == "tokens" else np.int64 if points_into else np.int32)
+                if name == "documents":
+                    count = bases["sentences"] + len(arrays["sentences"])
+                    array, begun = with_sentences(np.concatenate([begun, array]), count)
                 if name not in streams:
                     streams[name] = stack.enter_context(open(folder / f"{name}.bin", "wb"))
                 array.tofile(streams[name])
@@ -288,6 +309,15 @@ def _write(folder, work, token_type, total, description):
             stream.flush()
             os.fsync(stream.fileno())
     return shapes
+
+
+def with_sentences(documents, count):
+    """The documents that have one of the ``count`` sentences so far, and the last one where it has none as yet.
+
+    A text of which no token is left, such as a zero-width space alone, is no document.
+    """
+    documents = np.unique(documents)
+    return documents[documents < count], documents[documents == count]
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -2,33 +2,37 @@
 
     for size, piece in pieces(*corpus_parts("EnWik9", "train", places)):
         for begins_document, paragraph in paragraphs(piece, "xml"):
-            sentences(paragraph)
+            sentences_of(paragraph, "xml")
 
 
 Design choices:
 
 - A split is a list of byte ranges of files, read in pieces of a megabyte that end with a paragraph, a line or at least
   a word. Nothing holds more than a few pieces, whatever the size of the corpus and of its lines.
-- A set that comes in one part is divided 85/5/10: by whole files, in an order that only their names decide, or, where
-  there are few, each file by length.
+- A set that comes in one part is divided 85/5/10 (see splits.py): by whole files, or, where these are few or too unequal,
+  each file by length.
 - What is not as it should be is a UserError that names file, place and remedy.
 """
 
-import hashlib
 import html
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
+from files.reading import CONVERT, texts_in
+from text import cache
 from text.places import CORPORA, Corpus, Places
+from text.sentences import sentences
+from text.splits import SPLITS, by_name, spans, warn_of_twins, whole_files
 
 Part = tuple[Path, int, int]  # of a split: a file, first byte, last byte
 Piece = tuple[str, int, bytes, bool]  # path, offset, bytes, whether a document begins here
 
 PIECE = 1 << 20  # bytes
-SHARES = {"train": (0.0, 0.85), "valid": (0.85, 0.90), "test": (0.90, 1.0)}  # where a set comes in one part
+FEW = 20  # files: fewer are each divided by length
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -41,22 +45,44 @@ STYLES = {
     "lines": [b"\n", b" "],  # each line a document
     "wiki": [b"\n", b" "],  # a line a paragraph; "= Title =" begins a document
     "book": [b"\n\n", b"\r\n\r\n", b"\n", b" "],  # each file a document, with blank lines between paragraphs
+    "sentences": [b"\n\n", b"\r\n\r\n", b"\n", b" "],  # a line a sentence, with blank lines between documents
     "xml": [b"</page>", b"\n", b" "],  # each page a document
 }
 
+FORMAT_HELP = (
+    "how the text is laid out. book: a file a document, blank lines between paragraphs; sentences: a line a sentence, "
+    "blank lines between documents; lines: a line a document; wiki: a line a paragraph, = Title = begins a document; xml: "
+    "pages of a MediaWiki dump (default: as the set has it, of a path book)"
+)
 
-def corpus_parts(name: str, split: str, places: Places) -> tuple[list[Part], str]:
-    """The (path, first byte, last byte) of a corpus' split, and the style of its text."""
+
+def corpus_parts(name: str, split: str, places: Places, style: str | None = None) -> tuple[list[Part], str]:
+    """The (path, first byte, last byte) of a corpus' split, and the style of its text, which may be given."""
     corpus = CORPORA.get(name) or Corpus("book")
+    style = style or corpus.style
     if name == "Sample":
-        return [whole(places.sample() / corpus.files[split])], corpus.style
+        return [whole(places.sample() / corpus.files[split])], style
     if split in corpus.files:
-        return [whole(places.find(corpus.files[split], name))], corpus.style
+        return [whole(places.find(corpus.files[split], name))], style
     if "all" in corpus.files:
         path = places.find(corpus.files["all"], name)
     else:  # somebody's own text: --dataset Text reads the data folder itself, --dataset PATH that path
         path = places.data if name == "Text" else places.own(name, "text")
-    return share(text_files(path), split, corpus.style), corpus.style
+    return divide(path, split, style), style
+
+
+def warn_of_twin_files(name: str, places: Places, style: str | None = None) -> None:
+    """Warn where a file stands in one split, and the same under another name in another. Reads those of one size only."""
+    if CORPORA.get(name, Corpus("")).files.keys() >= set(SPLITS):
+        return
+    splits: dict[Path, list[str]] = {}
+    for split in SPLITS:
+        for path in dict.fromkeys(path for path, start, end in corpus_parts(name, split, places, style)[0] if end > start):
+            splits.setdefault(path, []).append(split)
+    sizes = {path: os.path.getsize(path) for path in splits}
+    often = Counter(sizes.values())
+    warn_of_twins(((" and ".join(splits[path]), (size, cache.sample_of(path, size)), str(path))
+                   for path, size in sizes.items() if often[size] > 1), "one size, beginning, middle and end")  # fmt: skip
 
 
 def whole(path):
@@ -68,22 +94,44 @@ def text_files(path):
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; name a .txt file or a folder of them")
-    found = [file for file in path.rglob("*.txt") if file.is_file() and not file.name.startswith(".")]
+    found = texts_in(path)
     if not found:
         raise UserError(f"{path}: holds no .txt file; put plain UTF-8 text there")
     return found
 
 
-def share(files, split, style):
-    """85 % of the files for training, 5 % for validation, 10 % for testing, in an order that only their names decide.
+def divide(path, split, style):
+    """A split of somebody's own text: what has its name, else a share of all, or of what is trained on."""
+    files = text_files(path)
+    named = by_name(files, path) if path.is_dir() else {}
+    held_out = [part for part in ("valid", "test") if not named.get(part)]
+    if len(held_out) == 2:
+        if named.get("train") and named[None]:
+            warn(f"{path}: what is called train is divided with the rest, for nothing beside it is called valid or test")
+        return share(files, split, style)
+    train, others = named["train"] or named[None], named[None] if named["train"] else []
+    if others:
+        warn(f"{path}: {len(others)} .txt files are left out, such as {others[0]}, for others are called train, "
+             + " and ".join(part for part in ("valid", "test") if named[part]) + "; move them into train to use them")
+    elif not named["train"] and train:
+        warn(f"{path}: nothing is called train; all .txt files but valid and test are trained on, {len(train)}")
+    if split not in held_out and split != "train":
+        return [whole(file) for file in named[split]]
+    if not train:
+        raise UserError(f"{path}: no text for the {split} split; add train.txt, or a folder train")
+    return share(train, split, style, held_out)
 
-    Too few files for that are each divided by length.
+
+def share(files, split, style, held_out=("valid", "test")):
+    """85 % of the files for training, 5 % for validation, 10 % for testing, in bytes; those held out, the rest to train.
+
+    Where no whole files make that, each is divided by length.
     """
-    low, high = SHARES[split]
-    if len(files) < 20:
-        return [(path, cut_near(path, low, style), cut_near(path, high, style)) for path in sorted(files)]
-    files = sorted(files, key=lambda path: (hashlib.sha256(path.name.encode()).hexdigest(), str(path)))
-    return [whole(path) for path in files[round(low * len(files)) : round(high * len(files))]]
+    chosen = whole_files({path: os.path.getsize(path) for path in files}, held_out) if len(files) >= FEW else None
+    if chosen:
+        return [whole(path) for path in chosen[split]]
+    low, high = spans(held_out)[split]
+    return [(path, cut_near(path, low, style), cut_near(path, high, style)) for path in sorted(files)]
 
 
 def cut_near(path, fraction, style):
@@ -128,8 +176,15 @@ def pieces(parts: list[Part], style: str) -> Iterator[tuple[int, Piece]]:
                 raise UserError(f"{path}: has become shorter while it was read; start again")
             cut = len(text) if offset + len(text) == end else cut_at(text, style)
             yield cut, (str(path), offset, text[:cut], begins)
-            begins = style == "lines" and text[:cut].endswith(b"\n")
+            begins = ends_document(text[:cut], style)
             offset, rest = offset + cut, text[cut:]
+
+
+def ends_document(text, style):
+    """Does a document end with this piece's last line, whatever follows?"""
+    if style == "sentences":
+        return text.endswith(b"\n") and not text[text.rfind(b"\n", 0, -1) + 1 :].strip()
+    return style == "lines" and text.endswith(b"\n")
 
 
 def cut_at(text, style):
@@ -156,7 +211,7 @@ def decode_piece(piece):
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {offset + error.start}; convert it, e.g. with iconv -t utf-8") from None
+        raise UserError(f"{path}: not UTF-8 at byte {offset + error.start}; {CONVERT}") from None
 
 
 def paragraphs(piece: Piece, style: str) -> Iterator[tuple[bool, str]]:
@@ -170,6 +225,12 @@ def paragraphs(piece: Piece, style: str) -> Iterator[tuple[bool, str]]:
         if paragraph:
             yield begins or (style == "wiki" and bool(TITLE.fullmatch(paragraph))), paragraph
             begins = style == "lines"
+        elif style == "sentences":  # behind the last line end nothing comes, and this says nothing
+            begins = True
+
+
+def sentences_of(paragraph: str, style: str) -> list[str]:
+    return [paragraph] if style == "sentences" else sentences(paragraph)
 
 
 def link_text(link):

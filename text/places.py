@@ -18,9 +18,9 @@ from pathlib import Path
 from files.archives import extract
 from files.downloads import download
 from files.mistakes import UserError
+from files.reading import CHUNK, texts_in
 from text import cache, sample
-
-SPLITS = ("train", "valid", "test")
+from text.splits import SPLITS, folders_by_name, question_files
 
 
 def default_data_dir() -> str:
@@ -69,32 +69,6 @@ class Source:
     hint: str = ""  # for sets that nobody may pass on
     any_layout: bool = False  # the archive's content serves, whatever its folders are called
 
-
-SQUAD_URL = "https://rajpurkar.github.io/SQuAD-explorer/dataset/"
-SOURCES = {
-    "WikiText2": Source(
-        "wikitext-2-v1.zip", "https://wikitext.smerity.com/wikitext-2-v1.zip", "md5:542ccefacc6c27f945fb54453812b3cd"
-    ),
-    "WikiText103": Source(
-        "wikitext-103-v1.zip", "https://wikitext.smerity.com/wikitext-103-v1.zip", "md5:9ddaacaf6af0710eda8c456decff7832"
-    ),
-    "WMTNewsCrawl": Source(
-        "training-monolingual-news-2010.tgz", "http://www.statmt.org/wmt11/training-monolingual-news-2010.tgz",
-        "md5:c70da2ba79db33fb0fc9119cbad16260",
-    ),
-    "EnWik9": Source("enwik9.zip", "http://mattmahoney.net/dc/enwik9.zip", "md5:3e773f8a1577fda2e27f871ca17f31fd"),
-    "BookCorpus": Source(
-        "books.tar.gz", hint="BookCorpus is not public: put books as .txt files there, or into {archive}", any_layout=True
-    ),
-    "RACE": Source(
-        "RACE.tar.gz", "http://www.cs.cmu.edu/~glai1/data/race/RACE.tar.gz",
-        "sha256:b2769cc9fdc5c546a693300eb9a966cec6870bd349fbc44ed5225f8ad33006e5",
-    ),
-    "train-v1.1.json": Source("", SQUAD_URL + "train-v1.1.json", "md5:981b29407e0affa3b1b156f72073b945"),
-    "dev-v1.1.json": Source("", SQUAD_URL + "dev-v1.1.json", "md5:3e85deb501d4e538b6bc56f786231552"),
-    "train-v2.0.json": Source("", SQUAD_URL + "train-v2.0.json", "md5:62108c273c268d70893182d5cf8df740"),
-    "dev-v2.0.json": Source("", SQUAD_URL + "dev-v2.0.json", "md5:246adae8b7002f8679c027697b0b7cf8"),
-}  # fmt: skip
 
 SQUAD_URL = "https://rajpurkar.github.io/SQuAD-explorer/dataset/"
 SOURCES = {
@@ -190,6 +164,15 @@ def kinds_of(name: str, places: Places) -> list[str]:
     if kinds:
         return kinds
     path = places.own(name)
-    if path.is_dir() and any(path.glob("train*.json")):
+    files = question_files(path)
+    if files["train"] or (files["test"] and not texts_in(path)):
         return ["questions"]
-    return ["choices"] if (path / "train").is_dir() and (path / "test").is_dir() else ["text"]
+    inner = [folder for folders in folders_by_name(path).values() for folder in folders]
+    first = next((text for folder in inner for text in texts_in(folder)), None)
+    return ["choices"] if first and begins_with_json(first) else ["text"]
+
+
+def begins_with_json(path):
+    """Is this, as RACE's articles are, a JSON object, and no plain text?"""
+    with open(path, "rb") as stream:
+        return stream.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")

@@ -9,15 +9,20 @@ that names the file, the place in it and the remedy. ``load_squad_splits`` and `
 test of a data set by its name or path; their ``places`` (see data.py) know where its files lie.
 """
 
-import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 from files.mistakes import UserError
-from files.reading import parse_json, read_json, read_text
+from files.reading import parse_json, read_json, read_text, texts_in
 from metrics import LETTERS, race_id
-from text.places import SPLITS, SQUAD_SETS, Places
+from text.places import RACE_SETS, SPLITS, SQUAD_SETS, Places
+from text.splits import folders_by_name, hashed, of_split, question_files, set_apart, warn_of_twins
+
+SET_ASIDE = {"valid": 1 / 25, "test": 1 / 10}  # of the questions, where a set has no such split
+TITLE, CONTEXT = attrgetter("title"), attrgetter("context")
 
 
 def want(condition, where, what, remedy="mend the file or leave the entry out"):
@@ -96,39 +101,71 @@ def read_question(record, context, where, answers_needed):
 def load_squad_splits(name: str, places: Places, splits: tuple[str, ...] = SPLITS) -> dict[str, SquadSet]:
     """The wanted splits: the development file is the test set, and some training articles are set aside to validate.
 
-    Whole articles, about one in 25, chosen by their titles: no paragraph is both trained on and validated with.
+    Whole articles with about one in 25 of the questions, chosen by their titles: no paragraph is both trained on and
+    validated with. Where there are no such articles, paragraphs. A folder of the user's may have both a validation and
+    a test file, or neither.
     """
     if name == "Sample":
         return {split: load_squad(places.sample() / f"squad-{split}.json") for split in splits}
-    found = {"test": load_squad(squad_path(name, "dev", places))} if "test" in splits else {}
-    if set(splits) != set(found):
-        path = squad_path(name, "train", places)
-        found |= set_aside(load_squad(path), path)
-    return {split: found[split] for split in splits}
-
-
-def squad_path(name: str, part: str, places: Places) -> Path:
-    """The training ("train") or development ("dev") file. Raises UserError where it is not to be had."""
+    missing, found = ["valid"], {}
     if name not in SQUAD_SETS:
-        return only_json(places.own(name, "questions"), part)
-    file = f"{part}-{SQUAD_SETS[name]}.json"
+        files = question_files(places.own(name, "questions"))
+        missing = [split for split in ("valid", "test") if not files[split]]
+    for split in splits:
+        if split not in ("train", *missing):
+            with of_split(split):
+                found[split] = load_squad(squad_path(name, split, places))
+    if set(splits) != set(found):
+        with of_split("train"):
+            path = squad_path(name, "train", places)
+            found |= set_aside(load_squad(path), path, missing)
+    found = {split: found[split] for split in splits}
+    titles = {split: {q.context: q.title for q in squad.questions} for split, squad in found.items()}
+    warn_of_twins(((split, found[split].contexts[context], title) for split in found
+                   for context, title in titles[split].items()), "the same passage")  # fmt: skip
+    return found
+
+
+def squad_path(name: str, split: str, places: Places) -> Path:
+    """The file of a split. Raises UserError where it is not to be had."""
+    if name not in SQUAD_SETS:
+        return only_json(places.own(name, "questions"), split)
+    file = f"{'train' if split == 'train' else 'dev'}-{SQUAD_SETS[name]}.json"
     return places.find(f"squad/{file}", file)
 
 
-def set_aside(squad, path):
-    """Training questions as a training and a validation set."""
-    titles = sorted({q.title for q in squad.questions}, key=lambda title: hashlib.sha256(title.encode()).hexdigest())
-    held_out = set(titles[: max(1, len(titles) // 25)])
-    valid = [q.title in held_out for q in squad.questions]
-    if len(titles) == 1:  # one article: every 25th paragraph, at least one
-        used = sorted({q.context for q in squad.questions})
-        want(len(used) > 1, path, "one paragraph, and some must be set aside to validate", "add another")
-        held_out = set(used[min(24, len(used) - 1) :: 25])
-        valid = [q.context in held_out for q in squad.questions]
-    return {
-        "train": with_questions(squad, [q for q, out in zip(squad.questions, valid, strict=True) if not out]),
-        "valid": with_questions(squad, [q for q, out in zip(squad.questions, valid, strict=True) if out]),
-    }
+def only_json(folder, split):
+    found = question_files(folder)[split]
+    names = {"train": "train*.json", "valid": "valid*.json or dev*.json", "test": "test*.json or dev*.json"}[split]
+    want(len(found) == 1, folder, f"{len(found)} files {names}; exactly one is needed", "name a folder that has it")
+    return found[0]
+
+
+def set_aside(squad, path, parts=("valid",)):
+    """Training questions, and those set aside of them for other splits."""
+    found = {}
+    for part, share in ((part, SET_ASIDE[part]) for part in ("test", "valid") if part in parts):
+        wanted = share * len(squad.questions)
+        titles, contexts = (Counter(of(q) for q in squad.questions) for of in (TITLE, CONTEXT))
+        of, chosen = TITLE, set_apart(in_order(titles, str), wanted, len(squad.questions) / 5)
+        if not chosen:  # few articles: paragraphs
+            want(len(contexts) > 1, path, f"one paragraph, and some must be set aside for the {part} split", "add another")
+            of, ordered = CONTEXT, in_order(contexts, squad.contexts.__getitem__)
+            chosen = some_of(ordered, wanted)
+        aside = set(chosen)
+        found[part] = with_questions(squad, [q for q in squad.questions if of(q) in aside])
+        squad = with_questions(squad, [q for q in squad.questions if of(q) not in aside])
+    return {"train": squad, **found}
+
+
+def some_of(ordered, wanted):
+    """As `set_apart`, but never none: the smallest, where there is nothing better."""
+    return set_apart(ordered, wanted, sum(size for _, size in ordered) / 2) or [min(ordered, key=itemgetter(1))[0]]
+
+
+def in_order(sizes, text_of):
+    """(thing, size) in the order of the hashes of their texts, or of things of the same text, as they came."""
+    return sorted(sizes.items(), key=lambda pair: hashed(text_of(pair[0])))
 
 
 def with_questions(squad, questions):
@@ -137,12 +174,6 @@ def with_questions(squad, questions):
     number = {context: i for i, context in enumerate(used)}
     moved = [replace(question, context=number[question.context]) for question in questions]
     return SquadSet([squad.contexts[context] for context in used], moved, squad.with_impossible)
-
-
-def only_json(folder, part):
-    found = sorted(folder.glob(f"{part}*.json"))
-    want(len(found) == 1, folder, f"{len(found)} files {part}*.json; exactly one is needed", "name a folder that has it")
-    return found[0]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -172,8 +203,7 @@ def level_of(name):
 def load_race(folder: str | Path, level: str = "all", answers_needed: bool = True) -> list[Article]:
     """The articles of a folder laid out like RACE: ``folder/**/N.txt``, one JSON object a file, in the order of names."""
     folder = Path(folder)
-    paths = [path for path in sorted(folder.rglob("*.txt")) if not path.name.startswith(".")  # as macOS makes them
-             and (level == "all" or level in (path.parent.name, level_of(path.name)))]  # fmt: skip
+    paths = race_paths(folder, level)
     want(paths, folder, "no .txt file of RACE's kind" + ("" if level == "all" else f" of level {level}"),
          "name a folder laid out like RACE, e.g. RACE/dev")  # fmt: skip
     articles = []
@@ -184,6 +214,10 @@ def load_race(folder: str | Path, level: str = "all", answers_needed: bool = Tru
         want(other is path, path, f"has the id {article.id} of {other}", "give each article its own")
         articles.append(article)
     return articles
+
+
+def race_paths(folder, level="all"):
+    return [path for path in texts_in(folder) if level in ("all", path.parent.name, level_of(path.name))]
 
 
 def read_article(path, answers_needed=True):
@@ -207,17 +241,50 @@ def read_article(path, answers_needed=True):
 def load_race_splits(
     name: str, places: Places, level: str = "all", splits: tuple[str, ...] = SPLITS
 ) -> dict[str, list[Article]]:
-    """The wanted splits of RACE, of the embedded set, or of any folder laid out like RACE; valid is RACE's dev."""
+    """The wanted splits of RACE, of the embedded set, or of any folder laid out like RACE; valid is RACE's dev.
+
+    Where a folder of the user's has no valid or no test, articles are set aside from train.
+    """
     if name == "Sample":
         root = places.sample() / "RACE"
     else:
         root = places.find("RACE", "RACE") if name == "RACE" else places.own(name, "choices")
-    found = {}
+    folders, found = folders_by_name(root), {}
+    missing = [split for split in ("valid", "test") if name not in RACE_SETS and not folders[split]]
     for split in splits:
-        folder = root / {"valid": "dev"}.get(split, split)
-        want(folder.is_dir(), folder, "no such folder", "a RACE folder has train, dev and test")
-        found[split] = load_race(folder, level)
+        if split not in (["train", *missing] if missing else ()):
+            with of_split(split):
+                found[split] = load_race(race_folder(root, split, folders[split]), level)
+    if set(splits) != set(found):
+        with of_split("train"):
+            found |= race_set_aside(race_folder(root, "train", folders["train"]), level, missing)
+    for split in splits:
+        want(any(article.questions for article in found[split]), root, f"no question in the {split} split", "add some")
+    found = {split: found[split] for split in splits}
+    if name != "Sample":
+        warn_of_twins(((split, article.text, article.id) for split, articles in found.items() for article in articles),
+                      "the same text")  # fmt: skip
     return found
+
+
+def race_folder(root, split, folders):
+    expected = root / {"valid": "dev"}.get(split, split)
+    want(folders, expected, "no such folder", "a RACE folder has train, dev and test")
+    want(len(folders) == 1, folders[-1], f"the second folder of the {split} split", "leave one")
+    return folders[0]
+
+
+def race_set_aside(folder, level, parts):
+    """The articles of a folder for training, and those set aside of them: the same ones whichever level is asked for."""
+    articles = dict(zip(race_paths(folder), load_race(folder), strict=True))
+    total, found, rest = sum(len(article.questions) for article in articles.values()), {}, articles
+    for part in (part for part in ("test", "valid") if part in parts):
+        want(len(rest) > 1, folder, f"one article, and some must be set aside for the {part} split", "add another")
+        sizes = {path: len(article.questions) for path, article in rest.items()}
+        chosen = set(some_of(in_order(sizes, lambda path: articles[path].id), SET_ASIDE[part] * total))
+        found[part], rest = chosen, {path: article for path, article in rest.items() if path not in chosen}
+    wanted = race_paths(folder, level)
+    return {part: [articles[path] for path in wanted if path in paths] for part, paths in {"train": rest, **found}.items()}
 
 
 def fill(question: str, option: str) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 
 from files.mistakes import UserError
 from text import cache
-from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces
+from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces, sentences_of, warn_of_twin_files
 from text.places import Places, kinds_of
-from text.sentences import sentences
+from text.splits import of_split
 from text.tokenizer import Tokenizer
 from text.vocabularies import load_vocab, save_vocab, train_tokenizer
 
@@ -32,10 +32,10 @@ def make_corpus_worker(tokenizer, style):
     def work(piece):
         tokens, spans, documents = [], [], []
         for begins, paragraph in paragraphs(piece, style):
-            if begins:
+            if begins and not (documents and documents[-1] == len(spans)):  # else the one before has no token
                 documents.append(len(spans))
                 tokens.append(tokenizer.sep_id)
-            for sentence in sentences(paragraph):
+            for sentence in sentences_of(paragraph, style):
                 ids = tokenizer.encode_ids(sentence)
                 if ids:
                     spans.append((len(tokens), len(tokens) + len(ids)))
@@ -59,19 +59,25 @@ def no_text(parts, split):
 
 
 def load_corpus(
-    name: str, split: str, tokenizer: Tokenizer, places: Places, task: int = 0, tasks: int = 1
+    name: str, split: str, tokenizer: Tokenizer, places: Places, style: str | None = None, task: int = 0, tasks: int = 1
 ) -> cache.TokenCache:
-    """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once."""
-    parts, style = corpus_parts(name, split, places)
+    """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once.
+
+    ``style``: how the text is laid out (STYLES), where it is not as the set's name says.
+    """
+    if split == "train":
+        warn_of_twin_files(name, places, style)
+    parts, style = corpus_parts(name, split, places, style)
     total = sum(end - start for _, start, end in parts)
     key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint)
     folder = places.cache / f"{Path(name).name}-{split}-{key}"
     rest = (make_corpus_worker, (tokenizer, style), len(tokenizer), {"bytes": total}, total,
             f"tokenising {Path(name).name} {split}", no_text(parts, split))  # fmt: skip
-    if tasks == 1:
-        return cache.build(folder, pieces(parts, style), *rest)
-    shares = [partial(pieces, share, style) for share in shared_out(parts, 4 * tasks)]
-    return cache.build_together(folder, shares, task * len(shares) // tasks, *rest)
+    with of_split(split):
+        if tasks == 1:
+            return cache.build(folder, pieces(parts, style), *rest)
+        shares = [partial(pieces, share, style) for share in shared_out(parts, 4 * tasks)]
+        return cache.build_together(folder, shares, task * len(shares) // tasks, *rest)
 
 
 def shared_out(parts, count):
@@ -83,13 +89,13 @@ def shared_out(parts, count):
     return list(groups.values())
 
 
-def corpus_lines(name, places, limit=16 << 20):
+def corpus_lines(name, places, limit=16 << 20, style=None):
     """Lines of the training split to train a vocabulary on: pieces from all over it, up to ``limit`` bytes.
 
     SentencePiece would train ten times as long where a text occurs twice, and where nearly every word is new, as in a
     text without blanks. So each paragraph comes once, and with a quarter of ``limit`` in different words it is enough.
     """
-    parts, style = corpus_parts(name, "train", places)
+    parts, style = corpus_parts(name, "train", places, style)
     spans, seen, words, size_of_words = [], set(), set(), 0
     for path, start, end in parts:
         inner = {min(end, cut_after(path, place, style, PIECE // 16)) for place in range(start + PIECE, end, PIECE)}
@@ -120,13 +126,13 @@ def load_tokenizer(args: Namespace, name: str, places: Places) -> Tokenizer:
         raise UserError("--tokenizer wordpiece: needs --vocab FILE, a vocab.txt with one token a line")
     if "text" not in kinds_of(name, places):
         raise UserError(f"--dataset {name}: no vocabulary comes from questions; add --vocab FILE, or --bert-model FILE")
-    parts, style = corpus_parts(name, "train", places)
+    parts, style = corpus_parts(name, "train", places, getattr(args, "text_format", None))  # of pretraining only
     key = cache.digest("vocabulary", kind, size, style, describe_parts(parts))
     folder = places.cache / f"{Path(name).name}-vocabulary-{key}"
     with cache.build_once(folder) as temporary:
         if temporary is not None:
             print(f"training a {kind} vocabulary of {size} on {name} ...", flush=True)
-            save_vocab(train_tokenizer(kind, corpus_lines(name, places), size), temporary / "vocab.pt")
+            save_vocab(train_tokenizer(kind, corpus_lines(name, places, style=style), size), temporary / "vocab.pt")
     return load_vocab(folder / "vocab.pt")
 
 

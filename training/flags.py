@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from files.mistakes import UserError, run_main, spellings
+from text.corpus import FORMAT_HELP, STYLES
 from text.places import default_cache_dir, default_data_dir
 
 if TYPE_CHECKING:  # not when it runs, for start-up time
@@ -119,6 +120,8 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
     p = Parser(about, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
     p.group("files")
     p.flag("dataset", "name of a data set, or a path", default="Sample")
+    if task in ("mlm", "ns"):
+        p.flag("text-format", FORMAT_HELP, choices=list(STYLES))
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
     p.flag("log-dir", "logs, result.json, evaluation.json, resume state")

@@ -1,0 +1,163 @@
+"""A folder that its owner has divided: files and folders called train, valid and test are what they are called."""
+
+import json
+
+import pytest
+
+from files.mistakes import UserError
+from text.corpus import corpus_parts
+from text.places import SPLITS, Places, kinds_of
+from text.questions import load_race_splits, load_squad_splits
+
+LONG = "A line to read.\n\n" * 400
+
+
+@pytest.fixture
+def places(tmp_path):
+    return Places(tmp_path / "data", tmp_path / "cache")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes files, name -> content, and gives their folder's path as --dataset has it."""
+
+    def write(files, folder="mine"):
+        for name, content in files.items():
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(tmp_path / folder)
+
+    return write
+
+
+def corpus_files(name, places):
+    """split -> the names of its files, and whether they are whole."""
+    found = {}
+    for split in SPLITS:
+        parts, _ = corpus_parts(name, split, places)
+        found[split] = [str(path.relative_to(name)) for path, start, end in parts if end > start]
+    return found
+
+
+# -- Text --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("valid", ["valid", "validation", "dev", "Dev"])
+@pytest.mark.parametrize("form", ["{}.txt", "{}/a.txt", "{}.TXT"])
+def test_text_is_divided_as_its_names_say(write, places, capsys, valid, form):
+    names = [form.format(part) for part in ("train", valid, "test")]
+    assert corpus_files(write(dict.fromkeys(names, LONG)), places) == {
+        split: [name] for split, name in zip(SPLITS, names, strict=True)}  # fmt: skip
+    assert capsys.readouterr().err == ""
+
+
+def test_a_split_without_a_name_is_set_aside_from_train(write, places):
+    name = write({"train.txt": LONG, "test.txt": "Test.\n\n" * 40})
+    assert corpus_files(name, places) == {"train": ["train.txt"], "valid": ["train.txt"], "test": ["test.txt"]}
+    parts = [corpus_parts(name, split, places)[0][0] for split in ("train", "valid")]
+    assert parts[0][2] == parts[1][1] and parts[1][2] == len(LONG) and 0.94 < parts[0][2] / len(LONG) < 0.96
+    name = write({**{f"train/{number}.txt": "A text.\n\n" for number in range(40)}, "dev.txt": LONG}, "many")
+    counts = {split: len(files) for split, files in corpus_files(name, places).items()}
+    assert counts == {"train": 36, "valid": 1, "test": 4}
+
+
+def test_files_beside_all_three_are_left_out_with_a_warning(write, places, capsys):
+    name = write({"train.txt": LONG, "valid.txt": LONG, "test.txt": LONG, "README.txt": "Read me."})
+    assert all("README.txt" not in files for files in corpus_files(name, places).values())
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "1 .txt files are left out, such as" in error and "README.txt" in error
+
+
+def test_without_train_all_others_are_trained_on_with_a_warning(write, places, capsys):
+    name = write({"a.txt": LONG, "b/c.txt": LONG, "test.txt": LONG, "valid.txt": LONG})
+    assert corpus_files(name, places) == {"train": ["a.txt", "b/c.txt"], "valid": ["valid.txt"], "test": ["test.txt"]}
+    assert "nothing is called train; all .txt files but valid and test are trained on, 2" in capsys.readouterr().err
+
+
+def test_a_train_alone_among_others_is_no_split(write, places, capsys):
+    name = write({"train.txt": LONG, "b.txt": LONG})
+    assert corpus_files(name, places) == {split: ["b.txt", "train.txt"] for split in SPLITS}
+    assert "what is called train is divided with the rest" in capsys.readouterr().err
+
+
+def test_without_anything_to_train_on_the_missing_split_is_named(write, places):
+    with pytest.raises(UserError, match=r"no text for the train split; add train\.txt"):
+        corpus_parts(write({"test.txt": LONG}), "train", places)
+
+
+def test_a_folder_of_plain_text_in_train_and_test_is_text(write, places):
+    assert kinds_of(write({"train/1.txt": LONG, "test/1.txt": LONG}), places) == ["text"]
+    assert kinds_of(write(dict(race("train", 1)), "r"), places) == ["choices"]
+    assert kinds_of(write({"test.json": {}}, "q"), places) == ["questions"]
+    assert kinds_of(write({"1.txt": LONG, "test.json": {}}, "t"), places) == ["text"]
+
+
+# -- Questions and choices ---------------------------------------------------------------------------------------------
+
+
+def squad(name, articles=30):
+    return {"data": [{"title": f"{name} {number}", "paragraphs": [{"context": f"The cat sat on {name} {number}.", "qas": [
+        {"id": f"{name}-{number}", "question": "Who sat?", "answers": [{"text": "cat", "answer_start": 4}]}]}]}
+        for number in range(articles)]}  # fmt: skip
+
+
+def race(folder, count):
+    return {f"{folder}/high/{number}.txt": {
+        "id": f"{folder}{number}", "article": f"{folder} {number}", "questions": ["Who?"], "options": [list("abcd")],
+        "answers": ["A"]} for number in range(count)}.items()  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "expected"), [
+    (("train", "dev"), {"train": "train", "valid": "train", "test": "dev"}),
+    (("train", "dev", "test"), {"train": "train", "valid": "dev", "test": "test"}),
+    (("train", "validation", "test"), {"train": "train", "valid": "validation", "test": "test"}),
+    (("train", "valid", "dev"), {"train": "train", "valid": "valid", "test": "dev"}),
+    (("train", "test"), {"train": "train", "valid": "train", "test": "test"}),
+    (("train", "valid"), {"train": "train", "valid": "valid", "test": "train"}),
+    (("train",), {"train": "train", "valid": "train", "test": "train"}),
+])  # fmt: skip
+def test_question_files_are_what_they_are_called(write, places, files, expected):
+    name = write({f"{part}-v1.json": squad(part) for part in files})
+    found = load_squad_splits(name, places)
+    assert {split: {q.title.split()[0] for q in part.questions} for split, part in found.items()} == {
+        split: {part} for split, part in expected.items()}  # fmt: skip
+    titles = [q.title for part in found.values() for q in part.questions]
+    assert len(titles) == len(set(titles)) == 30 * len(files) and len(found["train"].questions) >= 25
+    for split in SPLITS:
+        assert load_squad_splits(name, places, (split,))[split] == found[split]
+
+
+def test_two_files_for_one_split_are_refused_with_its_name(write, places):
+    with pytest.raises(UserError, match=r"valid split: .*: 2 files valid\*\.json or dev\*\.json; exactly one is needed"):
+        load_squad_splits(write({f"{part}.json": squad(part) for part in ("train", "dev", "valid", "test")}), places)
+
+
+def ids(found):
+    return {split: {article.id for article in articles} for split, articles in found.items()}
+
+
+@pytest.mark.parametrize("valid", ["dev", "valid", "Validation"])
+def test_folders_of_choices_are_what_they_are_called(write, places, valid):
+    name = write({**dict(race("train", 3)), **dict(race(valid, 2)), **dict(race("test", 2))})
+    assert ids(load_race_splits(name, places))["valid"] == {f"{valid}0", f"{valid}1"}
+
+
+def test_choices_without_a_folder_are_set_aside_from_train_whatever_the_level(write, places):
+    high = dict(race("train", 60))
+    middle = {file.replace("high", "middle"): {**article, "id": f"m{article['id']}"} for file, article in high.items()}
+    name = write({**high, **middle})
+    found = ids(load_race_splits(name, places))
+    assert {split: len(some) for split, some in found.items()} == {"train": 103, "valid": 5, "test": 12}
+    middle = ids(load_race_splits(name, places, "middle"))
+    assert middle == {split: {id for id in some if id[0] == "m"} for split, some in found.items()}
+    assert ids(load_race_splits(name, places, splits=("test",)))["test"] == found["test"]
+
+
+def test_a_wrong_file_of_choices_and_a_split_without_questions_are_told_with_the_split(write, places):
+    files = {**dict(race("train", 3)), **dict(race("dev", 1)), **dict(race("test", 1))}
+    with pytest.raises(UserError, match=r"^valid split: .*broken JSON"):
+        load_race_splits(write({**files, "dev/high/0.txt": "{"}), places)
+    none = {"id": "none", "article": "Nothing.", "questions": [], "options": [], "answers": []}
+    with pytest.raises(UserError, match="no question in the test split"):
+        load_race_splits(write({**files, "test/high/0.txt": none}, "other"), places)

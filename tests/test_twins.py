@@ -1,0 +1,88 @@
+"""The same text under two names, on both sides of a split, is told in one line with both names."""
+
+import json
+
+import pytest
+
+from text import cache
+from text.corpus import warn_of_twin_files
+from text.places import Places
+from text.questions import load_race_splits, load_squad_splits
+from text.tokenizer import SPECIALS, Tokenizer
+from text.tokens import load_corpus
+
+TOKENIZER = Tokenizer("basic_english", [*SPECIALS, "one", "two", "cat", "."])
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes files, name -> content, and gives their folder's path as --dataset has it."""
+
+    def write(files):
+        for name, content in files.items():
+            path = tmp_path / "mine" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(tmp_path / "mine")
+
+    return write
+
+
+@pytest.fixture
+def warned(tmp_path, capsys):
+    """What loading says on stderr."""
+
+    def warned(load, name, *arguments):
+        load(name, *arguments, Places(tmp_path, tmp_path / "cache"))
+        return capsys.readouterr().err
+
+    return warned
+
+
+def test_a_book_under_two_names_in_two_splits_is_told_with_both(write, warned):
+    books = {f"{number}.txt": f"Book {number:02}.\n\n" * 30 for number in range(30)}
+    name = write({**books, "a copy.txt": books["7.txt"], "b copy.txt": books["8.txt"], "c copy.txt": books["9.txt"]})
+    error = warned(load_corpus, name, "train", TOKENIZER)
+    assert error.count("\n") == 1 and error.startswith("warning: ") and "one size, beginning, middle and end" in error
+    assert " copy.txt (" in error and "(train)" in error
+    assert warned(load_corpus, name, "train", TOKENIZER) == ""  # once
+
+
+def test_a_test_that_is_a_copy_of_train_is_told(write, warned):
+    name = write({"train.txt": "One cat.\n\n" * 900, "test.txt": "One cat.\n\n" * 900})
+    error = warned(load_corpus, name, "train", TOKENIZER)
+    assert "train.txt (train and valid) and " in error and "test.txt (test): " in error
+
+
+def test_copies_that_are_divided_alike_are_not_told_and_only_files_of_one_size_are_read(write, warned, monkeypatch):
+    straight, read = cache.sample_of, []
+    monkeypatch.setattr(cache, "sample_of", lambda path, size: read.append(path.name) or straight(path, size))
+    files = {"a.txt": "One.\n\n" * 90, "b.txt": "One.\n\n" * 90, "other.txt": "Two.\n\n" * 90, "long.txt": "Cat.\n" * 99}
+    assert warned(warn_of_twin_files, write(files)) == ""
+    assert sorted(read) == ["a.txt", "b.txt", "other.txt"]
+
+
+def squad(*articles):
+    return {"data": [{"title": title, "paragraphs": [{"context": context, "qas": [
+        {"id": title, "question": "Who?", "answers": [{"text": "cat", "answer_start": 4}]}]}]}
+        for title, context in articles]}  # fmt: skip
+
+
+def test_a_passage_in_two_splits_is_told_with_both_titles(write, warned):
+    articles = [(f"Article {number}", f"The cat {number}.") for number in range(30)]
+    other = squad(("Other", "The cat."), ("Copy", "The cat 7."))
+    name = write({"train.json": squad(*articles), "dev.json": other})
+    error = warned(load_squad_splits, name)
+    assert error == ("warning: Article 7 (train) and Copy (test): the same passage in two splits; what is trained on "
+                     "should not be scored on, leave one out\n")  # fmt: skip
+
+
+def test_an_article_with_options_in_two_splits_is_told_with_both_names(write, warned):
+    def article(text):
+        return {"article": text, "questions": ["Who?"], "options": [list("abcd")], "answers": ["A"]}
+
+    files = {f"{part}/high/{part}{n}.txt": article(f"{part} {n}.") for part in ("train", "dev", "test") for n in range(3)}
+    files |= {f"test/high/copy{n}.txt": article(f"train {n}.") for n in range(2)}
+    error = warned(load_race_splits, write(files))
+    assert error.startswith("warning: hightrain0.txt (train) and highcopy0.txt (test): the same text in two splits, and 1 "
+                            "more such pairs; ") and error.count("\n") == 1  # fmt: skip

@@ -1,0 +1,130 @@
+"""Train, valid and test: by their names where a folder has them, else divided, by size; and what stands in two of them.
+
+    by_name(texts_in("folder"), Path("folder"))     # {"train": [...], "valid": [...], "test": [...], None: the others}
+    whole_files(sizes)                              # the same of files without such names, as they are large
+    set_apart([("b", 10), ("a", 900)], 40, 200)     # ["b"]: about 40 of it, not over 200
+
+
+Design choices:
+
+- Who has divided his data is believed: what is called test is never trained on. Where one of valid and test is missing,
+  it is set aside from train.
+- What counts is size, bytes or questions, not the number of names: one long book is not a tenth of twenty.
+- What goes where is decided by hashes of names, so that it is the same on every machine, in whatever order it lists them.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from files.mistakes import UserError, warn
+
+T = TypeVar("T")
+
+SPLITS = ("train", "valid", "test")
+NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+SHARES = {"valid": 5, "test": 10}  # % of the bytes of a corpus
+
+
+def by_name(files: Iterable[Path], folder: Path) -> dict[str | None, list[Path]]:
+    """The files below a folder by the split whose name their file or folder at its top has; None: those of no split."""
+    found: dict[str | None, list[Path]] = {split: [] for split in (*SPLITS, None)}
+    for path in files:
+        first, *deeper = path.relative_to(folder).parts
+        found[NAMES.get((first if deeper else path.stem).lower())].append(path)
+    return found
+
+
+def folders_by_name(folder: Path) -> dict[str, list[Path]]:
+    """The folders in a folder that have the name of a split."""
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and path.name.lower() in NAMES:
+            found[NAMES[path.name.lower()]].append(path)
+    return found
+
+
+def question_files(folder: Path) -> dict[str, list[Path]]:
+    """The files train*.json and so on of each split. With no test beside it, dev is the test, as SQuAD has it."""
+    found: dict[str, list[Path]] = {name: [] for name in NAMES}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        name = next((name for name in NAMES if path.name.lower().startswith(name)), None)
+        if name and path.suffix.lower() == ".json":
+            found[name].append(path)
+    valid, dev = found["valid"] + found["validation"], found["dev"]
+    return {"train": found["train"], "valid": valid + dev if found["test"] else valid, "test": found["test"] or dev}
+
+
+def hashed(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def set_apart(sizes: Sequence[tuple[T, int]], wanted: float, most: float) -> list[T]:
+    """Things, in the given order, whose sizes make about ``wanted``, at least half of it; [] where none do.
+
+    Where none comes near, one alone that has no more than ``most``.
+    """
+    taken, chosen = 0, []
+    for thing, size in sizes:
+        if abs(taken + size - wanted) < abs(taken - wanted):
+            chosen.append(thing)
+            taken += size
+        elif taken >= wanted / 2:
+            break
+    if taken >= wanted / 2:
+        return chosen
+    enough = [(size, number) for number, (_, size) in enumerate(sizes) if wanted / 2 <= size <= most]
+    return [sizes[min(enough)[1]][0]] if enough else []
+
+
+def spans(held_out: Collection[str] = ("valid", "test")) -> dict[str, tuple[float, float]]:
+    """Where each split begins and ends in a whole of 1: train first, then those of SHARES that are held out of it."""
+    end, found = 100, {}
+    for split in ("test", "valid"):
+        if split in held_out:
+            found[split] = ((end - SHARES[split]) / 100, end / 100)
+            end -= SHARES[split]
+    return {"train": (0.0, end / 100), **found}
+
+
+def whole_files(
+    sizes: dict[Path, int], held_out: Collection[str] = ("valid", "test")
+) -> dict[str, list[Path]] | None:
+    """Files for each split that is held out, and the others for training; None where none come near their shares.
+
+    By their number, as long as that gives about the wanted bytes.
+    """
+    rest = sorted(sizes, key=lambda path: (hashed(path.name), str(path)))
+    count = len(rest)
+    found = {split: rest[round(low * count) : round(high * count)] for split, (low, high) in spans(held_out).items()}
+    shares = {split: SHARES[split] / 100 * sum(sizes.values()) for split in found if split != "train"}
+    if not all(share / 2 <= sum(map(sizes.__getitem__, found[split])) <= 1.5 * share for split, share in shares.items()):
+        for split, share in shares.items():
+            found[split] = set_apart([(path, sizes[path]) for path in reversed(rest)], share, 2 * share)
+            rest = [path for path in rest if path not in set(found[split])]
+        found["train"] = rest
+    return found if all(found.values()) else None
+
+
+@contextlib.contextmanager
+def of_split(split: str) -> Iterator[None]:
+    """What is wrong in here is told with the name of the split."""
+    try:
+        yield
+    except UserError as error:
+        raise error if f"{split} split" in str(error) else UserError(f"{split} split: {error}") from None
+
+
+def warn_of_twins(named: Iterable[tuple[str, Hashable, str]], what: str) -> None:
+    """Warn, in one line, where in (split, content, name) the same content stands in two splits."""
+    first: dict[Hashable, tuple[str, str]] = {}
+    found = []
+    for split, content, name in named:
+        other, its_name = first.setdefault(content, (split, name))
+        if other != split:
+            found.append(f"{its_name} ({other}) and {name} ({split})")
+    if found:
+        more = f", and {len(found) - 1} more such pairs" if len(found) > 1 else ""
+        warn(f"{found[0]}: {what} in two splits{more}; what is trained on should not be scored on, leave one out")
