@@ -146,12 +146,12 @@ def only_json(folder, part):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# On a passage, with four options: RACE
+# On a passage, with options: RACE
 # --------------------------------------------------------------------------------------------------------------------
 
 @dataclass
 class Article:
-    """A passage with its questions: ``options[q]`` are four texts, ``answers[q]`` the right one's number (or None)."""
+    """A passage with its questions: ``options[q]`` are two or more texts, ``answers[q]`` the right one's number or None."""
 
     id: str
     text: str
@@ -197,9 +197,10 @@ def read_article(path, answers_needed=True):
         where = f"{path}: question {number}"
         want(isinstance(question, str), where, "not a text")
         want(isinstance(choice, list) and all(isinstance(option, str) for option in choice), where, "options not texts")
-        want(len(choice) == 4, where, f"{len(choice)} options; RACE has four")
-        known = answer in tuple(LETTERS) or (answer is None and not answers_needed)
-        want(known, where, f"answer {answer!r}; it must be A, B, C or D")
+        want(2 <= len(choice) <= len(LETTERS), where, f"{len(choice)} options; it must have 2 to {len(LETTERS)}")
+        *others, last = LETTERS[: len(choice)]
+        known = answer in (*others, last) or (answer is None and not answers_needed)
+        want(known, where, f"answer {answer!r}; it must be {', '.join(others)} or {last}")
     letters = [None if answer is None else LETTERS.index(answer) for answer in answers]
     return Article(race_id(record, path), text, questions, options, letters)
 
