@@ -9,7 +9,7 @@ from files.mistakes import UserError
 from heads import MARKER, OPTION, PASSAGE, QUESTION
 from text.batches import EVALUATION, IGNORED, RowPiece, generator, pad_pieces
 from text.places import Places
-from text.questions import Article, fill_in
+from text.questions import Article, blanks, fill_in
 from text.sentences import sentence_ends
 from text.tokenizer import Tokenizer
 from text.tokens import encode_texts
@@ -33,7 +33,7 @@ def options_there(counts):
 class Separate:
     """A row for each option of a question, [CLS] article [SEP] statement [SEP].
 
-    A statement is the question with the option, which fills its blank or follows it. It may take half of a row.
+    A statement is the question with the option, which fills its blanks or follows it. It may take half of a row.
     """
 
     def __init__(self, max_length):
@@ -74,7 +74,7 @@ class Joint:
         self.statement_limit = max(1, (max_length - 5) // 4)  # five special tokens
 
     def alone(self, question):
-        return "_" not in question
+        return not blanks(question)
 
     def beside_article(self, statements, question, there):
         shared = np.minimum(question, self.statement_limit) + 3  # [CLS], [SEP], [SEP]
@@ -145,10 +145,10 @@ class OptionRows:
         article, number, _, _ = self.questions[index]
         return len(article.options[number])
 
-    def statement(self, question: str, option: str) -> tuple[str, int, int]:
+    def statement(self, question: str, option: str) -> tuple[str, list[tuple[int, int]]]:
         """What an option's row or part of a row says of it, and the characters that are the option; see fill_in."""
         alone = self.show == "options" or self.layout.alone(question)
-        return (option, 0, len(option)) if alone else fill_in(question, option)
+        return (option, [(0, len(option))]) if alone else fill_in(question, option)
 
     def starts(self, index):
         """Where the windows of the article begin, for one question."""
@@ -185,10 +185,11 @@ class OptionRows:
     def stated(self, index, option):
         """The piece that states an option, each token marked as the question's or the option's."""
         article, number, _, first = self.questions[index]
-        _, start, end = self.statement(article.questions[number], article.options[number][option])
+        _, places = self.statement(article.questions[number], article.options[number][option])
         spans, limit = self.texts.text_spans(first + option), self.layout.statement_limit
-        inside = (spans[:, 1] > start) & (spans[:, 0] < end)
-        parts = np.where(inside, OPTION, QUESTION)
+        parts = np.full(len(spans), QUESTION)
+        for start, end in places:
+            parts[(spans[:, 1] > start) & (spans[:, 0] < end)] = OPTION
         return self.texts.text(first + option)[-limit:], 1, parts[-limit:]
 
     def rows(self, index: int, start: int) -> list[list[RowPiece]]:
