@@ -137,7 +137,7 @@ def inspect_questions(name, splits):
 
 
 def inspect_choices(name, splits):
-    print(f"{name}: questions with four options")
+    print(f"{name}: questions with options")
     for split, articles in splits.items():
         counts = Counter(articles=len(articles), questions=sum(len(a.questions) for a in articles))
         counts.update(f"of level {article.level}" for article in articles if article.level in ("middle", "high"))
@@ -148,7 +148,7 @@ def inspect_choices(name, splits):
         print_spreads(texts)
     article = splits["test"][0]
     print(f"example: {article.id}", f"  {shorten(article.text)}", f"  {article.questions[0]}", sep="\n")
-    for number, (letter, option) in enumerate(zip(LETTERS, article.options[0], strict=True)):
+    for number, (letter, option) in enumerate(zip(LETTERS, article.options[0], strict=False)):
         print(f"  {'*' if number == article.answers[0] else ' '} {letter}  {option}")
 
 

@@ -2,21 +2,35 @@
 
     features = Duma(config)(states, parts, options)     # (R, S, D), (R, S) -> (R, Duma.width)
 
-R = N * options rows, one for each option of N questions, of S tokens of width D = hidden_size. ``parts`` (R, S) says what
-a token is: PASSAGE, QUESTION, OPTION, or something else ([CLS], [SEP], padding), which no head reads. RaceTask turns the
-features into one score a row. Design choices:
+R rows, one for each option of N questions, of S tokens of width D = hidden_size. ``parts`` (R, S) says what a token is:
+PASSAGE, QUESTION, OPTION, or something else ([CLS], [SEP], padding), which no head reads. ``options`` is how many each
+question has, R = N * options, or where they differ which there are: True in (N, most), with a row for each True.
+RaceTask turns the features into one score a row. Design choices:
 
 - A part is a mask, not a slice: where an option fills a question's blank, the question stands on both sides of it.
 - Every mean, maximum and softmax is over the tokens of a part alone. A part without tokens (a hidden article, a question
   that was cut) gives zeros instead of not-a-numbers.
 - The tokens of a part are moved together first: the products between a passage and a question then cost what these
   take, not S times S.
+- An option that is not there has no row, so that it costs nothing and can get nothing.
 """
 
 import torch
 import torch.nn as nn
 
 PASSAGE, QUESTION, OPTION, MARKER = 1, 2, 3, 4  # of the joint layout, the token that stands for an option
+
+
+def rows_of(x: torch.Tensor, options: int | torch.Tensor) -> torch.Tensor:
+    """(N, options, ...) -> (R, ...): a row for each option that there is."""
+    return x.flatten(0, 1) if isinstance(options, int) else x[options]
+
+
+def by_question(x: torch.Tensor, options: int | torch.Tensor, nothing: float = 0.0) -> torch.Tensor:
+    """(R, ...) -> (N, options, ...), with ``nothing`` where there is no option."""
+    if isinstance(options, int):
+        return x.unflatten(0, (-1, options))
+    return x.new_full((*options.shape, *x.shape[1:]), nothing).index_put((options,), x)
 
 
 def take(states, mask):
@@ -139,14 +153,18 @@ class Comparison(nn.Module):
         start_as_dot_product(self.compare)
 
     def forward(self, x, mask, options):
-        own, real = x.unflatten(0, (-1, options)), mask.unflatten(0, (-1, options))  # (N, options, L, D), (N, options, L)
+        own, real = by_question(x, options), by_question(mask, options)  # (N, options, L, D), (N, options, L)
         scores = torch.einsum("nild,njmd->nijlm", self.compare(own), own)
         weights = masked_softmax(scores, real[:, None, :, None]).to(own.dtype)
         related = torch.relu(torch.einsum("nijlm,njmd->nijld", weights, own))
-        share = (1 - torch.eye(options, device=x.device, dtype=related.dtype)) / max(1, options - 1)
+        most = own.size(1)
+        share = (1 - torch.eye(most, device=x.device, dtype=related.dtype)) / max(1, most - 1)
+        if not isinstance(options, int):  # what is not there is 0 in ``related``, and does not count
+            count = (options.sum(1).to(related.dtype) - 1).clamp(min=1)
+            related = related * (max(1, most - 1) / count)[:, None, None, None, None]
         others = self.others(torch.einsum("nijld,ij->nild", related, share))
         gate = torch.sigmoid(self.gate_own(own) + self.gate_others(others))
-        return (gate * own + (1 - gate) * others).flatten(0, 1)
+        return rows_of(gate * own + (1 - gate) * others, options)
 
 
 class Dcmn(nn.Module):
@@ -198,7 +216,8 @@ def joint_views(markers: torch.Tensor, length: int) -> tuple[torch.Tensor, torch
     A row is article and question, then the options one after another. Gives ``position_ids`` (N, S), in which each
     option begins where the first one does; ``visible`` (N, S, S), True where a token may look at another: every one at
     article and question, an option's at those of the same option too; and ``own`` (N, options, S), True at what belongs
-    to an option: article, question and itself. So options that change places only change the order of their scores.
+    to an option: article, question and itself. So options that change places only change the order of their scores. An
+    option that is not there has its marker behind the row, at S.
     """
     place = torch.arange(length, device=markers.device)
     number = (place[:, None] >= markers[:, None]).sum(-1)  # (N, S): 0 article and question, then 1, 2, ... the options

@@ -29,7 +29,7 @@ from files.reading import read_json, texts_in
 
 # -- One question ------------------------------------------------------------------------------------------------------
 
-LETTERS = "ABCD"  # of RACE's options, in their order
+LETTERS = string.ascii_uppercase  # of options, in their order; RACE has A to D
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only: “curly quotes” and dashes stay
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 

@@ -415,7 +415,8 @@ class RaceTask(nn.Module):
     Separate layout: each option has a row, ids (N, options, S). Joint: a question's options stand in one row, ids (N, S),
     and ``markers`` (N, options) say where each begins; an option sees article, question and itself, at the positions
     that it would have alone. ``parts``, shaped like the ids, tells passage, question and option apart, which the heads
-    "duma" and "dcmn" need. With ``labels`` (N,) the summed cross-entropy instead.
+    "duma" and "dcmn" need. Where questions have differently many options, ``option_mask`` (N, options) is True on them,
+    and a logit elsewhere is -inf. With ``labels`` (N,) the summed cross-entropy instead.
     """
 
     def __init__(self, config: BertConfig):
@@ -433,9 +434,11 @@ class RaceTask(nn.Module):
         self.classifier = nn.Linear(width, 1)
         self.bert.initialise(self.classifier)
 
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None, parts=None, markers=None, labels=None):
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None, parts=None, markers=None, labels=None,
+                option_mask=None):  # fmt: skip
+        options = (input_ids if markers is None else markers).size(1) if option_mask is None else option_mask
         read = self.separate if markers is None else self.joint
-        states, firsts, parts, options = read(input_ids, token_type_ids, attention_mask, parts, markers)
+        states, firsts, parts = read(input_ids, token_type_ids, attention_mask, parts, markers, options)
         name = self.bert.config.head
         if name == "cls":
             features = self.bert.pool(firsts[-1][:, None])
@@ -452,32 +455,30 @@ class RaceTask(nn.Module):
         return sum(losses) / samples
 
     def scores(self, features, options):
-        return self.classifier(self.dropout(features)).view(-1, options)
+        return heads.by_question(self.classifier(self.dropout(features))[:, 0], options, -torch.inf)
 
     def layers(self):
         """How many of the last layers the head reads."""
         return len(self.mix.weights) if self.bert.config.head == "mix" else 1
 
     def separate(self, *inputs):
-        """For each option its row's states (N * options, S, D), first tokens (a list of (N * options, D)) and parts."""
-        options = inputs[0].size(1)
-        ids, types, mask, parts = (None if x is None else x.flatten(0, 1) for x in inputs[:4])
+        """For each option its row's states (R, S, D), first tokens (a list of (R, D)) and parts."""
+        ids, types, mask, parts = (None if x is None else heads.rows_of(x, inputs[-1]) for x in inputs[:4])
         layers = self.bert(ids, types, mask, last=self.layers())
-        return layers[-1], [x[:, 0] for x in layers], parts, options
+        return layers[-1], [x[:, 0] for x in layers], parts
 
-    def joint(self, input_ids, token_type_ids, attention_mask, parts, markers):
+    def joint(self, input_ids, token_type_ids, attention_mask, parts, markers, options):
         """The same from rows that all options of a question share."""
-        (n, length), options = input_ids.shape, markers.size(1)
+        n, length = input_ids.shape
         position_ids, visible, own = heads.joint_views(markers, length)
         if attention_mask is not None:
             visible = visible & attention_mask[:, None].bool()
             position_ids = position_ids * attention_mask  # what lies behind a short row could leave the position table
         layers = self.bert(input_ids, token_type_ids, visible, position_ids, last=self.layers())
-        firsts = [x[torch.arange(n, device=x.device)[:, None], markers].flatten(0, 1) for x in layers]
-        if parts is not None:
-            parts = (parts[:, None] * own).flatten(0, 1)
-        states = layers[-1][:, None].expand(-1, options, -1, -1).flatten(0, 1)
-        return states, firsts, parts, options
+        row, column = torch.arange(n, device=markers.device)[:, None], markers.clamp(max=length - 1)
+        firsts = [heads.rows_of(x[row, column], options) for x in layers]
+        parts = None if parts is None else heads.rows_of(parts[:, None] * own, options)
+        return heads.rows_of(layers[-1][:, None].expand(-1, markers.size(1), -1, -1), options), firsts, parts
 
 
 TASKS = {cls.__name__: cls for cls in (MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask)}

@@ -1,10 +1,10 @@
-"""Fine-tune a BERT to choose among four options: RACE (Lai et al. 2017, arXiv 1704.04683).
+"""Fine-tune a BERT to choose among options: RACE (Lai et al. 2017, arXiv 1704.04683).
 
     python race_task.py                                             # from ns_bert.pt, on the embedded data set
     python race_task.py --bert-model ns_bert.pt --dataset RACE --level middle --epochs 2
     python race_task.py --predict RACE/test --output answers.json   # by race_model.pt, or --bert-model FILE
     python race_task.py --predict RACE/test --bert-model a.pt b.pt  # by both together
-    python race_task.py --head dcmn --layout joint                  # another head; the four options in one row
+    python race_task.py --head dcmn --layout joint                  # another head; a question's options in one row
     python race_task.py --ask "Who slept?" --options Ann Ben Cid Dora --context story.txt
 
 Writes the model to race_model.pt. Scores are the accuracy on the test split, for middle, high and all.
@@ -24,7 +24,7 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
         "race", __doc__,
         save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
-        valid_examples=300,  # each is four rows, and costs as much as ten in pretraining
+        valid_examples=300,  # each is a row an option, and costs as much as ten in pretraining
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, the sentences that say most of the question"
@@ -42,13 +42,13 @@ def arguments(words: list[str] | None = None) -> "Namespace":
            choices=["all", "question", "options"], default="all")  # fmt: skip
     p.flag("predict", "no training: choose for the articles of this folder")
     p.flag("output", "where the answers of --predict go", default="answers.json")
-    p.flag("scores", "with --predict: the probabilities of the four options too, in NAME.scores.json", action="store_true",
+    p.flag("scores", "with --predict: the probabilities of the options too, in NAME.scores.json", action="store_true",
            default=False)  # fmt: skip
     p.flag("ask", "no training: choose among the --options for this question")
-    p.flag("options", "the four texts among which --ask chooses", nargs=4, metavar=tuple(LETTERS))
+    p.flag("options", "the texts among which --ask chooses, two or more", nargs="+", metavar=tuple(LETTERS[:2]))
     p.flag("context", "the text that --ask is about: a file, or - for standard input")
     args = p.parse_args(words)
-    flags.check_all_or_none(args, ask="the question", options="four texts", context="the file to read")
+    flags.check_all_or_none(args, ask="the question", options="two texts or more", context="the file to read")
     args = flags.with_default_model(args, "ns_bert.pt")
     if args.scores and not args.predict:
         raise UserError("--scores: goes with the answers of --predict; add --predict FOLDER")
@@ -77,6 +77,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 import utils
 from metrics import race_scores
@@ -92,7 +93,7 @@ from training.ranks import Ranks, launch
 
 
 def inputs(batch):
-    return utils.inputs(batch, "parts", *(["markers"] if "markers" in batch else []))
+    return utils.inputs(batch, "parts", *(name for name in ("markers", "option_mask") if name in batch))
 
 
 def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
@@ -100,14 +101,14 @@ def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
 
 
 def rows(model: torch.nn.Module, batch: dict, data: OptionRows, indices: np.ndarray) -> list[list[float]]:
-    """For each question the logits of its four options, over its windows each option's best."""
+    """For each question the logits of its options, over its windows each option's best."""
     few = len(indices)  # windows at a time, so that long articles take no more memory than short ones
     parts = [{name: x[i : i + few] for name, x in inputs(batch).items()} for i in range(0, len(batch["labels"]), few)]
     parts += parts[-1:] * (sharding.calls(model, len(parts)) - len(parts))  # on every rank as many; the surplus is cut off
-    logits = torch.cat([model(**part).float().cpu() for part in parts])[: len(batch["labels"])]  # (windows, 4)
+    logits = torch.cat([model(**part).float().cpu() for part in parts])[: len(batch["labels"])]  # (windows, options)
     owner = batch["question"].cpu()[:, None].expand_as(logits)
-    best = torch.full((len(indices), 4), -math.inf).scatter_reduce(0, owner, logits, "amax")
-    return best.tolist()
+    best = torch.full((len(indices), logits.size(1)), -math.inf).scatter_reduce(0, owner, logits, "amax")
+    return [row[: data.options(index)] for index, row in zip(indices, best.tolist(), strict=True)]
 
 
 def choices(data, rows):
@@ -119,7 +120,7 @@ def choices(data, rows):
 
 
 def probabilities(data, rows):
-    """Article's id -> the probabilities of the four options (a softmax of their logits), question by question."""
+    """Article's id -> the probabilities of the options (a softmax of their logits), question by question."""
     shares = {}
     for index, logits in rows:
         row = torch.tensor(logits, dtype=torch.double).softmax(0).tolist()
@@ -142,13 +143,19 @@ def samples(compute, model, data, rows):
     return found[False] + found[True]
 
 
+def padded(rows, dtype=torch.float):
+    """The logits of all questions, (questions, most options); what is not there has no probability."""
+    each = [torch.tensor(logits, dtype=dtype) for _, logits in rows]
+    return pad_sequence(each, batch_first=True, padding_value=-math.inf)
+
+
 def figures(data, rows):
     articles = [data.questions[index][:2] for index, _ in rows]
     gold = {}
     for article, number in articles:
         gold.setdefault(article.id, []).append(LETTERS[article.answers[number]])
     labels = torch.tensor([article.answers[number] for article, number in articles])
-    losses = F.cross_entropy(torch.tensor([logits for _, logits in rows]), labels, reduction="none")
+    losses = F.cross_entropy(padded(rows), labels, reduction="none")
     return {"loss": math.fsum(losses.tolist()) / len(losses), **race_scores(gold, choices(data, rows))}
 
 
@@ -162,10 +169,10 @@ def summary(part, figures):
 
 def together(members):
     """The rows of several models as those of one: for each option the mean over the models of log softmax(logits)."""
-    logs = [torch.tensor([logits for _, logits in rows], dtype=torch.double).log_softmax(1).tolist() for rows in members]
+    logs = [padded(rows, torch.double).log_softmax(1).tolist() for rows in members]
     return [  # fsum: whatever the order of the models
-        (index, [math.fsum(option) / len(logs) for option in zip(*found, strict=True)])
-        for (index, _), *found in zip(members[0], *logs, strict=True)
+        (index, [math.fsum(option) / len(logs) for option in zip(*found, strict=True)][: len(logits)])
+        for (index, logits), *found in zip(members[0], *logs, strict=True)
     ]
 
 
@@ -207,13 +214,15 @@ def predict(args, ranks, models, places):
 def choose(
     args: Namespace, ranks: Ranks, models: list[tuple[RaceTask, Tokenizer]], text: str, question: str, options: list[str]
 ) -> list[float]:
-    """The probability of each of four options, by a text, from a trained model or several together.
+    """The probability of each of some options, by a text, from a trained model or several together.
 
-    Raises UserError for an option without text.
+    Raises UserError for an option without text, and for fewer or more options than a question may have.
     """
-    for letter, option in zip(LETTERS, options, strict=True):
+    if not 2 <= len(options) <= len(LETTERS):
+        raise UserError(f"--options: {len(options)} of them; give 2 to {len(LETTERS)} texts")
+    for letter, option in zip(LETTERS, options, strict=False):
         if not option.strip():
-            raise UserError(f"option {letter}: empty; give four texts to choose among")
+            raise UserError(f"option {letter}: empty; give a text or leave it out")
     article = Article("asked", text, [question], [options], [None])
     with tempfile.TemporaryDirectory() as folder:  # not worth a place in the token cache
         data, found = look(args, ranks, models, [article], Places(args.data_dir, Path(folder)), "asked")

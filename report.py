@@ -17,6 +17,7 @@ from pathlib import Path
 from files.mistakes import UserError, run_main
 from files.reading import read_json
 from files.writing import atomic_write
+from metrics import LETTERS
 
 HIDDEN = {"log_dir", "save", "data_dir", "cache_dir", "save_vocab", "resume", "log_interval", "save_minutes"}
 CURVES = ("loss", "accuracy", "f1", "tokens_per_second", "lr", "gradient_norm", "utilisation")
@@ -180,7 +181,7 @@ def question(example):
     if example["kind"] == "race":
         told = ""
         for n, (option, share) in enumerate(zip(example["options"], example["probabilities"], strict=True)):
-            words = f"{'ABCD'[n]}&nbsp; {escape(option)}"
+            words = f"{LETTERS[n]}&nbsp; {escape(option)}"
             words = f"<mark>{words}</mark>" if n == example["chosen"] else words
             told += f"<li>{words} {share:.0%}{' <b>right</b>' * (n == example['gold'])}</li>"
         told = f"<ul>{told}</ul>"

@@ -103,7 +103,7 @@ def test_the_answer_is_that_of_the_command_line(send, files, run_script, tmp_pat
     ({"model": 1, "passage": STORY, "question": "a" * 1001}, 400, "question: 1,001 characters; 1,000 are allowed"),
     ({"model": 1, "passage": STORY, "question": "\ud800"}, 400, "question: holds half of a character"),
     ({"model": 0, "text": "no mask"}, 400, "no [MASK]"),
-    ({"model": 3, "passage": STORY, "question": "who", "options": ["a", "b"]}, 400, "options: four texts"),
+    ({"model": 3, "passage": STORY, "question": "who", "options": ["a"]}, 400, "options: a list of 2 to 26"),
     ({"model": 3, "passage": STORY, "question": "who", "options": ["a", "b", " ", "d"]}, 400, "option C: empty"),
     (b" " * (demo.BODY + 1), 413, "too large"),
 ], ids=lambda value: None)  # fmt: skip
@@ -219,6 +219,16 @@ def test_a_browser_clicks_through_it(browser, server, width, tmp_path):
     press("#tab-race")
     press("#panel-race button[type=submit]")  # the example that stands there
     assert len(cards("#panel-race", 1)[0].find_elements(By.TAG_NAME, "li")) == 4
+    press("#more")
+    assert browser.switch_to.active_element.get_attribute("id") == "race-E"
+    write("#race-E", "nobody")
+    press("[aria-label='Remove option B']")
+    press("#panel-race button[type=submit]")
+    cards("#panel-race", 1)
+    assert sorted(one("#panel-race .list").text.splitlines()[::2])[-1] == "D nobody"
+    for _ in range(2):
+        press("[aria-label='Remove option A']")
+    assert not one("[aria-label='Remove option A']").is_enabled()
 
     errors = [entry for entry in browser.get_log("browser") if "400 (Bad Request)" not in entry["message"]]
     assert not errors

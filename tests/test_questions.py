@@ -221,8 +221,8 @@ def test_articles_to_predict_on_need_no_answers(write, tmp_path):
         (lambda v: v.pop("answers"), "no 'answers'; mend"),
         (lambda v: v.update(article=7), "'article' is not a text; mend"),
         (lambda v: v["answers"].pop(), "2 questions, 2 lists of options and 1 answers; mend"),
-        (lambda v: v["options"][1].append("fly"), "question 2: 5 options; RACE has four; mend"),
-        (lambda v: v["options"][1].pop(), "question 2: 3 options; RACE has four; mend"),
+        (lambda v: v["options"][1].extend("fly" * 8), "question 2: 28 options; it must have 2 to 26; mend"),
+        (lambda v: v["options"].__setitem__(1, ["fly"]), "question 2: 1 options; it must have 2 to 26; mend"),
         (lambda v: v["options"].__setitem__(0, "ABCD"), "question 1: options not texts; mend"),
         (lambda v: v["questions"].__setitem__(0, None), "question 1: not a text; mend"),
         (lambda v: v["answers"].__setitem__(1, "F"), "question 2: answer 'F'; it must be A, B, C or D; mend"),
@@ -267,7 +267,7 @@ def test_no_article_and_no_question_of_the_real_race_is_lost(shared_data, tmp_pa
 def test_an_option_fills_the_blank_or_follows_the_question():
     assert fill("The cat _ .", "sat") == "The cat sat ."
     assert fill("He is a_____.", r"\1 man") == r"He is a \1 man ."
-    assert fill("_ is big, _ is small", "A") == "A is big, _ is small"
+    assert fill("_ is big, _ is small", "A") == "A is big, A is small"
     assert fill("Who sat?", "The cat") == "Who sat? The cat"
 
 
@@ -285,7 +285,7 @@ def test_the_blank_is_filled_by_the_option(question, option, statement):
     ("Who ?", "The cat", "Who ? [The cat]"), ("The cat: ____", "red", "The cat: [red]"), ("It is _.", "", "It is [] ."),
 ])  # fmt: skip
 def test_where_the_option_stands_in_the_statement(question, option, statement):
-    text, start, end = fill_in(question, option)
+    text, [(start, end)] = fill_in(question, option)
     assert text == fill(question, option)
     if option:
         assert f"{text[:start]}[{text[start:end]}]{text[end:]}" == statement

@@ -9,7 +9,7 @@ from files.mistakes import UserError
 from heads import MARKER, OPTION, PASSAGE, QUESTION
 from text.batches import EVALUATION, IGNORED, RowPiece, generator, pad_pieces
 from text.places import Places
-from text.questions import Article, fill_in
+from text.questions import Article, blanks, fill_in
 from text.sentences import sentence_ends
 from text.tokenizer import Tokenizer
 from text.tokens import encode_texts
@@ -25,10 +25,15 @@ def rouge_recall(candidate, reference, n):
     return (wanted & n_grams(candidate, n)).total() / max(1, wanted.total())
 
 
-class Separate:
-    """Four rows a question, each [CLS] article [SEP] statement [SEP].
+def options_there(counts):
+    """(questions, most options), True at the options that a question has."""
+    return np.arange(max(counts)) < np.array(counts)[:, None]
 
-    A statement is the question with the option, which fills its blank or follows it. It may take half of a row.
+
+class Separate:
+    """A row for each option of a question, [CLS] article [SEP] statement [SEP].
+
+    A statement is the question with the option, which fills its blanks or follows it. It may take half of a row.
     """
 
     def __init__(self, max_length):
@@ -38,10 +43,11 @@ class Separate:
         """Is the statement the option alone?"""
         return False
 
-    def beside_article(self, statements, question):
+    def beside_article(self, statements, question, there):
         """What of a row is not the article, in tokens: for the option that needs most, and what is computed for it.
 
-        From the lengths of the statements (questions, 4) and of the question alone (questions,): twice (questions,).
+        From the lengths of the statements (questions, most options), where ``there`` says that there is one, else 0, and
+        of the question alone (questions,): twice (questions,).
         """
         longest = np.minimum(statements.max(1), self.statement_limit) + 3  # [CLS], [SEP], [SEP]
         return longest, longest
@@ -49,8 +55,11 @@ class Separate:
     def rows(self, read, question, statements, cls, sep):
         return [[*read, statement, (sep, 1, 0)] for statement in statements]
 
-    def batch(self, padded, questions):
-        return {name: x.view(questions, 4, -1) for name, x in padded.items()}
+    def batch(self, rows, there, tokenizer):
+        """Tensors of the rows of each question; an option that is not there is a row of padding alone."""
+        most = there.shape[1]
+        padded = pad_pieces([row for own in rows for row in own + [[]] * (most - len(own))], tokenizer)
+        return {name: x.view(len(rows), most, -1) for name, x in padded.items()}
 
 
 class Joint:
@@ -65,11 +74,11 @@ class Joint:
         self.statement_limit = max(1, (max_length - 5) // 4)  # five special tokens
 
     def alone(self, question):
-        return "_" not in question
+        return not blanks(question)
 
-    def beside_article(self, statements, question):
+    def beside_article(self, statements, question, there):
         shared = np.minimum(question, self.statement_limit) + 3  # [CLS], [SEP], [SEP]
-        each = np.minimum(statements, self.statement_limit) + 2  # [CLS], [SEP]
+        each = (np.minimum(statements, self.statement_limit) + 2) * there  # [CLS], [SEP]
         return shared + each.max(1), shared + each.sum(1)
 
     def rows(self, read, question, statements, cls, sep):
@@ -77,8 +86,11 @@ class Joint:
         options = (part for statement in statements for part in ((cls, 1, MARKER), statement, (sep, 1, 0)))
         return [[*read, *asked, *options]]
 
-    def batch(self, padded, questions):
-        return {**padded, "markers": (padded["parts"] == MARKER).nonzero()[:, 1].view(-1, 4)}
+    def batch(self, rows, there, tokenizer):
+        padded = pad_pieces([row for own in rows for row in own], tokenizer)
+        markers = torch.full(there.shape, padded["parts"].size(1))  # of what is not there: behind the row
+        markers[torch.from_numpy(there)] = (padded["parts"] == MARKER).nonzero()[:, 1]
+        return {**padded, "markers": markers}
 
 
 class OptionRows:
@@ -91,8 +103,9 @@ class OptionRows:
 
     ``show="question"`` leaves the article out, ``"options"`` the question too, to see what can be had without reading.
 
-    A batch holds labels (N,), and input_ids, token_type_ids, attention_mask and parts, each (N, 4, S) or, joint, (N, S)
-    with markers (N, 4), the places of the options' [CLS]. ``parts`` says what a token is, as heads.py has it. Where an
+    A batch holds labels (N,), and input_ids, token_type_ids, attention_mask and parts, each (N, options, S) or, joint,
+    (N, S) with markers (N, options), the places of the options' [CLS]. Where questions have differently many options,
+    option_mask (N, options) is True on those that there are. ``parts`` says what a token is, as heads.py has it. Where an
     option fills the blank, its words are the option, wherever they stand, and the others of the statement the question.
     """
 
@@ -117,17 +130,25 @@ class OptionRows:
         self.texts = encode_texts(texts, tokenizer, places, description)
         sizes = np.diff(self.texts.texts, axis=1)[:, 0]
         passages, first = (np.array([where[column] for where in self.questions]) for column in (2, 3))
-        seen, computed = self.layout.beside_article(sizes[first[:, None] + np.arange(4)], sizes[first + 4])
+        there = options_there([self.options(index) for index in range(len(self))])
+        statements = np.zeros(there.shape, sizes.dtype)
+        statements[there] = sizes[(first[:, None] + np.arange(there.shape[1]))[there]]
+        seen, computed = self.layout.beside_article(statements, sizes[first + there.sum(1)], there)
         self.sizes, self.room = sizes[passages], max_length - seen  # of each question's article, and what fits of it
         self.lengths = np.minimum(self.sizes, self.room) + computed
 
     def __len__(self) -> int:
         return len(self.questions)
 
-    def statement(self, question: str, option: str) -> tuple[str, int, int]:
+    def options(self, index: int) -> int:
+        """How many options a question has."""
+        article, number, _, _ = self.questions[index]
+        return len(article.options[number])
+
+    def statement(self, question: str, option: str) -> tuple[str, list[tuple[int, int]]]:
         """What an option's row or part of a row says of it, and the characters that are the option; see fill_in."""
         alone = self.show == "options" or self.layout.alone(question)
-        return (option, 0, len(option)) if alone else fill_in(question, option)
+        return (option, [(0, len(option))]) if alone else fill_in(question, option)
 
     def starts(self, index):
         """Where the windows of the article begin, for one question."""
@@ -148,8 +169,9 @@ class OptionRows:
         owners = np.searchsorted(sentence_ends(article.text), self.texts.text_spans(base)[:, 0], side="right")
         sentences = np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(owners)) + 1)
         alone = self.layout.alone(article.questions[number])
-        asked = self.texts.text(first + 4).tolist() if alone else []  # else each statement holds the question
-        wanted = [asked + self.texts.text(first + option).tolist() for option in range(4)]
+        options = self.options(index)
+        asked = self.texts.text(first + options).tolist() if alone else []  # else each statement holds the question
+        wanted = [asked + self.texts.text(first + option).tolist() for option in range(options)]
         found = [tokens[sentence].tolist() for sentence in sentences]
         worth = [max(rouge_recall(ids, one, 1) + rouge_recall(ids, one, 2) for one in wanted) for ids in found]
         order, taken = sorted(range(len(sentences)), key=lambda number: -worth[number]), []
@@ -163,10 +185,11 @@ class OptionRows:
     def stated(self, index, option):
         """The piece that states an option, each token marked as the question's or the option's."""
         article, number, _, first = self.questions[index]
-        _, start, end = self.statement(article.questions[number], article.options[number][option])
+        _, places = self.statement(article.questions[number], article.options[number][option])
         spans, limit = self.texts.text_spans(first + option), self.layout.statement_limit
-        inside = (spans[:, 1] > start) & (spans[:, 0] < end)
-        parts = np.where(inside, OPTION, QUESTION)
+        parts = np.full(len(spans), QUESTION)
+        for start, end in places:
+            parts[(spans[:, 1] > start) & (spans[:, 0] < end)] = OPTION
         return self.texts.text(first + option)[-limit:], 1, parts[-limit:]
 
     def rows(self, index: int, start: int) -> list[list[RowPiece]]:
@@ -178,20 +201,24 @@ class OptionRows:
         passage = passage[start : start + int(self.room[index])]
         cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
         read = [(cls, 0, 0), (passage, 0, PASSAGE), (sep, 0, 0)]
-        statements = [self.stated(index, option) for option in range(4)]
-        return self.layout.rows(read, self.texts.text(first + 4), statements, cls, sep)
+        options = self.options(index)
+        statements = [self.stated(index, option) for option in range(options)]
+        return self.layout.rows(read, self.texts.text(first + options), statements, cls, sep)
 
     def collate(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
         """A row for each question; in evaluation one for each window, ``question`` (N,) saying whose it is."""
-        rows, labels, owners = [], [], []
+        rows, counts, labels, owners = [], [], [], []
         for owner, index in enumerate(map(int, indices)):
             starts = self.starts(index)
             if epoch != EVALUATION:
                 starts = [starts[int(generator(self.seed, epoch, index).integers(len(starts)))]]
             article, number, _, _ = self.questions[index]
             for start in starts:
-                rows.extend(self.rows(index, start))
+                rows.append(self.rows(index, start))
+                counts.append(len(article.options[number]))
                 labels.append(IGNORED if article.answers[number] is None else article.answers[number])
                 owners.append(owner)
-        batch = self.layout.batch(pad_pieces(rows, self.tokenizer), len(owners))
-        return {**batch, "labels": torch.tensor(labels), "question": torch.tensor(owners)}
+        there = options_there(counts)
+        batch = self.layout.batch(rows, there, self.tokenizer)
+        mask = {} if there.all() else {"option_mask": torch.from_numpy(there)}
+        return {**batch, **mask, "labels": torch.tensor(labels), "question": torch.tensor(owners)}
