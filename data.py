@@ -42,7 +42,9 @@ def prepare(args, places):
         tokenizer = Tokenizer.from_state(content["tokenizer"])
     else:
         tokenizer = load_tokenizer(args, args.dataset, places)
-    print(f"{args.dataset}: {tokenizer.kind} vocabulary of {len(tokenizer):,}; tokens go to {places.cache}", flush=True)
+    case = {True: "uncased ", False: "cased "}[tokenizer.lowercase] if tokenizer.kind == "wordpiece" else ""
+    kind = f"{case}{tokenizer.kind} vocabulary of {len(tokenizer):,}"
+    print(f"{args.dataset}: {kind}; tokens go to {places.cache}", flush=True)
     if "text" in kinds:
         for split in SPLITS:
             with reported(split) as counts:
@@ -186,6 +188,8 @@ def main():
             kinds = ["sentencepiece", "wordpiece", "basic_english"]
             flags += [("tokenizer", "kind of a new vocabulary", {"choices": kinds}),
                       ("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab", {}),
+                      ("lowercase", "are capitals small letters to a vocab.txt? auto: where it has none",
+                       {"choices": ["auto", "yes", "no"], "default": "auto"}),
                       ("vocab-size", "size of a new vocabulary", {"type": int}),
                       ("bert-model", "take the vocabulary of this model file, or Hugging Face folder", {}),
                       ("save-vocab", "vocabulary of a --bert-model that torchtext's BERT example made",

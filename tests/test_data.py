@@ -194,7 +194,8 @@ def test_a_path_is_read_as_what_lies_there(places, tmp_path):
 
 
 def arguments(**given):
-    return argparse.Namespace(**{"vocab": None, "tokenizer": "basic_english", "vocab_size": 50, **given})
+    given = {"vocab": None, "lowercase": "auto", "tokenizer": "basic_english", "vocab_size": 50, **given}
+    return argparse.Namespace(**given)
 
 
 def test_a_vocabulary_is_trained_once_on_the_training_split(places, monkeypatch):
@@ -302,7 +303,7 @@ def test_questions_without_a_training_file_are_prepared_and_inspected_as_far_as_
     write_all(places.data, {"squad/dev-v2.0.json": squad(2)})
     monkeypatch.setitem(places_module.SOURCES, "train-v2.0.json", Source("", f"{site[1]}/gone.json"))
     (tmp_path / "vocab.txt").write_text(VOCAB)
-    args = argparse.Namespace(dataset="SQuAD2", bert_model=None, vocab=tmp_path / "vocab.txt")
+    args = argparse.Namespace(dataset="SQuAD2", bert_model=None, vocab=tmp_path / "vocab.txt", lowercase="auto")
     for command in (data.prepare, data.inspect):
         command(args, places)
         output = capsys.readouterr()

@@ -113,8 +113,10 @@ def corpus_lines(name, places, limit=16 << 20):
 
 def load_tokenizer(args: Namespace, name: str, places: Places) -> Tokenizer:
     """The vocabulary that the arguments name: ``--vocab FILE``, or one trained on the corpus, once."""
+    if args.lowercase != "auto" and not args.vocab:
+        raise UserError(f"--lowercase {args.lowercase}: is for a given vocabulary; add --vocab FILE, a vocab.txt")
     if args.vocab:
-        return load_vocab(args.vocab)
+        return load_vocab(args.vocab, {"auto": None, "yes": True, "no": False}[args.lowercase])
     kind, size = args.tokenizer or "sentencepiece", args.vocab_size or (1024 if name == "Sample" else 8192)
     if kind == "wordpiece":
         raise UserError("--tokenizer wordpiece: needs --vocab FILE, a vocab.txt with one token a line")

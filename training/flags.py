@@ -140,6 +140,8 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
     p.flag("dropout", "dropout (default in fine-tuning: 0 for Sample, else 0.1)", type=fraction)
     p.flag("tokenizer", "vocabulary of a new model", choices=["sentencepiece", "wordpiece", "basic_english"])
     p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
+    p.flag("lowercase", "are capitals small letters to a vocab.txt? auto: where it has none (BERT's do_lower_case)",
+           choices=["auto", "yes", "no"], default="auto")  # fmt: skip
     p.flag("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", type=positive(int))
 
     p.group("training")
