@@ -24,7 +24,7 @@ from metrics import LETTERS
 from text.corpus import corpus_parts, paragraphs, pieces
 from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kinds_of
 from text.questions import load_race_splits, load_squad_splits, squad_path
-from text.sentences import sentences
+from text.sentences import sentence_language, sentences
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer
 
@@ -48,7 +48,7 @@ def prepare(args, places):
     if "text" in kinds:
         for split in SPLITS:
             with reported(split) as counts:
-                tokens = load_corpus(args.dataset, split, tokenizer, places, task, tasks)
+                tokens = load_corpus(args.dataset, split, tokenizer, places, task, tasks, args.sentences)
                 counts.update(documents=len(tokens.documents), sentences=len(tokens.sentences))
                 counts.update(tokens=len(tokens.tokens), bytes=tokens.meta["bytes"])
     if "questions" in kinds:
@@ -98,14 +98,14 @@ def inspect(args, places):
     """What a data set holds, split by split, and an example."""
     kinds = kinds_of(args.dataset, places)
     if "text" in kinds:
-        inspect_text(args.dataset, places)
+        inspect_text(args.dataset, places, args.sentences)
     if "questions" in kinds:
         inspect_questions(args.dataset, squad_at_hand(args.dataset, places))
     if "choices" in kinds:
         inspect_choices(args.dataset, load_race_splits(args.dataset, places, args.level))
 
 
-def inspect_text(name, places):
+def inspect_text(name, places, language):
     print(f"{name}: text for pretraining")
     for split in SPLITS:
         parts, style = corpus_parts(name, split, places)
@@ -114,7 +114,7 @@ def inspect_text(name, places):
         for _, piece in pieces(parts, style):
             for begins, paragraph in paragraphs(piece, style):
                 counts.update(documents=begins, paragraphs=1)
-                for sentence in sentences(paragraph):
+                for sentence in sentences(paragraph, language):
                     lengths[len(sentence.split())] += 1
                     if len(example) < 3:
                         example.append(sentence)
@@ -183,6 +183,8 @@ def main():
         flags = [("dataset", "name of a data set, or a path", {"default": "Sample"}),
                  ("data-dir", "where data sets lie", {"default": default_data_dir()}),
                  ("cache-dir", "where tokens and unpacked archives are kept", {"default": default_cache_dir()}),
+                 ("sentences", "where they end: by rules, or as sentencex has it for a language such as de",
+                  {"type": sentence_language, "metavar": "{rules,LANGUAGE}", "default": "rules"}),
                  ("level", "which part of RACE", {"choices": ["middle", "high", "all"], "default": "all"})]  # fmt: skip
         if function is prepare:
             kinds = ["sentencepiece", "wordpiece", "basic_english"]

@@ -114,8 +114,8 @@ def run(args, ranks):
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: SentencePairs(
-            load_corpus(args.dataset, split, tokenizer, places), tokenizer, args.bptt, args.seed, args.frac_ns,
-            args.objective, args.min_sentence_len,
+            load_corpus(args.dataset, split, tokenizer, places, language=args.sentences), tokenizer, args.bptt, args.seed,
+            args.frac_ns, args.objective, args.min_sentence_len,
         )
         for split in splits
     }  # fmt: skip

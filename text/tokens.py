@@ -21,12 +21,12 @@ from files.mistakes import UserError
 from text import cache
 from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces
 from text.places import Places, kinds_of
-from text.sentences import sentences
+from text.sentences import sentence_version, sentences
 from text.tokenizer import Tokenizer
 from text.vocabularies import load_vocab, save_vocab, train_tokenizer
 
 
-def make_corpus_worker(tokenizer, style):
+def make_corpus_worker(tokenizer, style, language):
     """In a worker process: from a piece of text to tokens, sentences and documents (see cache.POINTS_INTO)."""
 
     def work(piece):
@@ -35,7 +35,7 @@ def make_corpus_worker(tokenizer, style):
             if begins:
                 documents.append(len(spans))
                 tokens.append(tokenizer.sep_id)
-            for sentence in sentences(paragraph):
+            for sentence in sentences(paragraph, language):
                 ids = tokenizer.encode_ids(sentence)
                 if ids:
                     spans.append((len(tokens), len(tokens) + len(ids)))
@@ -59,14 +59,17 @@ def no_text(parts, split):
 
 
 def load_corpus(
-    name: str, split: str, tokenizer: Tokenizer, places: Places, task: int = 0, tasks: int = 1
+    name: str, split: str, tokenizer: Tokenizer, places: Places, task: int = 0, tasks: int = 1, language: str = "rules"
 ) -> cache.TokenCache:
-    """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once."""
+    """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once.
+
+    ``language`` is that of ``sentences``.
+    """
     parts, style = corpus_parts(name, split, places)
     total = sum(end - start for _, start, end in parts)
-    key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint)
+    key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint, sentence_version(language))
     folder = places.cache / f"{Path(name).name}-{split}-{key}"
-    rest = (make_corpus_worker, (tokenizer, style), len(tokenizer), {"bytes": total}, total,
+    rest = (make_corpus_worker, (tokenizer, style, language), len(tokenizer), {"bytes": total}, total,
             f"tokenising {Path(name).name} {split}", no_text(parts, split))  # fmt: skip
     if tasks == 1:
         return cache.build(folder, pieces(parts, style), *rest)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from files.mistakes import UserError, run_main, spellings
 from text.places import default_cache_dir, default_data_dir
+from text.sentences import sentence_language
 
 if TYPE_CHECKING:  # not when it runs, for start-up time
     import torch
@@ -114,6 +115,8 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
     p.flag("dataset", "name of a data set, or a path", default="Sample")
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
+    p.flag("sentences", "where they end: by rules for the common scripts, or as sentencex has it for a language such as de",
+           type=sentence_language, metavar="{rules,LANGUAGE}", default="rules")  # fmt: skip
     p.flag("log-dir", "logs, result.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
