@@ -24,6 +24,7 @@ from metrics import LETTERS
 from text.corpus import FORMAT_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
 from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kinds_of
 from text.questions import load_race_splits, load_squad_splits, squad_path
+from text.sentences import sentence_language
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer
 
@@ -41,11 +42,13 @@ def prepare(args, places):
         tokenizer = Tokenizer.from_state(content["tokenizer"])
     else:
         tokenizer = load_tokenizer(args, args.dataset, places)
-    print(f"{args.dataset}: {tokenizer.kind} vocabulary of {len(tokenizer):,}; tokens go to {places.cache}", flush=True)
+    case = {True: "uncased ", False: "cased "}[tokenizer.lowercase] if tokenizer.kind == "wordpiece" else ""
+    kind = f"{case}{tokenizer.kind} vocabulary of {len(tokenizer):,}"
+    print(f"{args.dataset}: {kind}; tokens go to {places.cache}", flush=True)
     if "text" in kinds:
         for split in SPLITS:
             with reported(split) as counts:
-                tokens = load_corpus(args.dataset, split, tokenizer, places, args.text_format, task, tasks)
+                tokens = load_corpus(args.dataset, split, tokenizer, places, args.text_format, args.sentences, task, tasks)
                 counts.update(documents=len(tokens.documents), sentences=len(tokens.sentences))
                 counts.update(tokens=len(tokens.tokens), bytes=tokens.meta["bytes"])
     if "questions" in kinds:
@@ -95,14 +98,14 @@ def inspect(args, places):
     """What a data set holds, split by split, and an example."""
     kinds = kinds_of(args.dataset, places)
     if "text" in kinds:
-        inspect_text(args.dataset, places, args.text_format)
+        inspect_text(args.dataset, places, args.text_format, args.sentences)
     if "questions" in kinds:
         inspect_questions(args.dataset, squad_at_hand(args.dataset, places))
     if "choices" in kinds:
         inspect_choices(args.dataset, load_race_splits(args.dataset, places, args.level))
 
 
-def inspect_text(name, places, style):
+def inspect_text(name, places, style, language):
     print(f"{name}: text for pretraining")
     for split in SPLITS:
         parts, style = corpus_parts(name, split, places, style)
@@ -111,7 +114,7 @@ def inspect_text(name, places, style):
         for _, piece in pieces(parts, style):
             for begins, paragraph in paragraphs(piece, style):
                 counts.update(documents=begins, paragraphs=1)
-                for sentence in sentences_of(paragraph, style):
+                for sentence in sentences_of(paragraph, style, language):
                     lengths[len(sentence.split())] += 1
                     if len(example) < 3:
                         example.append(sentence)
@@ -181,11 +184,15 @@ def main():
                  ("text-format", FORMAT_HELP, {"choices": list(STYLES)}),
                  ("data-dir", "where data sets lie", {"default": default_data_dir()}),
                  ("cache-dir", "where tokens and unpacked archives are kept", {"default": default_cache_dir()}),
+                 ("sentences", "where they end: by rules, or as sentencex has it for a language such as de",
+                  {"type": sentence_language, "metavar": "{rules,LANGUAGE}", "default": "rules"}),
                  ("level", "which part of RACE", {"choices": ["middle", "high", "all"], "default": "all"})]  # fmt: skip
         if function is prepare:
             kinds = ["sentencepiece", "wordpiece", "basic_english"]
             flags += [("tokenizer", "kind of a new vocabulary", {"choices": kinds}),
                       ("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab", {}),
+                      ("lowercase", "are capitals small letters to a vocab.txt? auto: where it has none",
+                       {"choices": ["auto", "yes", "no"], "default": "auto"}),
                       ("vocab-size", "size of a new vocabulary", {"type": int}),
                       ("bert-model", "take the vocabulary of this model file, or Hugging Face folder", {}),
                       ("save-vocab", "vocabulary of a --bert-model that torchtext's BERT example made",

@@ -162,8 +162,8 @@ def run(args, ranks):
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: MaskedBlocks(
-            load_corpus(args.dataset, split, tokenizer, places, args.text_format), tokenizer, args.bptt, args.seed,
-            args.mask_frac, args.mask_unit,
+            load_corpus(args.dataset, split, tokenizer, places, args.text_format, args.sentences), tokenizer, args.bptt,
+            args.seed, args.mask_frac, args.mask_unit,
         )
         for split in splits
     }  # fmt: skip

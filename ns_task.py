@@ -131,7 +131,7 @@ def run(args, ranks):
     examples = {}
     for split in splits:
         with of_split(split):
-            corpus = load_corpus(args.dataset, split, tokenizer, places, args.text_format)
+            corpus = load_corpus(args.dataset, split, tokenizer, places, args.text_format, args.sentences)
             examples[split] = SentencePairs(corpus, tokenizer, args.bptt, args.seed, args.frac_ns, args.objective,
                                             args.min_sentence_len)  # fmt: skip
     task = utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,

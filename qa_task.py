@@ -270,16 +270,16 @@ def ask(args, ranks, models, places):
         share = best["probability"]
         print(f"best guess   {wording} ({share:.3f})" if found["withheld"] else
               f"answer       {wording}\nprobability  {share:.3f}")  # fmt: skip
-        print(f"sentence     {sentence_around(text, best['start'], best['end'])}")
+        print(f"sentence     {sentence_around(text, best['start'], best['end'], args.sentences)}")
 
 
-def sentence_around(text, start, end):
+def sentence_around(text, start, end, language="rules"):
     """The sentence in which the characters from ``start`` to ``end`` stand (all that they touch), blanks made single."""
     left, right = text.rfind("\n\n", 0, start), text.find("\n\n", end)  # its paragraph
     left, right = max(0, left), right if right >= 0 else len(text)
     first = count_letters(text[left:start])
     last, place, kept = first + count_letters(text[start:end]), 0, []
-    for sentence in sentences(" ".join(text[left:right].split())):
+    for sentence in sentences(" ".join(text[left:right].split()), language):
         length = count_letters(sentence)
         if place < last and first < place + length:
             kept.append(sentence)

@@ -182,7 +182,8 @@ def make_task(args, model, tokenizer, places, sets, description):
     check_layout(layout, model.bert.config.attention_window)
     examples = {
         split: OptionRows(
-            articles, tokenizer, places, args.bptt, args.seed, args.passage, f"{description}{split}", args.show, layout
+            articles, tokenizer, places, args.bptt, args.seed, args.passage, f"{description}{split}", args.show, layout,
+            args.sentences,
         )
         for split, articles in sets.items()
     }  # fmt: skip

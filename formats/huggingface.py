@@ -15,7 +15,6 @@ A folder holds config.json, the weights (model.safetensors, whole or in parts, o
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,12 @@ from files.writing import atomic_folder, write_json
 from formats.names import ARCHITECTURES, BODIES, CLASSES, Weights, heads_of, swap_rows, take, their_names
 from model import BertConfig, body_shapes, head_shapes
 from text.tokenizer import BERT_SPECIALS, Tokenizer
-from text.vocabularies import sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
+from text.vocabularies import is_lowercase, sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
 
 # --------------------------------------------------------------------------------------------------------------------
 # In
 # --------------------------------------------------------------------------------------------------------------------
 
-CAPITAL = re.compile("[A-Z]")
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu"}  # other names of ours
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 OTHER_HEADS = ("cls.", "predictions.", "sop_classifier.", "qa_outputs.", "classifier.")
@@ -263,11 +261,9 @@ def read_vocab_txt(path, settings):
             raise UserError(f"{path}: lacks {' '.join(missing)}; export the model again")
         return Tokenizer("basic_english", tokens, specials)
     lowercase = settings.get("do_lower_case")
-    if lowercase is None:  # the vocabulary tells: a cased one has capitals outside of [CLS] and its like
-        words = (token for token in read_text(path).split("\n") if not token.startswith("["))
-        lowercase = not any(CAPITAL.search(word) for word in words)
-    refuse_wordpiece(path, settings, lowercase)
-    return wordpiece(path, bool(lowercase), specials)
+    tokenizer = wordpiece(path, None if lowercase is None else bool(lowercase), specials)
+    refuse_wordpiece(path, settings, tokenizer.lowercase)
+    return tokenizer
 
 
 def refuse_wordpiece(path, settings, lowercase):
@@ -299,7 +295,7 @@ def read_tokenizer_json(path, settings):
         kind, ids = found["model"].get("type", "WordPiece"), list(map(vocabulary.get, tokens))
         if kind != "WordPiece" or ids != list(range(len(ids))):
             raise ValueError("not WordPiece")
-        lowercase = bool(normalizer.get("lowercase", settings.get("do_lower_case", True)))
+        lowercase = bool(normalizer.get("lowercase", settings.get("do_lower_case", is_lowercase(tokens))))
         settings = {"strip_accents": normalizer.get("strip_accents"), **settings}
         refuse_wordpiece(path, settings, lowercase)
         return Tokenizer("wordpiece", tokens, special_tokens(settings, BERT_SPECIALS), lowercase)

@@ -91,7 +91,7 @@ def test_questions_without_a_training_file_are_prepared_and_inspected_as_far_as_
     write_all(places.data, {"squad/dev-v2.0.json": small_squad(2)})
     monkeypatch.setitem(places_module.SOURCES, "train-v2.0.json", Source("", f"{site[1]}/gone.json"))
     (tmp_path / "vocab.txt").write_text(VOCAB)
-    args = argparse.Namespace(dataset="SQuAD2", bert_model=None, vocab=tmp_path / "vocab.txt")
+    args = argparse.Namespace(dataset="SQuAD2", bert_model=None, vocab=tmp_path / "vocab.txt", lowercase="auto")
     for command in (data.prepare, data.inspect):
         command(args, places)
         output = capsys.readouterr()

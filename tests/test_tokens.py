@@ -22,7 +22,8 @@ def complaint(pattern):
 
 
 def arguments(**given):
-    return argparse.Namespace(**{"vocab": None, "tokenizer": "basic_english", "vocab_size": 50, **given})
+    given = {"vocab": None, "lowercase": "auto", "tokenizer": "basic_english", "vocab_size": 50, **given}
+    return argparse.Namespace(**given)
 
 
 def test_a_vocabulary_is_trained_once_on_the_training_split(places, monkeypatch):

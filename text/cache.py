@@ -37,7 +37,7 @@ from files.mistakes import UserError
 from files.reading import CHUNK, read_json
 from files.writing import write_json
 
-VERSION = 3  # raise it when the same files would give other arrays: cutting, cleaning, sentences, layout
+VERSION = 3  # raise it when the same files would give other arrays: cutting, cleaning, layout
 CHECKED = 1 << 28  # bytes of an array; more would make the start wait, and the folder is the user's own
 WORKERS = 8  # at most; each takes about 100 MB
 SAMPLE = 1 << 13  # bytes, three times, by which files of the same name, size and time are told apart

@@ -229,8 +229,8 @@ def paragraphs(piece: Piece, style: str) -> Iterator[tuple[bool, str]]:
             begins = True
 
 
-def sentences_of(paragraph: str, style: str) -> list[str]:
-    return [paragraph] if style == "sentences" else sentences(paragraph)
+def sentences_of(paragraph: str, style: str, language: str = "rules") -> list[str]:
+    return [paragraph] if style == "sentences" else sentences(paragraph, language)
 
 
 def link_text(link):

@@ -99,7 +99,7 @@ class OptionRows:
     Question and options are kept whole (a longer one than the layout allows loses its beginning, so that the option
     stays); the article gives way. ``passage="truncate"`` keeps its beginning; ``"window"`` cuts it into windows that
     overlap by half: training takes one of them at random, scoring takes all of them and each option's best; ``"select"``
-    keeps the sentences that have most to do with question and options.
+    keeps the sentences (``language`` is that of ``sentence_ends``) that have most to do with question and options.
 
     ``show="question"`` leaves the article out, ``"options"`` the question too, to see what can be had without reading.
 
@@ -112,8 +112,9 @@ class OptionRows:
     def __init__(
         self, articles: list[Article], tokenizer: Tokenizer, places: Places, max_length: int, seed: int,
         passage: str = "window", description: str = "choices", show: str = "all", layout: str = "separate",
+        language: str = "rules",
     ):  # fmt: skip
-        self.tokenizer, self.seed, self.passage, self.show = tokenizer, seed, passage, show
+        self.tokenizer, self.seed, self.passage, self.show, self.language = tokenizer, seed, passage, show, language
         self.layout = (Joint if layout == "joint" else Separate)(max_length)
         # (article, number of the question, article's text, first statement's text)
         self.questions: list[tuple[Article, int, int, int]] = []
@@ -166,7 +167,8 @@ class OptionRows:
         """
         article, number, base, first = self.questions[index]
         tokens, room = self.texts.text(base), int(self.room[index])
-        owners = np.searchsorted(sentence_ends(article.text), self.texts.text_spans(base)[:, 0], side="right")
+        ends = sentence_ends(article.text, self.language)
+        owners = np.searchsorted(ends, self.texts.text_spans(base)[:, 0], side="right")
         sentences = np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(owners)) + 1)
         alone = self.layout.alone(article.questions[number])
         options = self.options(index)

@@ -21,12 +21,13 @@ from files.mistakes import UserError
 from text import cache
 from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces, sentences_of, warn_of_twin_files
 from text.places import Places, kinds_of
+from text.sentences import sentence_version
 from text.splits import of_split
 from text.tokenizer import Tokenizer
 from text.vocabularies import load_vocab, save_vocab, train_tokenizer
 
 
-def make_corpus_worker(tokenizer, style):
+def make_corpus_worker(tokenizer, style, language):
     """In a worker process: from a piece of text to tokens, sentences and documents (see cache.POINTS_INTO)."""
 
     def work(piece):
@@ -35,7 +36,7 @@ def make_corpus_worker(tokenizer, style):
             if begins and not (documents and documents[-1] == len(spans)):  # else the one before has no token
                 documents.append(len(spans))
                 tokens.append(tokenizer.sep_id)
-            for sentence in sentences_of(paragraph, style):
+            for sentence in sentences_of(paragraph, style, language):
                 ids = tokenizer.encode_ids(sentence)
                 if ids:
                     spans.append((len(tokens), len(tokens) + len(ids)))
@@ -59,19 +60,21 @@ def no_text(parts, split):
 
 
 def load_corpus(
-    name: str, split: str, tokenizer: Tokenizer, places: Places, style: str | None = None, task: int = 0, tasks: int = 1
-) -> cache.TokenCache:
+    name: str, split: str, tokenizer: Tokenizer, places: Places, style: str | None = None, language: str = "rules",
+    task: int = 0, tasks: int = 1,
+) -> cache.TokenCache:  # fmt: skip
     """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once.
 
-    ``style``: how the text is laid out (STYLES), where it is not as the set's name says.
+    ``style``: how the text is laid out (STYLES), where it is not as the set's name says; ``language`` is that of
+    ``sentences``.
     """
     if split == "train":
         warn_of_twin_files(name, places, style)
     parts, style = corpus_parts(name, split, places, style)
     total = sum(end - start for _, start, end in parts)
-    key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint)
+    key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint, sentence_version(language))
     folder = places.cache / f"{Path(name).name}-{split}-{key}"
-    rest = (make_corpus_worker, (tokenizer, style), len(tokenizer), {"bytes": total}, total,
+    rest = (make_corpus_worker, (tokenizer, style, language), len(tokenizer), {"bytes": total}, total,
             f"tokenising {Path(name).name} {split}", no_text(parts, split))  # fmt: skip
     with of_split(split):
         if tasks == 1:
@@ -119,8 +122,10 @@ def corpus_lines(name, places, limit=16 << 20, style=None):
 
 def load_tokenizer(args: Namespace, name: str, places: Places) -> Tokenizer:
     """The vocabulary that the arguments name: ``--vocab FILE``, or one trained on the corpus, once."""
+    if args.lowercase != "auto" and not args.vocab:
+        raise UserError(f"--lowercase {args.lowercase}: is for a given vocabulary; add --vocab FILE, a vocab.txt")
     if args.vocab:
-        return load_vocab(args.vocab)
+        return load_vocab(args.vocab, {"auto": None, "yes": True, "no": False}[args.lowercase])
     kind, size = args.tokenizer or "sentencepiece", args.vocab_size or (1024 if name == "Sample" else 8192)
     if kind == "wordpiece":
         raise UserError("--tokenizer wordpiece: needs --vocab FILE, a vocab.txt with one token a line")

@@ -20,6 +20,7 @@ from text.tokenizer import BERT_SPECIALS, SPECIALS, BasicEnglish, Tokenizer, tor
 
 # SentencePiece skips lines over 4192 bytes: 999 characters, ending at whitespace where there is any.
 TRAINING_LINE = re.compile(r"\S.{0,998}(?!\S)|\S{1,999}", re.DOTALL)
+NO_WORD = re.compile(r"\[.+\]|<.+>")
 
 
 # -- new vocabularies --------------------------------------------------------------------------------------------------
@@ -136,20 +137,28 @@ def _in_a_process(function, *arguments):
 # -- given vocabularies ------------------------------------------------------------------------------------------------
 
 
-def load_vocab(path: str | Path, lowercase: bool = True) -> Tokenizer:
-    """The tokenizer in ``--vocab FILE``: a vocab.txt, a SentencePiece model, or a file that ``save_vocab`` wrote."""
+def load_vocab(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
+    """The tokenizer in ``--vocab FILE``: a vocab.txt, a SentencePiece model, or a file that ``save_vocab`` wrote.
+
+    ``lowercase`` is a vocab.txt's alone to be told, None leaving it to ``is_lowercase``; the others say it themselves.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    if data.startswith((b"PK\x03\x04", b"\x80")):  # torch.save, new and old
+    saved = data.startswith((b"PK\x03\x04", b"\x80"))  # by torch.save, new and old
+    trained = Path(path).suffix == ".model" or (data.startswith(b"\n") and b"\xe2\x96\x81" in data)
+    if lowercase is not None and (saved or trained):
+        raise UserError(f"--lowercase {'yes' if lowercase else 'no'}: is for a vocab.txt, and {path} says itself what "
+                        "becomes of capitals; leave the flag out")  # fmt: skip
+    if saved:
         from files.torch_zip import read_torch  # here for start-up time, as torch below
 
         try:
             return Tokenizer.from_state(read_torch(path, "give a vocabulary"))
         except Exception:  # whatever a broken or foreign file provokes; its pickled objects are never made
             raise UserError(f"{path}: not a vocabulary that --save-vocab wrote; give that, or a vocab.txt") from None
-    if Path(path).suffix == ".model" or (data.startswith(b"\n") and b"\xe2\x96\x81" in data):
+    if trained:
         try:
             return sentencepiece(data)
         except ValueError:
@@ -165,8 +174,13 @@ def save_vocab(tokenizer: Tokenizer, path: str | Path) -> None:
         torch.save(tokenizer.state(), stream)
 
 
-def wordpiece(vocab_path: str | Path, lowercase: bool = True, specials: tuple[str, ...] = BERT_SPECIALS) -> Tokenizer:
-    """BERT's tokenizer for a vocab.txt, one token a line, UTF-8. Raises UserError where the file is no such thing."""
+def wordpiece(
+    vocab_path: str | Path, lowercase: bool | None = None, specials: tuple[str, ...] = BERT_SPECIALS
+) -> Tokenizer:
+    """BERT's tokenizer for a vocab.txt, one token a line, UTF-8. Raises UserError where the file is no such thing.
+
+    Where ``lowercase`` is None, the vocabulary tells.
+    """
     text = read_text(vocab_path).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
     tokens = text.split("\n")
     missing = [special for special in specials if special not in tokens]
@@ -177,7 +191,17 @@ def wordpiece(vocab_path: str | Path, lowercase: bool = True, specials: tuple[st
     for number, token in enumerate(tokens, start=1):
         if first_line.setdefault(token, number) != number:
             raise UserError(f"{vocab_path}: line {number} repeats line {first_line[token]} ({token!r}); remove one")
-    return Tokenizer("wordpiece", tokens, specials, lowercase)
+    return Tokenizer("wordpiece", tokens, specials, is_lowercase(tokens) if lowercase is None else lowercase)
+
+
+def is_lowercase(tokens: Iterable[str]) -> bool:
+    """Was a vocabulary made of a text without capitals? [CLS], <s> and their like tell nothing of that.
+
+    Of the tokens whose script has capitals, one in a hundred may have one by accident: in a cased vocabulary it is one in
+    four, and in that of a script without capitals one in two of its few Latin letters.
+    """
+    words = [token for token in tokens if token.lower() != token.upper() and not NO_WORD.fullmatch(token)]
+    return sum(word != word.lower() for word in words) <= len(words) // 100
 
 
 def sentencepiece(model):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from files.mistakes import UserError, run_main, spellings
 from text.corpus import FORMAT_HELP, STYLES
 from text.places import default_cache_dir, default_data_dir
+from text.sentences import sentence_language
 
 if TYPE_CHECKING:  # not when it runs, for start-up time
     import torch
@@ -124,6 +125,8 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
         p.flag("text-format", FORMAT_HELP, choices=list(STYLES))
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
+    p.flag("sentences", "where they end: by rules for the common scripts, or as sentencex has it for a language such as de",
+           type=sentence_language, metavar="{rules,LANGUAGE}", default="rules")  # fmt: skip
     p.flag("log-dir", "logs, result.json, evaluation.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
@@ -150,6 +153,8 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
     p.flag("dropout", "dropout (default in fine-tuning: 0 for Sample, else 0.1)", type=fraction)
     p.flag("tokenizer", "vocabulary of a new model", choices=["sentencepiece", "wordpiece", "basic_english"])
     p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
+    p.flag("lowercase", "are capitals small letters to a vocab.txt? auto: where it has none (BERT's do_lower_case)",
+           choices=["auto", "yes", "no"], default="auto")  # fmt: skip
     p.flag("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", type=positive(int))
 
     p.group("training")
