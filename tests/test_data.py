@@ -130,7 +130,7 @@ BAD = {
     "missing key": (with_training({"version": "1.1"}), "SQuAD1", "train-v1.1.json: no 'data'"),
     "empty file": (with_change(b""), "RACE", "high/2.txt: empty file"),
     "answer F": (with_change({"answers": ["F"]}), "RACE", "high/2.txt: question 1: answer 'F'"),
-    "five options": (with_change({"options": [list("abcde")]}), "RACE", "high/2.txt: question 1: 5 options"),
+    "one option": (with_change({"options": [["a"]]}), "RACE", "high/2.txt: question 1: 1 option"),
     "not UTF-8": ({"a.txt": b"Good text. " * 9 + b"\xff" + b" more text." * 9}, "Text", "a.txt: not UTF-8 at byte 99"),
     "no text": ({"a.txt": b" \n"}, "Text", "a.txt: no text for the train split"),
 }

@@ -1,4 +1,4 @@
-"""Where sentences end, in the common scripts and by a library; English: test_sentences.py.
+"""Where sentences end, in the common scripts and by a library; English: test_sentences.py."""
 
 import sys
 import time
