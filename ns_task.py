@@ -20,8 +20,8 @@ def arguments() -> "Namespace":
         save="ns_bert.pt", epochs=4, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("frac_ns", "share of the pairs in which the second part follows", type=float, default=0.5)
-    p.flag("min_sentence_len", "tokens of a part at least, where its document has them", type=int, default=1)
-    p.flag("objective", "wrong second parts: of another document (nsp), or the parts swapped (sop)",
+    p.flag("min_sentence_len", "tokens of a part at least, where the documents have them", type=int, default=1)
+    p.flag("objective", "wrong second parts: from elsewhere (nsp), or the parts swapped (sop)",
            choices=["nsp", "sop"], default="nsp")  # fmt: skip
     p.flag("predict", "no training: for each line of this file, two texts with a tab between, does the second follow?")
     p.flag("output", "where the probabilities of --predict go", default="follows.json")

@@ -144,7 +144,8 @@ def test_a_set_for_another_task_is_told_so(places):
 
 
 def test_a_path_is_read_as_what_lies_there(places, tmp_path):
-    write_all(tmp_path, {"q/train.json": small_squad(1), "r/train/1.txt": {}, "r/test/1.txt": {}, "t/1.txt": b"", "1.txt": b""})
+    write_all(tmp_path, {"q/train.json": small_squad(1), "r/train/1.txt": {}, "r/test/1.txt": {}, "t/1.txt": b"",
+                         "1.txt": b""})  # fmt: skip
     kinds = {name: kinds_of(str(tmp_path / name), places) for name in ("q", "r", "t", "1.txt")}
     assert kinds == {"q": ["questions"], "r": ["choices"], "t": ["text"], "1.txt": ["text"]}
     assert kinds_of("Sample", places) == ["text", "questions", "choices"]

@@ -10,15 +10,26 @@ from text.batches import EVALUATION, generator, pad_rows
 from text.cache import TokenCache
 from text.tokenizer import Tokenizer
 
+SPARE = 1.5  # sentences taken for a part beyond what its share of the row holds, of which the cut leaves that
+
 
 class SentencePairs:
     """Next-sentence prediction: two parts, and whether the second follows the first (section 3.1 of the paper).
 
-    Each example belongs to a stretch of ``bptt`` tokens of the corpus; a sentence that begins there, not first in its
-    document, is where the first part ends and the true second part begins. Parts are whole sentences on either side; the
-    longer part is cut until both fit. With ``frac_ns`` the second part is the true one, else ("nsp") it begins at any
-    sentence of another document but its first, or ("sop", Lan et al. 2020) the two parts change places. (A true second
-    part is never a document's beginning; were a wrong one, it could be told by its look, without the first part.)
+    A sentence that is not the first of its document, an inner one, is where the first part ends and the true second part
+    begins. With ``frac_ns`` the second part is the true one, else ("nsp") it begins at an inner sentence elsewhere, or
+    ("sop", Lan et al. 2020) the two parts change places. Each example has its share of the inner sentences, in order;
+    there are as many examples as stretches of ``bptt`` tokens.
+
+    Nothing but both parts together may tell the answer (tests/test_give_aways.py), so all that is drawn is drawn alike:
+
+    - Second parts, true or wrong, begin at every inner sentence equally often. (Were a wrong one a document's beginning,
+      or a true one the sentence behind a token drawn, which likes what stands behind long sentences, it had its look.)
+    - A part has so many sentences, and so many tokens at most, as its document's mean length and a share of the row that
+      is drawn allow, and as both places have. (Were sentences added until some tokens are reached, the last would be a
+      long one; were a part longer where the other is short, its length would depend on the other's document.)
+    - Parts change places before they are cut: what comes first in the row then loses its beginning, what comes second its
+      end, so that both orders have sentences' borders where the parts meet.
 
     A batch holds input_ids, token_type_ids, attention_mask (N, S) and labels (N,), 1 where the second follows.
     """
@@ -33,95 +44,71 @@ class SentencePairs:
             raise UserError(f"--frac_ns {frac_ns}: must lie between 0 and 1")
         self.corpus, self.tokenizer, self.bptt, self.seed = corpus, tokenizer, bptt, seed
         self.frac_ns, self.objective, self.min_length = frac_ns, objective, min_length
-        if len(corpus.sentences) == len(corpus.documents):
+        # The sentences of each document but its first are numbered through: with documents of 3, 2 and 4 sentences
+        #     sentence  0  1  2 | 3  4 | 5  6  7  8
+        #     inner     -  0  1 | -  2 | -  3  4  5         self.inner_before = [0, 2, 3], self.inner_count = 6
+        inner = np.maximum(np.diff(corpus.documents.astype(np.int64), append=len(corpus.sentences)) - 1, 0)
+        self.inner_before, self.inner_count = np.cumsum(inner) - inner, int(inner.sum())
+        if not self.inner_count:
             raise UserError(
                 "next sentences: no document has two sentences; use a corpus of running text, such as WikiText103"
             )
-        # If the first sentence of each document were left out: the number of the sentence after it, and of the last.
-        self.inner = np.asarray(corpus.documents) - np.arange(len(corpus.documents))
-        self.inner_count = len(corpus.sentences) - len(corpus.documents)
+        self.apart = max(1, min(int(inner.max()), self.inner_count // 3))
 
     def __len__(self) -> int:
         return max(1, len(self.corpus.tokens) // self.bptt)
 
-    def document_of(self, sentence):
-        """The document's number, its first sentence and the first sentence of the next one."""
-        documents = self.corpus.documents
-        number = int(np.searchsorted(documents, sentence, "right")) - 1
-        end = documents[number + 1] if number + 1 < len(documents) else len(self.corpus.sentences)
-        return number, int(documents[number]), int(end)
+    def inner_of(self, index, rng):
+        """Any inner sentence of example ``index``'s share; over all examples each sentence is as likely as every other."""
+        return (index * self.inner_count + int(rng.integers(self.inner_count))) // len(self)
 
-    def boundary(self, index, rng):
-        """A sentence in stretch ``index`` that is not the first of its document, or the next such one."""
-        place = math.ceil((index + rng.random()) * self.bptt)  # an integer: for a float all starts would be converted
-        sentence = int(np.searchsorted(self.corpus.sentences[:, 0], place))
-        for offset in range(len(self.corpus.sentences)):
-            candidate = (sentence + offset) % len(self.corpus.sentences)
-            if self.document_of(candidate)[1] != candidate:
-                return candidate
-        raise AssertionError("the constructor found a document of two sentences")
+    def elsewhere(self, inner, rng):
+        """Another inner sentence, which is ``apart`` or more away, counted in a circle.
+
+        The distance does not depend on the place, so each sentence is taken to another one; were any of another document
+        drawn instead, those of large documents would come too rarely. ``apart`` is as many as the largest document has,
+        which leads to another document, but a third of all at most: where one document has more than that, the others
+        hold too little to choose from, and its own far-off sentences serve as well. (Of a single one there is no other:
+        then the wrong second part is its document's beginning.)
+        """
+        return (inner + int(rng.integers(self.apart, self.inner_count - self.apart + 1))) % self.inner_count
+
+    def place(self, inner):
+        """The number of an inner sentence among all, the first sentence of its document, and that of the next one."""
+        documents = self.corpus.documents
+        number = int(np.searchsorted(self.inner_before, inner, "right")) - 1
+        begin = int(documents[number])
+        end = documents[number + 1] if number + 1 < len(documents) else len(self.corpus.sentences)
+        return begin + 1 + inner - int(self.inner_before[number]), begin, int(end)
+
+    def count(self, place, room):
+        """How many sentences have rather more than ``room`` tokens, by the mean length of the document's."""
+        _, begin, end = place
+        tokens = max(1, self.corpus.sentences[end - 1, 1] - self.corpus.sentences[begin, 0])
+        return max(self.min_length, math.ceil(SPARE * room * (end - begin) / tokens))
 
     def take(self, first, last):
         """The tokens of the sentences from ``first`` up to, not including, ``last``."""
         sentences = self.corpus.sentences
         return self.corpus.tokens[sentences[first, 0] : sentences[last - 1, 1]].astype(np.int64)
 
-    def forwards(self, sentence, room):
-        """Whole sentences from ``sentence`` on, within its document, until ``room`` tokens are reached."""
-        end, stop = sentence + 1, self.document_of(sentence)[2]
-        start = self.corpus.sentences[sentence, 0]
-        while end < stop and self.corpus.sentences[end - 1, 1] - start < room:
-            end += 1
-        return self.take(sentence, end)
-
-    def backwards(self, sentence, room):
-        """Whole sentences before ``sentence``, within its document, until ``room`` tokens are reached."""
-        start, stop = sentence - 1, self.document_of(sentence)[1]
-        end = self.corpus.sentences[sentence - 1, 1]
-        while start > stop and end - self.corpus.sentences[start, 0] < room:
-            start -= 1
-        return self.take(start, sentence)
-
-    def elsewhere(self, boundary, rng):
-        """Any sentence of another document but its first.
-
-        Those sentences are numbered as if the first of each document were left out. With documents of 3, 2 and 4
-        sentences, so that these begin at 0, 3 and 5:
-
-            sentence  0  1  2 | 3  4 | 5  6  7  8
-            inner     -  0  1 | -  2 | -  3  4  5         self.inner = [0, 2, 3], self.inner_count = 6
-
-        Where the boundary is in the second document, which has own = 1 of them, one of the five others is drawn: 0 and 1
-        are themselves, 2 to 4 stand for 3 to 5, the document's own being passed over. Inner 4 is sentence 4 + 3, for the
-        firsts of the three documents that begin up to it.
-
-        Where no other document has two sentences: one of the same document that is not near, nor its first if it has
-        three.
-        """
-        number, first, end = self.document_of(boundary)
-        own = end - first - 1  # its sentences but the first
-        if own < self.inner_count:
-            inner = int(rng.integers(self.inner_count - own))
-            inner += own if inner >= self.inner[number] else 0
-            return inner + int(np.searchsorted(self.inner, inner, "right"))
-        if own == 1:
-            return first
-        near = max(1, min(self.bptt, own // 3))
-        return first + 1 + (boundary - first - 1 + int(rng.integers(near, own - near + 1))) % own
-
     def pair(self, index, epoch):
         rng = generator(self.seed, epoch, index)
-        room = self.bptt - 3
-        boundary = self.boundary(index, rng)
-        share = rng.uniform(0.25, 0.75)
+        inner, room = self.inner_of(index, rng), self.bptt - 3
+        least = min(max(self.min_length, room // 4), room // 2)
+        keep = int(rng.integers(least, room - least + 1))  # tokens of the first part, and the rest of the second
         follows = rng.random() < (0.5 if epoch == EVALUATION else self.frac_ns)
-        first = self.backwards(boundary, max(self.min_length, share * room))
-        start = boundary if follows or self.objective == "sop" else self.elsewhere(boundary, rng)
-        second = self.forwards(start, max(self.min_length, room - min(len(first), share * room)))
-        first, second = cut_longest_first(first, second, room)
+        here = there = self.place(inner)
+        if self.objective == "nsp":
+            there = self.place(self.elsewhere(inner, rng)) if self.inner_count > 1 else (here[1], *here[1:])
+        before = max(1, min(sentence - begin for sentence, begin, _ in (here, there)))
+        after = min(end - sentence for sentence, _, end in (here, there))
+        start = here if follows else there
+        first = self.take(here[0] - min(before, self.count(here, keep)), here[0])
+        second = self.take(start[0], start[0] + min(after, self.count(start, room - keep)))
         if not follows and self.objective == "sop":
-            first, second = second, first
-        return first, second, int(follows)
+            first, second, keep = second, first, room - keep
+        return first[max(0, len(first) - keep) :], second[: room - keep], int(follows)
 
     def collate(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
         pairs = [self.pair(int(index), epoch) for index in indices]
@@ -130,7 +117,7 @@ class SentencePairs:
 
 
 def cut_longest_first(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both parts within ``room`` tokens: the longer gives way, the first at its beginning, the second at its end."""
+    """Two texts within ``room`` tokens: the longer gives way, the first at its beginning, the second at its end."""
     keep_first = min(len(first), max(room - len(second), room // 2))
     keep_second = min(len(second), room - keep_first)
     return first[len(first) - keep_first :], second[:keep_second]
