@@ -225,7 +225,7 @@ def paragraphs(piece: Piece, style: str) -> Iterator[tuple[bool, str]]:
         if paragraph:
             yield begins or (style == "wiki" and bool(TITLE.fullmatch(paragraph))), paragraph
             begins = style == "lines"
-        elif style == "sentences":  # behind the last line end nothing comes, and this says nothing
+        elif style == "sentences":  # a blank line; what is behind the piece's last line end is none, and does no harm
             begins = True
 
 

@@ -103,7 +103,8 @@ def whole_files(
     if not all(share / 2 <= sum(map(sizes.__getitem__, found[split])) <= 1.5 * share for split, share in shares.items()):
         for split, share in shares.items():
             found[split] = set_apart([(path, sizes[path]) for path in reversed(rest)], share, 2 * share)
-            rest = [path for path in rest if path not in set(found[split])]
+            taken = set(found[split])
+            rest = [path for path in rest if path not in taken]
         found["train"] = rest
     return found if all(found.values()) else None
 
