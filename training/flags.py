@@ -107,6 +107,13 @@ def fraction(text):
     return value
 
 
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
 def parser(task: str, about: str, **defaults: Any) -> Parser:
     """The arguments that all tasks share; ``defaults`` are the task's own, a script adds what is special to it."""
     p = Parser(about, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
