@@ -59,7 +59,7 @@ def prepare(args, places):
                 counts.update(documents=len(squad.contexts), questions=len(squad.questions))
                 counts.update(tokens=len(texts.tokens), bytes=texts.meta["bytes"])
     if "choices" in kinds:
-        splits = load_race_splits(args.dataset, places, args.level)
+        splits = load_race_splits(args.dataset, places, args.level, skip=warn)
         from text.option_rows import OptionRows  # here for start-up time
 
         for split, articles in splits.items():
@@ -76,9 +76,13 @@ def squad_at_hand(name, places):
         if name != "Sample":
             squad_path(name, "train", places)
     except UserError as error:
-        print(f"warning: only the test split; {error}", file=sys.stderr)
+        warn(f"warning: only the test split; {error}")
         return test
-    return {**load_squad_splits(name, places, ("train", "valid")), **test}
+    return {**load_squad_splits(name, places, ("train", "valid"), skip=warn), **test}
+
+
+def warn(line):
+    print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -100,7 +104,7 @@ def inspect(args, places):
     if "questions" in kinds:
         inspect_questions(args.dataset, squad_at_hand(args.dataset, places))
     if "choices" in kinds:
-        inspect_choices(args.dataset, load_race_splits(args.dataset, places, args.level))
+        inspect_choices(args.dataset, load_race_splits(args.dataset, places, args.level, skip=warn))
 
 
 def inspect_text(name, places):

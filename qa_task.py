@@ -320,7 +320,8 @@ def run(args, ranks):
         return utils.finish(tasks, args, ranks)
     model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
     vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
-    task = make_task(args, model, tokenizer, places, load_squad_splits(args.dataset, places), name)
+    sets = load_squad_splits(args.dataset, places, skip=flags.skipping(args, ranks.first))
+    task = make_task(args, model, tokenizer, places, sets, name)
     if not len(task.examples["test"]):
         raise UserError(f"{args.dataset}: no questions to score")
     task.examples["valid"].spread(args.valid_examples)

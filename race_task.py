@@ -239,7 +239,8 @@ def run(args, ranks):
         tasks = [make_task(args, *model, places, articles, name) for model in models]
         return utils.finish(tasks, args, ranks)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
-    task = make_task(args, model, tokenizer, places, load_race_splits(args.dataset, places, args.level), name)
+    sets = load_race_splits(args.dataset, places, args.level, skip=flags.skipping(args, ranks.first))
+    task = make_task(args, model, tokenizer, places, sets, name)
     return utils.run(task, args, ranks)
 
 

@@ -124,11 +124,14 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
     p.flag("log-dir", "logs, result.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
-    ensemble = task in ("qa", "race")
+    questions = task in ("qa", "race")
     p.flag("bert-model", "start from the body of this model file or Hugging Face folder; none: random weights"
-           + "; several without training: their ensemble" * ensemble, nargs="+" if ensemble else None)  # fmt: skip
+           + "; several without training: their ensemble" * questions, nargs="+" if questions else None)  # fmt: skip
     p.flag("save-vocab", "the vocabulary that belongs to a file of torchtext's BERT example; mlm_task.py writes its own",
            default="bert_vocab.pt")  # fmt: skip
+    if questions:
+        p.flag("strict", "refuse a training set with bad records, which otherwise are left out with a warning; those of "
+               "dev and test are always refused", action="store_true", default=False)  # fmt: skip
     p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
     p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
 
@@ -183,6 +186,16 @@ def uses_trained(args: argparse.Namespace) -> bool:
     if len(uses) > 1:
         raise UserError(f"{' and '.join(uses)}: each is a run of its own; choose one")
     return bool(uses)
+
+
+def skipping(args: argparse.Namespace, first: bool) -> Callable[[str], None] | None:
+    """What readers do with bad training records: None, so refuse them, or tell what they left out, on the first rank."""
+
+    def tell(line):
+        if first:
+            print(line, file=sys.stderr)
+
+    return None if args.strict else tell
 
 
 def check_all_or_none(args: argparse.Namespace, **meanings: str) -> None:
