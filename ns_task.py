@@ -13,16 +13,18 @@ likely the second follows the first. A pair that is too long keeps the end of th
 
 from training import flags
 
+READING = {"bptt": (128,), "objective": ("nsp", "sop")}  # how a model reads, unless a flag or its file says otherwise
+
 
 def arguments() -> "Namespace":
     p = flags.parser(
-        "ns", __doc__,
-        save="ns_bert.pt", epochs=4, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
+        "ns", __doc__, READING,
+        save="ns_bert.pt", epochs=4, batch_size=64, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("frac_ns", "share of the pairs in which the second part follows", type=float, default=0.5)
     p.flag("min_sentence_len", "tokens of a part at least, where its document has them", type=int, default=1)
     p.flag("objective", "wrong second parts: of another document (nsp), or the parts swapped (sop)",
-           choices=["nsp", "sop"], default="nsp")  # fmt: skip
+           choices=READING["objective"])  # fmt: skip
     p.flag("predict", "no training: for each line of this file, two texts with a tab between, does the second follow?")
     p.flag("output", "where the probabilities of --predict go", default="follows.json")
     return flags.with_default_model(p.parse_args(), "mlm_bert.pt")
@@ -108,7 +110,9 @@ def predict(args, ranks, model, tokenizer):
 
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    model, tokenizer = flags.new_or_loaded(NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    model, tokenizer = flags.new_or_loaded(
+        NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places), READING
+    )
     if args.predict:
         return predict(args, ranks, model, tokenizer)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
@@ -119,7 +123,8 @@ def run(args, ranks):
         )
         for split in splits
     }  # fmt: skip
-    task = utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary, tested=("loss", "accuracy"))
+    task = utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary, tested=("loss", "accuracy"),
+                      notes=lambda figures: vars(flags.reading(args, model, READING)))  # fmt: skip
     return utils.finish([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 
 

@@ -25,13 +25,15 @@ text/answers.py.
 from files.mistakes import UserError, run_main
 from training import flags
 
+READING = {"bptt": (384,), "stride": (128,)}  # how a model reads, unless a flag or its file says otherwise
+
 
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
-        "qa", __doc__,
-        save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
+        "qa", __doc__, READING,
+        save="qa_model.pt", epochs=2, batch_size=32, optimizer="adamw",
     )  # fmt: skip
-    p.flag("stride", "tokens from one window of a long text to the next", type=int, default=128)
+    p.flag("stride", "tokens from one window of a long text to the next", type=int)
     p.flag("max-answer-length", "tokens of an answer at most", type=flags.positive(int), default=30)
     p.flag("n-best", "answers to consider for each window, and to list for each question", type=flags.positive(int),
            default=20)  # fmt: skip
@@ -196,14 +198,15 @@ def summary(part, figures):
     return text.strip()
 
 
-def make_notes(finds_threshold):
-    return lambda figures: {"null_threshold": figures["best_f1_thresh"]} if finds_threshold else {}
+def make_notes(how, finds_threshold):
+    return lambda figures: {**vars(how), **({"null_threshold": figures["best_f1_thresh"]} if finds_threshold else {})}
 
 
 def make_task(args, model, tokenizer, places, sets, description):
     """The task of a model on sets of questions, split -> SquadSet."""
+    how = flags.reading(args, model, READING)
     examples = {
-        split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{description}{split}", args.show)
+        split: QuestionWindows(squad, tokenizer, places, how.bptt, how.stride, f"{description}{split}", args.show)
         for split, squad in sets.items()
     }
     # Without a question to withhold an answer from, the best threshold would cut off what this model got wrong by chance.
@@ -211,7 +214,7 @@ def make_task(args, model, tokenizer, places, sets, description):
     scores = make_figures(model, finds_threshold)
     return utils.Task(
         "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length),
-        lambda data, found: scores(data, settled(args, found)), summary, "f1", make_notes(finds_threshold),
+        lambda data, found: scores(data, settled(args, found)), summary, "f1", make_notes(how, finds_threshold),
         lambda compute, model, data, found: samples(compute, model, data, settled(args, found)), make_found(model),
         together,
     )  # fmt: skip
@@ -312,13 +315,15 @@ def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
     if flags.uses_trained(args):
-        models = flags.trained_models(QuestionAnswerTask, args)
+        models = flags.trained_models(QuestionAnswerTask, args, READING)
         if not args.evaluate:
             return (predict if args.predict else ask)(args, ranks, models, places)
         squads = load_squad_splits(args.dataset, places, ("test",))
         tasks = [make_task(args, *model, places, squads, name) for model in models]
         return utils.finish(tasks, args, ranks)
-    model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    model, tokenizer = flags.new_or_loaded(
+        QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places), READING
+    )
     vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
     sets = load_squad_splits(args.dataset, places, skip=flags.skipping(args, ranks.first))
     task = make_task(args, model, tokenizer, places, sets, name)
