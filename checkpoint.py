@@ -7,8 +7,8 @@ FILE is a model file of ours, a Hugging Face folder (huggingface.py), or a file 
 (torchtext_files.py, with the vocabulary that --save-vocab names).
 
 A model file holds all that using the model needs: sizes, tokenizer, weights of body and head, and what the task noted
-(such as SQuAD's threshold). It is torch.save's zip format with tensors and plain values only, and it is read by
-torch_zip.py: no pickle of anybody's is ever executed. Sizes come from the file, never from flags.
+(how the model reads, SQuAD's threshold). It is torch.save's zip format with tensors and plain values only, and it is
+read by torch_zip.py: no pickle of anybody's is ever executed. Sizes come from the file, never from flags.
 """
 
 import argparse
@@ -141,10 +141,16 @@ def others(content, task):
 
 
 def tell(path, new, unused):
-    """One line, by one process, on what a loaded model did not get from its file, or left there."""
+    """One line on what a loaded model did not get from its file, or left there."""
     parts = [f"{what}: {', '.join(names)}" for what, names in (("new", new), ("not used", unused)) if names]
-    if parts and not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
-        print(f"{path}: {'; '.join(parts)}", flush=True)
+    if parts:
+        say(f"{path}: {'; '.join(parts)}")
+
+
+def say(line: str) -> None:
+    """Print a line, by one process of all."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        print(line, flush=True)
 
 
 def with_dropout(config, dropout):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files.mistakes import UserError, run_main, spellings
+from files.mistakes import UserError, run_main, spellings, warn
 from metrics import LETTERS
 from text.corpus import FORMAT_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
 from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kinds_of
@@ -61,7 +61,7 @@ def prepare(args, places):
                 counts.update(documents=len(squad.contexts), questions=len(squad.questions))
                 counts.update(tokens=len(texts.tokens), bytes=texts.meta["bytes"])
     if "choices" in kinds:
-        splits = load_race_splits(args.dataset, places, args.level)
+        splits = load_race_splits(args.dataset, places, args.level, skip=warn)
         from text.option_rows import OptionRows  # here for start-up time
 
         for split, articles in splits.items():
@@ -78,9 +78,9 @@ def squad_at_hand(name, places):
             squad_path(name, "train", places)
     except UserError as error:
         test = load_squad_splits(name, places, ("test",))
-        print(f"warning: only the test split; {error}", file=sys.stderr)
+        warn(f"only the test split; {error}")
         return test
-    return load_squad_splits(name, places)
+    return load_squad_splits(name, places, skip=warn)
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def inspect(args, places):
     if "questions" in kinds:
         inspect_questions(args.dataset, squad_at_hand(args.dataset, places))
     if "choices" in kinds:
-        inspect_choices(args.dataset, load_race_splits(args.dataset, places, args.level))
+        inspect_choices(args.dataset, load_race_splits(args.dataset, places, args.level, skip=warn))
 
 
 def inspect_text(name, places, style, language):

@@ -137,8 +137,7 @@ def load(path, precision, ranks):
     for kind in kinds:
         cls, script, _ = KINDS[kind]
         args = script.arguments(["--bert-model", str(path), "--evaluate", "--precision", precision])
-        args.bptt = min(args.bptt, content["config"].max_position_embeddings)
-        model, tokenizer = flags.trained_models(cls, args)[0]
+        model, tokenizer = flags.trained_models(cls, args, script.READING)[0]
         loaded.append(Loaded(str(path), kind, args, model.to(ranks.device).eval(), tokenizer, ranks))
     return loaded
 

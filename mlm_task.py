@@ -15,11 +15,13 @@ the likeliest words, [{"word", "probability"}, ...], best first}.
 
 from training import flags
 
+READING = {"bptt": (128,)}  # how a model reads, unless a flag or its file says otherwise
+
 
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
-        "mlm", __doc__,
-        save="mlm_bert.pt", epochs=2, batch_size=16, bptt=128, dropout=0.0, optimizer="muon",
+        "mlm", __doc__, READING,
+        save="mlm_bert.pt", epochs=2, batch_size=16, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("mask_frac", "share of the tokens to mask in training; scores always mask 0.15", type=float, default=0.3)
     p.flag("mask-unit", "what is masked at once", choices=["token", "whole-word"], default="token")
@@ -156,7 +158,7 @@ def fill(args, ranks, model, tokenizer):
 @in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
     if args.fill or args.predict:
         return fill(args, ranks, model, tokenizer)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
@@ -170,7 +172,7 @@ def run(args, ranks):
     if ranks.first and not args.evaluate:
         save_vocab(tokenizer, args.save_vocab)
     task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
-                      tested=("loss", "ppl"))  # fmt: skip
+                      notes=lambda figures: vars(flags.reading(args, model, READING)), tested=("loss", "ppl"))  # fmt: skip
     return utils.evaluate([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 
 

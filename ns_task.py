@@ -13,16 +13,18 @@ likely the second follows the first. A pair that is too long keeps the end of th
 
 from training import flags
 
+READING = {"bptt": (128,), "objective": ("nsp", "sop")}  # how a model reads, unless a flag or its file says otherwise
+
 
 def arguments() -> "Namespace":
     p = flags.parser(
-        "ns", __doc__,
-        save="ns_bert.pt", epochs=4, batch_size=64, bptt=128, dropout=0.0, optimizer="muon",
+        "ns", __doc__, READING,
+        save="ns_bert.pt", epochs=4, batch_size=64, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("frac_ns", "share of the pairs in which the second part follows", type=float, default=0.5)
     p.flag("min_sentence_len", "tokens of a part at least, where the documents have them", type=int, default=1)
     p.flag("objective", "wrong second parts: from elsewhere (nsp), or the parts swapped (sop)",
-           choices=["nsp", "sop"], default="nsp")  # fmt: skip
+           choices=READING["objective"])  # fmt: skip
     p.flag("predict", "no training: for each line of this file, two texts with a tab between, does the second follow?")
     p.flag("output", "where the probabilities of --predict go", default="follows.json")
     return flags.with_default_model(p.parse_args(), "mlm_bert.pt")
@@ -124,7 +126,9 @@ def predict(args, ranks, model, tokenizer):
 @in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    model, tokenizer = flags.new_or_loaded(NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    model, tokenizer = flags.new_or_loaded(
+        NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places), READING
+    )
     if args.predict:
         return predict(args, ranks, model, tokenizer)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
@@ -135,6 +139,7 @@ def run(args, ranks):
             examples[split] = SentencePairs(corpus, tokenizer, args.bptt, args.seed, args.frac_ns, args.objective,
                                             args.min_sentence_len)  # fmt: skip
     task = utils.Task("ns", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
+                      notes=lambda figures: vars(flags.reading(args, model, READING)),
                       tested=("loss", "accuracy"))  # fmt: skip
     return utils.evaluate([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 

@@ -7,8 +7,9 @@
     python qa_task.py --ask "Who wrote it?" --context book.txt      # or --context - for standard input
 
 Writes the model to qa_model.pt. Scores are those of the official scripts, over every question of the development file.
-To choose the best model, and the threshold from which an answer is withheld, some training articles are set aside; the
-threshold is kept in the model file.
+To choose the best model some training articles are set aside. Where the training set has questions without an answer,
+the threshold from which an answer is withheld is found there, too, and kept in the model file; --null-threshold overrides
+it.
 
 --predict writes {id: text} to answers.json and, for each question, a list of {text, probability, start_logit, end_logit},
 best first, to answers.nbest.json: different texts, among which the probabilities are shared out by a softmax over the
@@ -21,18 +22,23 @@ Several models, which may differ in all but the task, answer together (--predict
 text/answers.py.
 """
 
+from files.mistakes import UserError, run_main, warn
 from training import flags
+
+READING = {"bptt": (384,), "stride": (128,)}  # how a model reads, unless a flag or its file says otherwise
 
 
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
-        "qa", __doc__,
-        save="qa_model.pt", epochs=2, batch_size=32, bptt=384, optimizer="adamw",
+        "qa", __doc__, READING,
+        save="qa_model.pt", epochs=2, batch_size=32, optimizer="adamw",
     )  # fmt: skip
-    p.flag("stride", "tokens from one window of a long text to the next", type=int, default=128)
+    p.flag("stride", "tokens from one window of a long text to the next", type=int)
     p.flag("max-answer-length", "tokens of an answer at most", type=flags.positive(int), default=30)
     p.flag("n-best", "answers to consider for each window, and to list for each question", type=flags.positive(int),
            default=20)  # fmt: skip
+    p.flag("null-threshold", "withhold answers whose null odds are above this, from 0 (all) to 1 (none), whatever the "
+           "model holds; with --predict, --evaluate or --ask", type=flags.share)  # fmt: skip
     p.flag("show", "question: hide the context, to see what can be had without reading", choices=["all", "question"],
            default="all")  # fmt: skip
     p.flag("predict", "no training: answer the questions of this SQuAD file")
@@ -41,6 +47,9 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p.flag("context", "the text in which --ask looks for the answer: a file, or - for standard input")
     args = p.parse_args(words)
     flags.check_all_or_none(args, ask="the question", context="the file to look in")
+    if args.null_threshold is not None and not flags.uses_trained(args):
+        raise UserError(f"--null-threshold {args.null_threshold:g}: training finds its own; add --predict, --evaluate or "
+                        "--ask")  # fmt: skip
     return flags.with_default_model(args, "ns_bert.pt")
 
 
@@ -51,13 +60,13 @@ import math
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import utils
-from files.mistakes import UserError, run_main
 from files.reading import read_context
 from files.writing import write_json
 from metrics import exact_score, squad_scores
@@ -124,7 +133,7 @@ def make_found(model):
 
 
 def null_threshold(model):
-    """The null odds above which an answer is withheld; None for a model that met no unanswerable question."""
+    """The null odds above which an answer is withheld; None for a model that was trained on answerable questions alone."""
     threshold = getattr(model, "notes", {}).get("null_threshold")
     if threshold is not None and type(threshold) not in (int, float):
         raise UserError(f"the model's null_threshold is {threshold!r}, not a number; train or fetch its file again")
@@ -170,9 +179,14 @@ def samples(compute, model, data, found):
     return kept[False] + kept[True]
 
 
-def make_figures(model):
+def settled(args, found):
+    """What was found, by the threshold of --null-threshold where that is given."""
+    return found if args.null_threshold is None else replace(found, threshold=args.null_threshold)
+
+
+def make_figures(model, finds_threshold):
     def figures(data, found):
-        validating = not hasattr(model, "notes")  # by the threshold that will be noted beside the model
+        validating = finds_threshold and not hasattr(model, "notes")  # by the threshold to be noted beside the model
         return {"loss": found.loss, **official(data, found.candidates, found.threshold, validating)}
 
     return figures
@@ -185,26 +199,32 @@ def summary(part, figures):
     return text.strip()
 
 
-def notes(figures):
-    return {"null_threshold": figures["best_f1_thresh"]} if "best_f1_thresh" in figures else {}
+def make_notes(how, finds_threshold):
+    return lambda figures: {**vars(how), **({"null_threshold": figures["best_f1_thresh"]} if finds_threshold else {})}
 
 
 def make_task(args, model, tokenizer, places, sets, description):
     """The task of a model on sets of questions, split -> SquadSet."""
+    how = flags.reading(args, model, READING)
     examples = {
-        split: QuestionWindows(squad, tokenizer, places, args.bptt, args.stride, f"{description}{split}", args.show)
+        split: QuestionWindows(squad, tokenizer, places, how.bptt, how.stride, f"{description}{split}", args.show)
         for split, squad in sets.items()
     }
+    # Without a question to withhold an answer from, the best threshold would cut off what this model got wrong by chance.
+    finds_threshold = "train" in sets and any(not question.answers for question in sets["train"].questions)
+    scores = make_figures(model, finds_threshold)
     return utils.Task(
-        "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length), make_figures(model),
-        summary, "f1", notes, samples, make_found(model), together,
+        "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length),
+        lambda data, found: scores(data, settled(args, found)), summary, "f1", make_notes(how, finds_threshold),
+        lambda compute, model, data, found: samples(compute, model, data, settled(args, found)), make_found(model),
+        together,
     )  # fmt: skip
 
 
 def look(args, ranks, models, squad, places, description):
     """The windows of these questions, and what a trained model, or several together, find in them."""
     tasks = [make_task(args, *model, places, {description: squad}, "") for model in models]
-    return tasks[0].examples[description], utils.Computer(args, ranks).found(tasks, description)
+    return tasks[0].examples[description], settled(args, utils.Computer(args, ranks).found(tasks, description))
 
 
 def predict(args, ranks, models, places):
@@ -297,15 +317,18 @@ def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
     if flags.uses_trained(args):
-        models = flags.trained_models(QuestionAnswerTask, args)
+        models = flags.trained_models(QuestionAnswerTask, args, READING)
         if not args.evaluate:
             return (predict if args.predict else ask)(args, ranks, models, places)
         squads = load_squad_splits(args.dataset, places, ("test",))
         tasks = [make_task(args, *model, places, squads, name) for model in models]
         return utils.evaluate(tasks, args, ranks)
-    model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places))
+    model, tokenizer = flags.new_or_loaded(
+        QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places), READING
+    )
     vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
-    task = make_task(args, model, tokenizer, places, load_squad_splits(args.dataset, places), name)
+    sets = load_squad_splits(args.dataset, places, skip=None if args.strict else warn)
+    task = make_task(args, model, tokenizer, places, sets, name)
     if not len(task.examples["test"]):
         raise UserError(f"{args.dataset}: no questions to score")
     task.examples["valid"].spread(args.valid_examples)

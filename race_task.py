@@ -13,29 +13,33 @@ Several models, which may differ in all but the task, answer together (--predict
 is the mean over the models of the logarithm of the probability that each gives it.
 """
 
-from files.mistakes import UserError, run_main
+from files.mistakes import UserError, run_main, warn
 from files.reading import read_context
 from files.writing import write_json
 from metrics import LETTERS
 from training import flags
 
+READING = {  # how a model reads, unless a flag or its file says otherwise
+    "bptt": (512,), "passage": ("window", "truncate", "select"), "layout": ("separate", "joint"),
+}  # fmt: skip
+
 
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
-        "race", __doc__,
-        save="race_model.pt", epochs=3, batch_size=16, bptt=512, optimizer="adamw",
+        "race", __doc__, READING,
+        save="race_model.pt", epochs=3, batch_size=16, optimizer="adamw",
         valid_examples=300,  # each is a row an option, and costs as much as ten in pretraining
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, the sentences that say most of the question"
-           " and options, or window by window", choices=["truncate", "select", "window"], default="window")  # fmt: skip
+           " and options, or window by window", choices=READING["passage"])  # fmt: skip
     p.flag("head", "what scores an option: the pooled first token, co-attention, co-matching, or a mix of the last layers' "
            "first tokens (default: cls, or the trained model's)", choices=["cls", "duma", "dcmn", "mix"])  # fmt: skip
     p.flag("duma-layers", "layers of co-attention in the head duma (default: 1)", type=flags.positive(int))
     p.flag("compare-options", "the head dcmn compares the options with each other, too", action="store_true", default=False)
     p.flag("mix-layers", "how many layers the head mix reads (default: 4)", type=flags.positive(int))
-    p.flag("layout", "separate: a row for each option; joint: article, question and all options in one row, for less work "
-           "(default: separate, or the trained model's)", choices=["separate", "joint"])  # fmt: skip
+    p.flag("layout", "separate: a row for each option; joint: article, question and all options in one row, for less work",
+           choices=READING["layout"])  # fmt: skip
     p.flag("attention-window", "each token sees this many on either side, and the first: texts of any --bptt, at a cost"
            " that grows with their length (default: all, or the trained model's)", type=flags.positive(int))  # fmt: skip
     p.flag("show", "question: hide the article, options: the question too, to see what can be had without reading",
@@ -177,19 +181,19 @@ def together(members):
 
 
 def make_task(args, model, tokenizer, places, sets, description):
-    """The task of a model on sets of articles, split -> articles, read in --layout or in the one it was trained in."""
-    layout = args.layout or getattr(model, "notes", {}).get("layout", "separate")
-    check_layout(layout, model.bert.config.attention_window)
+    """The task of a model on sets of articles, split -> articles."""
+    how = flags.reading(args, model, READING)
+    check_layout(how.layout, model.bert.config.attention_window)
     examples = {
         split: OptionRows(
-            articles, tokenizer, places, args.bptt, args.seed, args.passage, f"{description}{split}", args.show, layout,
+            articles, tokenizer, places, how.bptt, args.seed, how.passage, f"{description}{split}", args.show, how.layout,
             args.sentences,
         )
         for split, articles in sets.items()
     }  # fmt: skip
     return utils.Task(
         "race", model, tokenizer, examples, loss, rows, figures, summary, "accuracy",
-        lambda figures: {} if layout == "separate" else {"layout": layout}, samples, together=together,
+        lambda figures: vars(how), samples, together=together,
     )  # fmt: skip
 
 
@@ -244,14 +248,15 @@ def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
     if flags.uses_trained(args):
-        models = flags.trained_models(RaceTask, args)
+        models = flags.trained_models(RaceTask, args, READING)
         if not args.evaluate:
             return (predict if args.predict else ask)(args, ranks, models, places)
         articles = load_race_splits(args.dataset, places, args.level, ("test",))
         tasks = [make_task(args, *model, places, articles, name) for model in models]
         return utils.evaluate(tasks, args, ranks)
-    model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places))
-    task = make_task(args, model, tokenizer, places, load_race_splits(args.dataset, places, args.level), name)
+    model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
+    sets = load_race_splits(args.dataset, places, args.level, skip=None if args.strict else warn)
+    task = make_task(args, model, tokenizer, places, sets, name)
     return utils.run(task, args, ranks)
 
 

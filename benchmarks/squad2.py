@@ -59,7 +59,7 @@ def main():
     split(args.data_dir / "squad" / "dev-v2.0.json", args.folder)
     gold, model, output = args.folder / "squad" / "dev-v2.0.json", args.folder / "qa_model.pt", args.folder / "answers.json"
     qa_task("--dataset", "SQuAD2", "--data-dir", args.folder, "--log-dir", args.folder / "log", "--save", model, *flags)
-    kept = ("--bptt", "--stride", "--cache-dir", "--precision")  # what the answers depend on besides the model
+    kept = ("--cache-dir", "--precision")  # what the answers depend on besides the model
     shape = [word for flag, value in pairwise(flags) for word in (flag, value) if flag in kept]
     qa_task("--predict", gold, "--output", output, "--save", model, *shape)
 

@@ -5,12 +5,16 @@
 
 
 Nothing is left out: every question of a file becomes an example, and a file that is not as it should be is a UserError
-that names the file, the place in it and the remedy. ``load_squad_splits`` and ``load_race_splits`` give train, valid and
+that names the file, the place in it and the remedy. Of a training set alone bad records may be left out, where ``skip``
+is given: it is called with one line that says how many. Of a file to predict on no answer is looked at, right or wrong.
+``load_squad_splits`` and ``load_race_splits`` give train, valid and
 test of a data set by its name or path; their ``places`` (see data.py) know where its files lie.
 """
 
+import contextlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -24,6 +28,8 @@ from text.splits import folders_by_name, hashed, of_split, question_files, set_a
 SET_ASIDE = {"valid": 1 / 25, "test": 1 / 10}  # of the questions, where a set has no such split
 TITLE, CONTEXT = attrgetter("title"), attrgetter("context")
 
+Skip = Callable[[str], None] | None
+
 
 def want(condition, where, what, remedy="mend the file or leave the entry out"):
     if not condition:
@@ -34,9 +40,60 @@ def entry(record, name, kind, where):
     """``record[name]``, which must be there and of the given type."""
     want(isinstance(record, dict), where, "not a JSON object")
     want(name in record, where, f"no {name!r}")
-    kinds = {list: "a list", str: "a text", int: "a whole number"}
+    kinds = {list: "a list", str: "a text", int: "a whole number", str | int | float: "a text or a number"}
     want(isinstance(record[name], kind), where, f"{name!r} is not {kinds[kind]}")
     return record[name]
+
+
+class Records:
+    """Counts the records of a file or folder, good and bad; a bad one is left out, or refused where ``skip`` is None."""
+
+    def __init__(self, skip, training=False):
+        self.skip, self.training = skip, training
+        self.good, self.bad, self.first = Counter(), Counter(), None
+        self.ids, self.twice = {}, []  # of questions: where each stood first; those that were there before
+
+    @contextlib.contextmanager
+    def one(self, kind):
+        """Within it one record is read, an "article", a "question"."""
+        try:
+            yield
+        except UserError as error:
+            if self.skip is None:
+                raise
+            self.bad[kind] += 1
+            self.first = self.first or error
+        else:
+            self.good[kind] += 1
+
+    def own_id(self, id, place, number, where):
+        """The id of a question, or in training another where a question before has it: nothing there goes by ids.
+
+        SQuAD 1.1 made from its texts has such: the same question on several paragraphs.
+        """
+        first = self.ids.setdefault(id, (place, number))
+        if first == (place, number):
+            return id
+        what = f"has the id of question {first[1]} in {first[0]}"
+        want(self.training, where, what, "answers go by id: give each question its own")
+        self.twice.append(f"{where}: {what}")
+        return f"{where} ({number})"
+
+    def tell(self):
+        """A line on what was left out, if anything, and one on ids that stand twice.
+
+        Raises UserError where most was left out: that is no set to train on.
+        """
+        parts = []
+        for kind, bad in self.bad.items():
+            part = f"{bad:,} of {bad + self.good[kind]:,} {kind}s"
+            if bad > self.good[kind]:
+                raise UserError(f"{self.first} ({part} are bad, too many to leave out)")
+            parts.append(part)
+        if parts:
+            self.skip(f"{' and '.join(parts)} left out as bad, the first: {self.first} (--strict refuses them)")
+        if self.twice and self.skip:
+            self.skip(f"{len(self.twice):,} ids stand twice, the first: {self.twice[0]}; training keeps all")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -61,44 +118,62 @@ class SquadSet:
     with_impossible: bool  # laid out as version 2.0, where a question may have no answer
 
 
-def load_squad(path: str | Path, answers_needed: bool = True) -> SquadSet:
+def load_squad(
+    path: str | Path, answers_needed: bool = True, training: bool = False, skip: Skip = None
+) -> SquadSet:
     """The questions of a SQuAD 1.1 or 2.0 file, every one; ``answers_needed=False`` for files to predict on.
 
     Raises UserError that names the file and the article, paragraph or question where something is missing or does not
-    fit, such as an ``answer_start`` at which the answer does not stand.
+    fit, such as an ``answer_start`` at which the answer does not stand, or, but in ``training``, an id that another
+    question has. ``skip`` is for training, too.
     """
-    found = SquadSet([], [], False)
+    found, records = SquadSet([], [], False), Records(skip, training)
     for a, article in enumerate(entry(read_json(path), "data", list, path)):
         where = f"{path}: article {a + 1}"
         title = article.get("title", "") if isinstance(article, dict) else ""
-        for p, paragraph in enumerate(entry(article, "paragraphs", list, where)):
-            place = f"{where} ({title}), paragraph {p + 1}"
-            found.contexts.append(entry(paragraph, "context", str, place))
-            for q, record in enumerate(entry(paragraph, "qas", list, place)):
-                spot = f"{place}, question {record.get('id', q + 1) if isinstance(record, dict) else q + 1}"
-                question = read_question(record, found.contexts[-1], spot, answers_needed)
-                found.with_impossible |= "is_impossible" in record
-                question.context, question.title = len(found.contexts) - 1, str(title)
-                found.questions.append(question)
+        with records.one("article"):
+            for p, paragraph in enumerate(entry(article, "paragraphs", list, where)):
+                with records.one("paragraph"):
+                    place = f"{where} ({title}), paragraph {p + 1}"
+                    read_paragraph(paragraph, place, str(title), found, answers_needed, records)
+    records.tell()
     want(found.questions, path, "holds no question", "name another file")
     return found
 
 
+def read_paragraph(paragraph, place, title, found, answers_needed, records):
+    """Add a context and its questions to a SquadSet."""
+    found.contexts.append(entry(paragraph, "context", str, place))
+    for q, record in enumerate(entry(paragraph, "qas", list, place)):
+        spot = f"{place}, question {record.get('id', q + 1) if isinstance(record, dict) else q + 1}"
+        with records.one("question"):
+            question = read_question(record, found.contexts[-1], spot, answers_needed)
+            question.id = records.own_id(question.id, place, q + 1, spot)
+            found.with_impossible |= "is_impossible" in record
+            question.context, question.title = len(found.contexts) - 1, title
+            found.questions.append(question)
+
+
 def read_question(record, context, where, answers_needed):
-    answers, id, text = [], entry(record, "id", str, where), entry(record, "question", str, where)
-    for answer in entry(record, "answers", list, where) if answers_needed or "answers" in record else []:
+    answers, id = [], str(entry(record, "id", str | int | float, where))
+    text = entry(record, "question", str, where)
+    if not answers_needed:
+        return Question(id, text, 0, "", [])
+    for answer in entry(record, "answers", list, where):
         wording, start = entry(answer, "text", str, where), entry(answer, "answer_start", int, where)
         want(wording, where, "an answer without text")
         right = start >= 0 and context[start : start + len(wording)] == wording
         want(right, where, f"answer {wording!r} does not stand at answer_start {start}")
         answers.append((wording, start))
     impossible = record.get("is_impossible", False)
-    want(bool(answers) != bool(impossible) or not answers_needed, where,
+    want(bool(answers) != bool(impossible), where,
          "marked impossible, yet it has answers" if impossible else "no answer, and not marked is_impossible")  # fmt: skip
     return Question(id, text, 0, "", answers)
 
 
-def load_squad_splits(name: str, places: Places, splits: tuple[str, ...] = SPLITS) -> dict[str, SquadSet]:
+def load_squad_splits(
+    name: str, places: Places, splits: tuple[str, ...] = SPLITS, skip: Skip = None
+) -> dict[str, SquadSet]:
     """The wanted splits: the development file is the test set, and some training articles are set aside to validate.
 
     Whole articles with about one in 25 of the questions, chosen by their titles: no paragraph is both trained on and
@@ -118,7 +193,7 @@ def load_squad_splits(name: str, places: Places, splits: tuple[str, ...] = SPLIT
     if set(splits) != set(found):
         with of_split("train"):
             path = squad_path(name, "train", places)
-            found |= set_aside(load_squad(path), path, missing)
+            found |= set_aside(load_squad(path, training=True, skip=skip), path, missing)
     found = {split: found[split] for split in splits}
     titles = {split: {q.context: q.title for q in squad.questions} for split, squad in found.items()}
     warn_of_twins(((split, found[split].contexts[context], title) for split in found
@@ -200,19 +275,27 @@ def level_of(name):
     return re.match(r"[a-z]*", name).group()
 
 
-def load_race(folder: str | Path, level: str = "all", answers_needed: bool = True) -> list[Article]:
+def load_race(
+    folder: str | Path, level: str = "all", answers_needed: bool = True, skip: Skip = None
+) -> list[Article]:
     """The articles of a folder laid out like RACE: ``folder/**/N.txt``, one JSON object a file, in the order of names."""
-    folder = Path(folder)
+    return list(read_race(Path(folder), level, answers_needed, skip).values())
+
+
+def read_race(folder, level, answers_needed, skip):
+    """path -> Article."""
     paths = race_paths(folder, level)
     want(paths, folder, "no .txt file of RACE's kind" + ("" if level == "all" else f" of level {level}"),
          "name a folder laid out like RACE, e.g. RACE/dev")  # fmt: skip
-    articles = []
+    articles, records = {}, Records(skip)
     first: dict[str, Path] = {}
     for path in paths:
-        article = read_article(path, answers_needed)
-        other = first.setdefault(article.id, path)
-        want(other is path, path, f"has the id {article.id} of {other}", "give each article its own")
-        articles.append(article)
+        with records.one("article"):
+            article = read_article(path, answers_needed, records)
+            other = first.setdefault(article.id, path)
+            want(other is path, path, f"has the id {article.id} of {other}", "give each article its own")
+            articles[path] = article
+    records.tell()
     return articles
 
 
@@ -220,27 +303,32 @@ def race_paths(folder, level="all"):
     return [path for path in texts_in(folder) if level in ("all", path.parent.name, level_of(path.name))]
 
 
-def read_article(path, answers_needed=True):
+def read_article(path, answers_needed, records):
     record = parse_json(read_text(path), path)
     text = entry(record, "article", str, path)
     questions, options = entry(record, "questions", list, path), entry(record, "options", list, path)
-    answers = entry(record, "answers", list, path) if answers_needed or "answers" in record else [None] * len(questions)
+    answers = entry(record, "answers", list, path) if answers_needed else [None] * len(questions)
     want(len(questions) == len(options) == len(answers), path,
          f"{len(questions)} questions, {len(options)} lists of options and {len(answers)} answers")  # fmt: skip
+    article = Article(race_id(record, path), text, [], [], [])
     for number, (question, choice, answer) in enumerate(zip(questions, options, answers, strict=True), 1):
         where = f"{path}: question {number}"
-        want(isinstance(question, str), where, "not a text")
-        want(isinstance(choice, list) and all(isinstance(option, str) for option in choice), where, "options not texts")
-        want(2 <= len(choice) <= len(LETTERS), where, f"{len(choice)} options; it must have 2 to {len(LETTERS)}")
-        *others, last = LETTERS[: len(choice)]
-        known = answer in (*others, last) or (answer is None and not answers_needed)
-        want(known, where, f"answer {answer!r}; it must be {', '.join(others)} or {last}")
-    letters = [None if answer is None else LETTERS.index(answer) for answer in answers]
-    return Article(race_id(record, path), text, questions, options, letters)
+        with records.one("question"):
+            want(isinstance(question, str), where, "not a text")
+            texts = isinstance(choice, list) and all(isinstance(option, str) for option in choice)
+            want(texts, where, "options not texts")
+            want(2 <= len(choice) <= len(LETTERS), where, f"{len(choice)} options; it must have 2 to {len(LETTERS)}")
+            *others, last = LETTERS[: len(choice)]
+            known = answer in (*others, last) or not answers_needed
+            want(known, where, f"answer {answer!r}; it must be {', '.join(others)} or {last}")
+            article.questions.append(question)
+            article.options.append(choice)
+            article.answers.append(LETTERS.index(answer) if answers_needed else None)
+    return article
 
 
 def load_race_splits(
-    name: str, places: Places, level: str = "all", splits: tuple[str, ...] = SPLITS
+    name: str, places: Places, level: str = "all", splits: tuple[str, ...] = SPLITS, skip: Skip = None
 ) -> dict[str, list[Article]]:
     """The wanted splits of RACE, of the embedded set, or of any folder laid out like RACE; valid is RACE's dev.
 
@@ -255,10 +343,11 @@ def load_race_splits(
     for split in splits:
         if split not in (["train", *missing] if missing else ()):
             with of_split(split):
-                found[split] = load_race(race_folder(root, split, folders[split]), level)
+                may_skip = skip if split == "train" else None
+                found[split] = load_race(race_folder(root, split, folders[split]), level, skip=may_skip)
     if set(splits) != set(found):
         with of_split("train"):
-            found |= race_set_aside(race_folder(root, "train", folders["train"]), level, missing)
+            found |= race_set_aside(race_folder(root, "train", folders["train"]), level, missing, skip)
     for split in splits:
         want(any(article.questions for article in found[split]), root, f"no question in the {split} split", "add some")
     found = {split: found[split] for split in splits}
@@ -275,16 +364,16 @@ def race_folder(root, split, folders):
     return folders[0]
 
 
-def race_set_aside(folder, level, parts):
+def race_set_aside(folder, level, parts, skip):
     """The articles of a folder for training, and those set aside of them: the same ones whichever level is asked for."""
-    articles = dict(zip(race_paths(folder), load_race(folder), strict=True))
+    articles = read_race(folder, "all", True, skip)
     total, found, rest = sum(len(article.questions) for article in articles.values()), {}, articles
     for part in (part for part in ("test", "valid") if part in parts):
         want(len(rest) > 1, folder, f"one article, and some must be set aside for the {part} split", "add another")
         sizes = {path: len(article.questions) for path, article in rest.items()}
         chosen = set(some_of(in_order(sizes, lambda path: articles[path].id), SET_ASIDE[part] * total))
         found[part], rest = chosen, {path: article for path, article in rest.items() if path not in chosen}
-    wanted = race_paths(folder, level)
+    wanted = [path for path in race_paths(folder, level) if path in articles]
     return {part: [articles[path] for path in wanted if path in paths] for part, paths in {"train": rest, **found}.items()}
 
 

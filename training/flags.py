@@ -5,6 +5,9 @@
 Each task script makes a ``Parser`` by ``parser(task, ...)`` and adds what is special to it. A flag's default may be the
 task's own; where it depends on the data set or the model it is None, and set where that is known. torch is imported
 where a model is made: it takes a second, for which --help need not wait.
+
+How a model reads (a task's ``READING``: --bptt, --stride and so on) is kept in its file. Who uses a trained model reads as
+it does, unless a flag says otherwise, and as the task does by default where the file says nothing; see ``reading``.
 """
 
 import argparse
@@ -12,7 +15,7 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from files.mistakes import UserError, run_main, spellings
@@ -27,6 +30,7 @@ if TYPE_CHECKING:  # not when it runs, for start-up time
     from text.tokenizer import Tokenizer
 
 T = TypeVar("T", bound="torch.nn.Module")
+Ways = Mapping[str, tuple]  # name of a flag -> its values, the default first; of a number the default alone
 
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
@@ -44,16 +48,17 @@ class Help(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Accepts every flag with - and with _, no abbreviations; a mistake is one line.
 
-    ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it.
+    ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it. ``ways`` are
+    the flags that a trained model's file answers, too; where there is no such model, they have their defaults.
     """
 
-    def __init__(self, about: str, **defaults: Any):
+    def __init__(self, about: str, ways: Ways | None = None, **defaults: Any):
         first, *rest = about.splitlines()
         commands = "".join(f"{line[2:]}\n" for line in rest if line.startswith("    "))
         super().__init__(
             description=first, epilog=commands and f"examples:\n{commands}", allow_abbrev=False, formatter_class=Help
         )
-        self.task_defaults = defaults
+        self.task_defaults, self.ways = defaults, ways or {}
         self.place: argparse._ActionsContainer = self
 
     def group(self, title: str) -> None:
@@ -63,6 +68,8 @@ class Parser(argparse.ArgumentParser):
     def flag(self, name: str, help: str, **options: Any) -> None:
         destination = name.replace("-", "_")
         options.setdefault("default", self.task_defaults.get(destination))
+        if destination in self.ways:
+            help += f" (default: {self.ways[destination][0]}, or the trained model's)"
         self.place.add_argument(*spellings(name), dest=destination, help=help, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -75,6 +82,8 @@ class Parser(argparse.ArgumentParser):
         args = super().parse_args(*arguments, **more)
         if getattr(args, "steps", None) and args.minutes:
             raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
+        if self.ways and not (args.checkpoint or uses_trained(args)):
+            vars(args).update({name: values[0] for name, values in self.ways.items() if getattr(args, name) is None})
         return args
 
 
@@ -116,9 +125,16 @@ def fraction(text):
     return value
 
 
-def parser(task: str, about: str, **defaults: Any) -> Parser:
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> Parser:
     """The arguments that all tasks share; ``defaults`` are the task's own, a script adds what is special to it."""
-    p = Parser(about, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
+    p = Parser(about, ways, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
     p.group("files")
     p.flag("dataset", "name of a data set, or a path", default="Sample")
     if task in ("mlm", "ns"):
@@ -129,12 +145,15 @@ def parser(task: str, about: str, **defaults: Any) -> Parser:
            type=sentence_language, metavar="{rules,LANGUAGE}", default="rules")  # fmt: skip
     p.flag("log-dir", "logs, result.json, evaluation.json, resume state")
     p.flag("save", "where the trained model goes")
-    p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head")
-    ensemble = task in ("qa", "race")
+    p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head, and read as it does")
+    questions = task in ("qa", "race")
     p.flag("bert-model", "start from the body of this model file or Hugging Face folder; none: random weights"
-           + "; several without training: their ensemble" * ensemble, nargs="+" if ensemble else None)  # fmt: skip
+           + "; several without training: their ensemble" * questions, nargs="+" if questions else None)  # fmt: skip
     p.flag("save-vocab", "the vocabulary that belongs to a file of torchtext's BERT example; mlm_task.py writes its own",
            default="bert_vocab.pt")  # fmt: skip
+    if questions:
+        p.flag("strict", "refuse a training set with bad records, which otherwise are left out with a warning; those of "
+               "dev and test are always refused", action="store_true", default=False)  # fmt: skip
     p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
     p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
 
@@ -271,11 +290,12 @@ def check_same_head(given, config, path):
 
 
 def new_or_loaded(
-    cls: type[T], args: argparse.Namespace, make_tokenizer: "Callable[[], Tokenizer]"
+    cls: type[T], args: argparse.Namespace, make_tokenizer: "Callable[[], Tokenizer]", ways: Ways
 ) -> "tuple[T, Tokenizer]":
     """The model to start from, and its tokenizer: --checkpoint, --bert-model, or a new one of --size.
 
-    Raises UserError where a file is missing, or examples would be longer than its position table.
+    ``args`` get the ways of reading that it brings along. Raises UserError where a file is missing, or examples would be
+    longer than its position table.
     """
     import torch  # here for start-up time, as checkpoint
 
@@ -285,7 +305,13 @@ def new_or_loaded(
     if args.dropout is None:  # the small model of the embedded data set has nothing to spare
         args.dropout = 0.0 if args.dataset == "Sample" else 0.1
     if args.checkpoint or uses_trained(args):
-        return trained_models(cls, args)[0]
+        model, tokenizer = trained_models(cls, args, ways)[0]
+        how, noted = vars(reading(args, model, ways)), model.notes
+        kept = [f"--{name} {how[name]}" for name in ways if getattr(args, name) is None and name in noted]
+        if kept and not uses_trained(args):
+            checkpoint.say(f"{args.checkpoint}: reads as it did, {' '.join(kept)}")
+        vars(args).update(how)
+        return model, tokenizer
     if args.bert_model not in (None, "none"):
         model, tokenizer = checkpoint.load_body(cls, args.bert_model, args.dropout, args.save_vocab, args.nhead,
                                                 head_settings(args))  # fmt: skip
@@ -295,11 +321,11 @@ def new_or_loaded(
         model = cls(dataclasses.replace(sizes(args, len(tokenizer)), **head_settings(args)))
     if model.bert.config.attention_window:
         model.bert.extend_positions(args.bptt)
-    check_length(args, model)
+    check_length(args.bptt, model)
     return model, tokenizer
 
 
-def trained_models(cls: type[T], args: argparse.Namespace) -> "list[tuple[T, Tokenizer]]":
+def trained_models(cls: type[T], args: argparse.Namespace, ways: Ways) -> "list[tuple[T, Tokenizer]]":
     """What --checkpoint or --bert-model names, body and head: (model, tokenizer), of an ensemble several.
 
     Raises UserError as new_or_loaded does.
@@ -313,14 +339,32 @@ def trained_models(cls: type[T], args: argparse.Namespace) -> "list[tuple[T, Tok
             raise UserError("no model named; add --bert-model FILE (or --checkpoint FILE) with a trained model")
         model, tokenizer = checkpoint.load_model(cls, path, args.dropout, args.save_vocab, args.nhead)
         check_same_head(head_settings(args), model.bert.config, path)
-        check_length(args, model)
+        check_length(reading(args, model, ways).bptt, model)
         found.append((model, tokenizer))
     return found
 
 
-def check_length(args, model):
+def reading(args: argparse.Namespace, model: "torch.nn.Module", ways: Ways) -> argparse.Namespace:
+    """How a model reads: as the flags say, else as its file does, else as is usual for the task and fits the model.
+
+    Raises UserError where its file says what cannot be.
+    """
+    notes, found = getattr(model, "notes", {}), {}
+    for name, (usual, *others) in ways.items():
+        found[name] = getattr(args, name)
+        if found[name] is not None:
+            continue
+        found[name] = value = notes.get(name, usual)
+        if not (value in (usual, *others) if others else type(value) is int and value > 0):
+            raise UserError(f"the model's {name} is {value!r}, which cannot be; say --{name}, or train or fetch it again")
+        if name == "bptt" and name not in notes:
+            found[name] = min(usual, model.bert.config.max_position_embeddings)
+    return argparse.Namespace(**found)
+
+
+def check_length(bptt, model):
     longest = model.bert.config.max_position_embeddings
-    if args.bptt < 8:
-        raise UserError(f"--bptt {args.bptt}: too short for an example; choose at least 8")
-    if args.bptt > longest:
-        raise UserError(f"--bptt {args.bptt}: the model has {longest} positions; choose at most that")
+    if bptt < 8:
+        raise UserError(f"--bptt {bptt}: too short for an example; choose at least 8")
+    if bptt > longest:
+        raise UserError(f"--bptt {bptt}: the model has {longest} positions; choose at most that")

@@ -229,6 +229,8 @@ def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, example
         raise UserError(f"{where}: belongs to another task, {saved['task']}; resume with its script, or choose a --log-dir")
     for name, value in saved["arguments"].items():
         now = getattr(args, name, value)
+        if name == "layout" and value is None:  # a state of before models kept how they read: left to the model
+            continue
         if name not in FREE and now != value:
             raise UserError(f"--{name.replace('_', '-')} {now}: the run in {where} has {value}; resume with its flags, or "
                             "use another --log-dir")  # fmt: skip

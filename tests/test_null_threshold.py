@@ -1,0 +1,87 @@
+"""The threshold from which an answer is withheld: who finds one, and the flag that overrides it."""
+
+import json
+
+import pytest
+import torch
+import toys
+
+import qa_task
+from checkpoint import read_model, save_model
+from files.mistakes import UserError
+from model import BertConfig, QuestionAnswerTask
+from training.ranks import Ranks
+
+TINY = "--bptt 64 --batch-size 8 --precision fp32 --cache-dir cache --log-dir run".split()
+TRAIN = "--bert-model none --nlayers 1 --emsize 32 --nhead 2 --steps 2 --vocab vocab.txt --tokenizer wordpiece".split()
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """``call("--evaluate")`` runs qa_task.py with these flags, in this process; gives what it printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(toys.letters().tokens))
+
+    def run(flags):
+        qa_task.run(qa_task.arguments([*TINY, *flags.split()]), Ranks())
+        return capsys.readouterr().out
+
+    return run
+
+
+def write_set(folder, impossible):
+    """A set laid out as 2.0, each question with is_impossible."""
+    folder.mkdir()
+    for part, seed in (("train", 1), ("dev", 2)):
+        squad = toys.squad(seed, contexts=8, words=60, impossible=impossible)
+        (folder / f"{part}.json").write_text(json.dumps(toys.as_json(squad)))
+
+
+@pytest.mark.parametrize("impossible", [False, True])
+def test_only_a_training_set_with_impossible_questions_gives_a_threshold(call, tmp_path, impossible):
+    write_set(tmp_path / "set", impossible)
+    call(" ".join(["--dataset set", *TRAIN]))
+    assert ("null_threshold" in read_model("qa_model.pt")["notes"]) == impossible
+    figures = json.loads((tmp_path / "run/result.json").read_text())
+    assert {"HasAns_f1", "best_f1", "best_f1_thresh"} <= set(figures)  # as the official script has them of such a file
+    call("--predict set/dev.json --output out.json")
+    if not impossible:
+        assert all(json.loads((tmp_path / "out.json").read_text()).values())
+        call("--evaluate --dataset set")
+        scored = json.loads((tmp_path / "run/result.json").read_text())
+        assert scored["exact"] == figures["exact"] == scored["HasAns_exact"]
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Two models, of which one holds a threshold."""
+    for name, notes in (("a", {"null_threshold": 0.5}), ("b", {})):
+        torch.manual_seed(ord(name))
+        config = BertConfig(len(toys.letters()), 32, 1, 2, max_position_embeddings=128)
+        save_model(tmp_path / f"{name}.pt", QuestionAnswerTask(config), toys.letters(), notes)
+    write_set(tmp_path / "set", True)
+    (tmp_path / "text.txt").write_text("the cat sat on the mat.")
+
+
+@pytest.mark.parametrize("names", ["a.pt", "b.pt", "a.pt b.pt"])
+def test_a_flag_overrides_the_threshold(call, models, tmp_path, names):
+    def empty(threshold):
+        call(f"--predict set/dev.json --output out.json --bert-model {names} --null-threshold {threshold}")
+        return {not text for text in json.loads((tmp_path / "out.json").read_text()).values()}
+
+    assert (empty(0), empty(1)) == ({True}, {False})
+    for threshold, score in ((0, 100.0), (1, 0.0)):
+        call(f"--evaluate --dataset set --bert-model {names} --null-threshold {threshold}")
+        assert json.loads((tmp_path / "run/result.json").read_text())["NoAns_exact"] == score
+        shown = [one["answer"] for one in json.loads((tmp_path / "run/examples.json").read_text())]
+        assert set(map(bool, shown)) == {bool(threshold)}
+        printed = call(f"--ask Who? --context text.txt --bert-model {names} --null-threshold {threshold}")
+        assert ("none in this text" in printed) == (threshold == 0)
+
+
+def test_the_flag_is_for_a_trained_model_and_a_probability(capsys):
+    with pytest.raises(UserError, match=r"--null-threshold 0\.5: training finds its own; add --predict"):
+        qa_task.arguments(["--null-threshold", "0.5"])
+    with pytest.raises(SystemExit):
+        qa_task.arguments(["--evaluate", "--null-threshold", "nan"])
+    assert "nan is not from 0 to 1" in capsys.readouterr().err

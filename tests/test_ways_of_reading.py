@@ -1,0 +1,180 @@
+"""How a model reads is kept in its file: who uses it reads as it does, unless a flag says otherwise."""
+
+import json
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+import toys
+from test_runs import write_articles
+
+import demo
+import mlm_task
+import ns_task
+import qa_task
+import race_task
+from checkpoint import read_model, save_model
+from files.mistakes import UserError
+from model import BertConfig, QuestionAnswerTask, RaceTask
+from text.answers import logit
+from text.option_rows import Joint
+from text.places import Places
+from training import flags, states
+from training.ranks import Ranks
+
+SCRIPTS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
+TRAIN = "--bert-model none --nlayers 1 --emsize 32 --nhead 2 --steps 1 --vocab vocab.txt --tokenizer wordpiece"
+WAYS = {"mlm": "--bptt 16", "ns": "--bptt 24 --objective sop", "qa": "--bptt 32 --stride 7",
+        "race": "--bptt 48 --passage select --layout joint"}  # fmt: skip
+LETTERS, SQUAD, ARTICLES = toys.letters(), toys.squad(contexts=3, words=60), toys.articles(count=3, words=90)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """``call("qa", flags)`` runs qa_task.py with these flags in a folder of toy data; gives what it printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(LETTERS.tokens))
+    (tmp_path / "mlm").mkdir(), (tmp_path / "qa").mkdir()
+    rng = random.Random(1)
+    for number in range(3):
+        (tmp_path / "mlm" / f"{number}.txt").write_text("\n\n".join(toys.text(rng, 60) for _ in range(20)))
+    for part in ("train", "dev"):
+        (tmp_path / "qa" / f"{part}.json").write_text(json.dumps(toys.as_json(SQUAD)))
+    for part in ("train", "dev", "test"):
+        write_articles(tmp_path / "race" / part, ARTICLES)
+
+    def run(task, words):
+        data = {"ns": "mlm"}.get(task, task)
+        common = f"--batch-size 8 --valid-examples 20 --precision fp32 --cache-dir cache --dataset {data}"
+        monkeypatch.setattr("sys.argv", [f"{task}_task.py", *common.split(), *words.split()])
+        SCRIPTS[task].run(SCRIPTS[task].arguments(), Ranks())
+        return capsys.readouterr().out
+
+    return run
+
+
+def figures(folder):
+    run = "seconds steps tokens tokens_per_second peak_memory_bytes".split()
+    return {name: value for name, value in json.loads((folder / "result.json").read_text()).items() if name not in run}
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_evaluation_reads_as_the_model_was_trained(call, tmp_path, task):
+    call(task, f"{TRAIN} {WAYS[task]} --log-dir first --save m.pt")
+    words = WAYS[task].split()
+    notes = {name[2:]: value for name, value in zip(words[::2], words[1::2], strict=True)}
+    assert {name: str(value) for name, value in read_model("m.pt")["notes"].items() if name in notes} == notes
+    call(task, "--evaluate --bert-model m.pt --log-dir again")
+    assert figures(tmp_path / "again") == figures(tmp_path / "first")
+    call(task, "--evaluate --bert-model m.pt --log-dir other --bptt 64")
+    assert figures(tmp_path / "other") != figures(tmp_path / "first")
+
+
+# Several models, and the page
+
+
+@pytest.fixture
+def models(tmp_path):
+    """For questions and for choices two models that read differently, a and b."""
+    ways = {"qa_a": {"bptt": 32, "stride": 5}, "qa_b": {"bptt": 64, "stride": 20, "null_threshold": 0.5},
+            "race_a": {"bptt": 48, "passage": "select", "layout": "joint"},
+            "race_b": {"bptt": 64, "passage": "truncate", "layout": "separate"}}  # fmt: skip
+    for seed, (name, notes) in enumerate(ways.items()):
+        torch.manual_seed(seed)
+        config = BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128)
+        model = (QuestionAnswerTask if name.startswith("qa") else RaceTask)(config)
+        torch.nn.init.normal_(model.classifier.weight)  # choices that differ
+        save_model(tmp_path / f"{name}.pt", model, LETTERS, notes)
+    (tmp_path / "text.txt").write_text(ARTICLES[0].text)
+    return ways
+
+
+def said(notes):
+    return " ".join(f"--{name} {value}" for name, value in notes.items() if name != "null_threshold")
+
+
+def predicted(call, task, words, what):
+    gold = {"qa": "qa/dev.json", "race": "race/test --scores"}[task]
+    call(task, f"--predict {gold} --output out.json {words}")
+    return json.loads(open(f"out.{what}.json").read())
+
+
+def test_models_that_read_differently_choose_together_each_in_its_own_way(call, models):
+    one, other = (predicted(call, "race", f"--bert-model race_{name}.pt {said(models[f'race_{name}'])}", "scores")
+                  for name in "ab")  # fmt: skip
+    both = predicted(call, "race", "--bert-model race_a.pt race_b.pt", "scores")
+    for id, rows in both.items():
+        for row, *pair in zip(rows, one[id], other[id], strict=True):
+            means = [math.sqrt(first * second) for first, second in zip(*pair, strict=True)]
+            assert row == pytest.approx([value / math.fsum(means) for value in means], rel=1e-4)
+    assert predicted(call, "race", "--bert-model race_a.pt race_b.pt --bptt 40 --passage window", "scores") != both
+
+
+def test_models_that_read_differently_answer_together_each_in_its_own_way(call, models):
+    one, other = (predicted(call, "qa", f"--bert-model qa_{name}.pt {said(models[f'qa_{name}'])}", "null_odds")
+                  for name in "ab")  # fmt: skip
+    assert predicted(call, "qa", "--bert-model qa_a.pt", "null_odds") == one
+    both = predicted(call, "qa", "--bert-model qa_a.pt qa_b.pt", "null_odds")
+    for id, odds in both.items():  # the one that holds a threshold tells
+        assert logit(odds) == pytest.approx(logit(other[id]), abs=1e-6)
+    assert both != one
+
+
+def test_the_page_reads_as_the_model_does(call, models, tmp_path):
+    asked = {"passage": ARTICLES[0].text, "question": "where is the cat ?", "options": ["cat", "dog", "mat", "river"]}
+    (loaded,) = demo.load("race_a.pt", "fp32", Ranks())
+    shares = demo.choose_option(loaded, asked)["probabilities"]
+
+    def choose(words):
+        args = race_task.arguments(["--evaluate", "--precision", "fp32", *words.split()])
+        return race_task.choose(args, Ranks(), [(loaded.model, LETTERS)], *asked.values())
+
+    assert shares == choose(said(models["race_a"])) == choose("") != choose("--bptt 128 --passage window --layout separate")
+
+
+# Flags, files, and runs that go on
+
+
+def test_training_from_body_and_head_reads_as_the_model_did_unless_told_otherwise(call, models):
+    shown = call("race", "--checkpoint race_a.pt --steps 1 --log-dir run --save next.pt --bptt 40 --no-test")
+    assert "race_a.pt: reads as it did, --passage select --layout joint\n" in shown
+    assert read_model("next.pt")["notes"] == {"bptt": 40, "passage": "select", "layout": "joint"}
+    call("race", "--bert-model race_a.pt --steps 1 --log-dir run --save new.pt --bptt 40 --no-test")  # its body alone
+    assert read_model("new.pt")["notes"] == {"bptt": 40, "passage": "window", "layout": "separate"}
+
+
+def test_without_a_word_of_the_file_the_task_decides_as_far_as_the_model_goes(tmp_path):
+    args = race_task.arguments(["--evaluate"])
+    model = RaceTask(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128))
+    assert vars(flags.reading(args, model, race_task.READING)) == {"bptt": 128, "passage": "window", "layout": "separate"}
+    model.notes = {"layout": "joint"}  # all that files kept before
+    task = race_task.make_task(args, model, LETTERS, Places(tmp_path, tmp_path), {"test": ARTICLES}, "")
+    assert isinstance(task.examples["test"].layout, Joint) and task.examples["test"].passage == "window"
+    assert race_task.arguments([]).bptt == 512 and qa_task.arguments([]).stride == 128
+
+
+@pytest.mark.parametrize(
+    "notes", [{"bptt": "64"}, {"bptt": -1}, {"bptt": True}, {"passage": "skim"}, {"layout": [1]}], ids=str
+)
+def test_what_cannot_be_in_a_file_is_told(notes):
+    model = RaceTask(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128))
+    model.notes = notes
+    with pytest.raises(UserError, match=f"the model's {next(iter(notes))} is .*, which cannot be; say --"):
+        flags.reading(race_task.arguments(["--evaluate"]), model, race_task.READING)
+
+
+def test_a_length_in_a_file_is_held_to_the_positions(call, tmp_path):
+    config = BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128)
+    save_model(tmp_path / "m.pt", RaceTask(config), LETTERS, {"bptt": 200})
+    with pytest.raises(UserError, match="--bptt 200: the model has 128 positions; choose at most that"):
+        call("race", "--evaluate --bert-model m.pt")
+
+
+def test_a_state_of_before_goes_on_and_other_ways_of_reading_are_still_refused():
+    before = SimpleNamespace(bptt=512, passage="window", layout=None, seed=1, lr=0.1)
+    state = {"path": "state.pt", "task": "race", "arguments": states.kept_arguments(before), "sizes": {}, "examples": 3}
+    states.check_same_run(state, "race", {}, race_task.arguments(["--seed", "1"]), 3)
+    with pytest.raises(UserError, match=r"--passage select: the run in state\.pt has window"):
+        states.check_same_run(state, "race", {}, race_task.arguments(["--seed", "1", "--passage", "select"]), 3)
