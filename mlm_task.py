@@ -36,6 +36,7 @@ if __name__ == "__main__":  # what follows takes a second to import
     flags.answer_help(arguments)
 
 import math
+import string
 from argparse import Namespace
 from itertools import pairwise
 
@@ -79,18 +80,35 @@ def summary(part, figures):
     return f"{part} loss {figures['loss']:8.5f} | {part} ppl {math.exp(min(figures['loss'], 100)):8.5f}".strip()
 
 
+# One of these stands before what follows a mask directly; the first with a token border behind it serves.
+STAND_INS = ("the", *string.ascii_lowercase, *string.digits)
+
+
+def ids_behind_a_mask(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a text as they are where a word stands directly before it: a full stop is no word of its own.
+
+    Where the tokenizer allows no border there, as within a word of basic_english, those of the text alone.
+    """
+    if text[:1].isspace():
+        return tokenizer.encode(text).ids
+    for word in STAND_INS:
+        encoding = tokenizer.encode(word + text)
+        if not any(start < len(word) < end for start, end in encoding.offsets):
+            return [i for i, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start >= len(word)]
+    return tokenizer.encode(text).ids
+
+
 def masked_row(text: str, tokenizer: Tokenizer, longest: int, where: str) -> torch.Tensor:
-    """Ids (1, S) of [CLS], the text with the mask's id wherever it says ``[MASK]``, [SEP].
+    """Ids (1, S) of [CLS] and the text with the mask's id wherever it says ``[MASK]``, as a block of training has them.
 
     Raises UserError, which names ``where``, for a text without a mask or of more than ``longest`` tokens.
     """
-    pieces = text.split("[MASK]")
-    if len(pieces) == 1:
+    first, *pieces = text.split("[MASK]")
+    if not pieces:
         raise UserError(f"{where}: no [MASK] in it; write [MASK] where a word is to be found")
-    row = [tokenizer.cls_id]
+    row = [tokenizer.cls_id, *tokenizer.encode(first).ids]
     for piece in pieces:
-        row += [*tokenizer.encode(piece).ids, tokenizer.mask_id]
-    row[-1] = tokenizer.sep_id
+        row += [tokenizer.mask_id, *ids_behind_a_mask(piece, tokenizer)]
     if len(row) > longest:
         raise UserError(f"{where}: {len(row)} tokens, and the model reads at most {longest}; shorten the text")
     return torch.tensor([row])

@@ -1,0 +1,57 @@
+"""A text with [MASK] reaches the model as such a text did in training: a block with one token hidden."""
+
+import numpy as np
+import pytest
+import toys
+
+import mlm_task
+from text import sample
+from text.batches import EVALUATION
+from text.masked_blocks import MaskedBlocks
+from text.vocabularies import train_tokenizer
+
+TEXTS = [
+    'She said: "Nobody went to the garden." Then, of course, the others\' dog sat on 12 mats!',
+    "The well-known house (red, not blue) isn\'t where the cat sat; is it?",
+    "Rewriting unhappily overgrown gardens of Zoë\'s... who knows?",
+]
+
+
+@pytest.fixture(scope="module", params=["sentencepiece", "wordpiece", "basic_english"])
+def tokenizer(request):
+    if request.param == "wordpiece":
+        return toys.letters()
+    lines = [story.text for story in sample.stories("train", 200, "text")] + TEXTS * 3
+    return train_tokenizer(request.param, lines, 500)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_token_hidden_by_a_mask_leaves_the_others_as_they_were(tokenizer, text):
+    encoding, hidden = tokenizer.encode(text), 0
+    for number, (start, end) in enumerate(encoding.offsets):
+        if any(first < end and start < last for at, (first, last) in enumerate(encoding.offsets) if at != number):
+            continue  # it shares a letter with a token beside it, which a text with [MASK] cannot say
+        if not text[start:end].isalnum():
+            continue  # what follows is read as following a word
+        ids = [*encoding.ids[:number], tokenizer.mask_id, *encoding.ids[number + 1 :]]
+        row = mlm_task.masked_row(f"{text[:start]}[MASK]{text[end:]}", tokenizer, 500, "here")
+        assert row[0].tolist() == [tokenizer.cls_id, *ids], (text[:start], text[end:])
+        hidden += 1
+    assert hidden > 8
+
+
+def test_a_row_to_fill_is_laid_out_as_a_block_of_training():
+    tokenizer = toys.letters()
+    ids = tokenizer.encode("the cat sat on the red mat").ids
+    corpus = toys.corpus([len(ids)])
+    corpus.tokens = np.array(ids)
+    batch = MaskedBlocks(corpus, tokenizer, len(ids) + 1, 0).collate([0], EVALUATION)
+    block = batch["input_ids"].clone()
+    block[batch["positions"]] = batch["labels"]
+    row = mlm_task.masked_row("the cat sat on the [MASK] mat", tokenizer, 99, "here")
+    assert row.shape == block.shape and (row != block)[0].nonzero()[:, 0].tolist() == [6]
+
+
+def test_masks_side_by_side_and_within_a_word_are_all_kept(tokenizer):
+    row = mlm_task.masked_row("un[MASK][MASK]s, [MASK] [MASK].", tokenizer, 99, "here")[0]
+    assert (row == tokenizer.mask_id).sum() == 4
