@@ -72,7 +72,11 @@ def rows(model, batch, data, indices):
 
 
 def figures(data, rows):
-    mean = math.fsum(total for _, (total, _) in rows) / sum(count for _, (_, count) in rows)
+    masked = sum(count for _, (_, count) in rows)
+    if not masked:
+        raise UserError("no word that the vocabulary knows is in the blocks to score; take a --vocab or model of this "
+                        "language, or more --valid-examples")  # fmt: skip
+    mean = math.fsum(total for _, (total, _) in rows) / masked
     return {"loss": mean, "ppl": math.exp(min(mean, 100))}
 
 

@@ -50,7 +50,8 @@ SILENT = 3600  # seconds without a write, after which another machine's unfinish
 #   texts      (K, 2)  where each text (a question, an article) begins and ends in tokens
 #   spans      (T, 2)  where each token begins and ends in its text, in characters
 POINTS_INTO = {"tokens": None, "sentences": "tokens", "documents": "sentences", "texts": "tokens", "spans": None}
-Worker = Callable[[Any], dict[str, np.ndarray]]  # from a piece to its arrays
+# From a piece to its arrays; "notes" among them is a dict for meta.json: numbers add up, of words the first one stays.
+Worker = Callable[[Any], dict[str, Any]]
 
 
 def cores() -> int:
@@ -182,7 +183,8 @@ class TokenCache:
     def check(self) -> None:
         """Raises ValueError where a value points out of the array that it points into, or is no token.
 
-        Reads what is no larger than CHECKED, and not by way of the map, whose pages would count as this process' memory.
+        So it does for notes of another type. Reads what is no larger than CHECKED, and not by way of the map, whose pages
+        would count as this process' memory.
         """
         for name, (dtype, _) in self.meta["arrays"].items():
             array, into = getattr(self, name), POINTS_INTO[name]
@@ -198,6 +200,9 @@ class TokenCache:
                     pairs = part.reshape(-1, 2) if array.ndim == 2 else part[:1].repeat(2)[None]
                     if part.min() < 0 or part.max() > last or (pairs[:, 0] > pairs[:, 1]).any():
                         raise ValueError(f"{name} holds a number out of range")
+        notes = self.meta.get("notes", {})  # older caches have none
+        if not isinstance(notes.get("unknown", 0), int) or not isinstance(notes.get("example", ""), str):
+            raise ValueError("notes of another type")
         if "documents" in self.meta["arrays"] and 0 < self.documents.nbytes <= CHECKED and (
                 self.documents[0] or self.documents[-1] >= len(self.sentences) or (np.diff(self.documents) < 0).any()):
             raise ValueError("documents are not in order")
@@ -227,8 +232,8 @@ def build(
     with build_once(folder) as temporary:
         if temporary is not None:
             token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
-            shapes = _write(temporary, _work_through(pieces, make_worker, arguments), token_type, total, description)
-            _finish(temporary, shapes, meta, vocab_size, empty)
+            written = _write(temporary, _work_through(pieces, make_worker, arguments), token_type, total, description)
+            _finish(temporary, written, meta, vocab_size, empty)
     return TokenCache(folder)
 
 
@@ -256,7 +261,8 @@ def build_together(
     with build_once(folder) as temporary:
         if temporary is not None:
             parts = (TokenCache(place) for place in places)
-            work = ((0, {name: getattr(part, name) for name in part.meta["arrays"]}) for part in parts)
+            work = ((0, {name: getattr(part, name) for name in part.meta["arrays"]} | {"notes": part.meta.get("notes", {})})
+                    for part in parts)  # fmt: skip
             _finish(temporary, _write(temporary, work, token_type, total, "joining"), meta, vocab_size, empty)
     for place in places:
         shutil.rmtree(place, ignore_errors=True)
@@ -278,18 +284,21 @@ def busy(folder):
     return False
 
 
-def _finish(folder, shapes, meta, vocab_size, empty=""):
+def _finish(folder, written, meta, vocab_size, empty=""):
+    shapes, notes = written
     if empty and not (shapes and all(shape[0] for _, shape in shapes.values())):
         raise UserError(empty)
-    write_json(folder / "meta.json", {**(meta or {}), "vocab_size": vocab_size, "arrays": shapes})
+    write_json(folder / "meta.json", {**(meta or {}), "vocab_size": vocab_size, "notes": notes, "arrays": shapes})
 
 
 def _write(folder, work, token_type, total, description):
-    """Append the arrays of all pieces, from (size, arrays) in ``work``, to files. Gives {name: (dtype, shape)}."""
-    lengths, shapes, streams, begun = {}, {}, {}, np.array([], np.int64)
+    """Append the arrays of all pieces, from (size, arrays) in ``work``, to files. Gives {name: (dtype, shape)}, notes."""
+    lengths, shapes, streams, notes, begun = {}, {}, {}, {}, np.array([], np.int64)
     bar = tqdm(total=total, unit="B", unit_scale=True, desc=description, disable=None, leave=False)
     with bar, contextlib.ExitStack() as stack, contextlib.closing(work):
         for size, arrays in work:
+            for name, value in arrays.pop("notes", {}).items():
+                notes[name] = (notes.get(name) or value) if isinstance(value, str) else notes.get(name, 0) + value
             bases = {name: lengths.get(name, 0) for name in arrays}
             for name, array in arrays.items():
                 points_into = POINTS_INTO[name]
@@ -308,7 +317,7 @@ def _write(folder, work, token_type, total, description):
         for stream in streams.values():
             stream.flush()
             os.fsync(stream.fileno())
-    return shapes
+    return shapes, notes
 
 
 def with_sentences(documents, count):

@@ -9,7 +9,9 @@ Each is made on first use, by all cores, and read from the cache ever after; cac
 """
 
 import hashlib
+import os
 import random
+import sys
 from argparse import Namespace
 from functools import partial
 from itertools import pairwise
@@ -31,7 +33,7 @@ def make_corpus_worker(tokenizer, style, language):
     """In a worker process: from a piece of text to tokens, sentences and documents (see cache.POINTS_INTO)."""
 
     def work(piece):
-        tokens, spans, documents = [], [], []
+        tokens, spans, documents, notes = [], [], [], {"unknown": 0, "example": ""}
         for begins, paragraph in paragraphs(piece, style):
             if begins and not (documents and documents[-1] == len(spans)):  # else the one before has no token
                 documents.append(len(spans))
@@ -41,13 +43,49 @@ def make_corpus_worker(tokenizer, style, language):
                 if ids:
                     spans.append((len(tokens), len(tokens) + len(ids)))
                     tokens.extend(ids)
+                    note_unknown(notes, ids, sentence, tokenizer)
         return {
+            "notes": notes,
             "tokens": np.array(tokens, np.int32),
             "sentences": np.array(spans, np.int64).reshape(-1, 2),
             "documents": np.array(documents, np.int64),
         }
 
     return work
+
+
+UNKNOWN = 0.2  # share of the tokens from which on there is a warning: another language, script or case
+_warned: set[str] = set()  # tokenizers: one line a run is enough
+
+
+def note_unknown(notes, ids, text, tokenizer):
+    """Add the unknown ones of a text's ids to the notes, and a word of which one comes."""
+    unknown = ids.count(tokenizer.unk_id)
+    if unknown and not notes["unknown"]:
+        encoding = tokenizer.encode(text)
+        start, end = encoding.offsets[encoding.ids.index(tokenizer.unk_id)]
+        notes["example"] = text[start : min(end, start + 30)]
+    notes["unknown"] += unknown
+
+
+def check_known(tokens: cache.TokenCache, tokenizer: Tokenizer, what: str, all_is_lost: bool) -> None:
+    """Warn, on the first rank, where the vocabulary hardly knows a text; where it knows nothing, and ``all_is_lost`` with
+    that, raise a UserError."""
+    notes, total = tokens.meta.get("notes", {}), len(tokens.tokens)
+    unknown = notes.get("unknown")
+    if unknown is None:  # a cache of an older version
+        parts = (tokens.tokens[at : at + cache.CHUNK] for at in range(0, total, cache.CHUNK))
+        unknown = sum(int(np.count_nonzero(part == tokenizer.unk_id)) for part in parts)
+    total -= len(tokens.documents) if "documents" in tokens.meta["arrays"] else 0  # each begins with a separator
+    word = f", such as {notes['example']!r}" if notes.get("example") else ""
+    if all_is_lost and unknown == total:
+        raise UserError(f"{what}: the vocabulary knows no word of it{word}; take a --vocab or model of this language and "
+                        "script, or train a vocabulary")  # fmt: skip
+    first = os.environ.get("RANK", "0") == "0"
+    if first and unknown > UNKNOWN * total and tokenizer.fingerprint not in _warned:
+        _warned.add(tokenizer.fingerprint)
+        print(f"warning: {what}: {100 * unknown / total:.0f} % of the tokens are unknown to the vocabulary{word}; is it of "
+              "this language, script and case?", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def describe_parts(parts):
@@ -78,9 +116,13 @@ def load_corpus(
             f"tokenising {Path(name).name} {split}", no_text(parts, split))  # fmt: skip
     with of_split(split):
         if tasks == 1:
-            return cache.build(folder, pieces(parts, style), *rest)
-        shares = [partial(pieces, share, style) for share in shared_out(parts, 4 * tasks)]
-        return cache.build_together(folder, shares, task * len(shares) // tasks, *rest)
+            tokens = cache.build(folder, pieces(parts, style), *rest)
+        else:
+            shares = [partial(pieces, share, style) for share in shared_out(parts, 4 * tasks)]
+            tokens = cache.build_together(folder, shares, task * len(shares) // tasks, *rest)
+    if not task:  # the others would say the same
+        check_known(tokens, tokenizer, f"{Path(name).name}, {split} split", all_is_lost=True)
+    return tokens
 
 
 def shared_out(parts, count):
@@ -145,13 +187,15 @@ def make_text_worker(tokenizer):
     """In a worker process: from a list of texts to tokens with their places in the texts (see cache.POINTS_INTO)."""
 
     def work(texts):
-        tokens, spans, ends = [], [], [0]
+        tokens, spans, ends, notes = [], [], [0], {"unknown": 0, "example": ""}
         for text in texts:
             encoding = tokenizer.encode(text)
             tokens.extend(encoding.ids)
+            note_unknown(notes, encoding.ids, text, tokenizer)
             spans.extend(encoding.offsets)
             ends.append(len(tokens))
         return {
+            "notes": notes,
             "tokens": np.array(tokens, np.int32),
             "spans": np.array(spans, np.int32).reshape(-1, 2),
             "texts": np.array([ends[:-1], ends[1:]], np.int64).T,
@@ -169,7 +213,9 @@ def encode_texts(texts: list[str], tokenizer: Tokenizer, places: Places, descrip
         sizes.append(len(encoded))
     key = cache.digest("texts", content.hexdigest(), tokenizer.fingerprint)
     chunks = [(sum(sizes[i : i + 500]), texts[i : i + 500]) for i in range(0, len(texts), 500)]
-    return cache.build(
+    tokens = cache.build(
         places.cache / f"{description}-{key}", chunks, make_text_worker, (tokenizer,), len(tokenizer),
         {"bytes": sum(sizes)}, sum(sizes), f"tokenising {description}",
     )  # fmt: skip
+    check_known(tokens, tokenizer, description, all_is_lost=False)
+    return tokens
