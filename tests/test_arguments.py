@@ -124,8 +124,8 @@ def folder(tmp_path):
     """Text, questions and a vocabulary: all that a run needs but articles."""
     (tmp_path / "a.txt").write_text("the cat sat. The dog sat.\n\n" * 30)
     (tmp_path / "vocab.txt").write_text("\n".join(toys.letters().tokens))
-    for name in ("train.json", "dev.json"):
-        (tmp_path / name).write_text(json.dumps(toys.as_json(toys.squad())))
+    for seed, name in enumerate(("train.json", "dev.json")):
+        (tmp_path / name).write_text(json.dumps(toys.as_json(toys.squad(seed))))
     return tmp_path
 
 

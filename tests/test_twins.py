@@ -43,7 +43,7 @@ def test_a_book_under_two_names_in_two_splits_is_told_with_both(write, warned):
     books = {f"{number}.txt": f"Book {number:02}.\n\n" * 30 for number in range(30)}
     name = write({**books, "a copy.txt": books["7.txt"], "b copy.txt": books["8.txt"], "c copy.txt": books["9.txt"]})
     error = warned(load_corpus, name, "train", TOKENIZER)
-    assert error.count("\n") == 1 and error.startswith("warning: ") and "one size, beginning, middle and end" in error
+    assert error.count("\n") == 1 and error.startswith("warning: ") and "the same text, by size, " in error
     assert " copy.txt (" in error and "(train)" in error
     assert warned(load_corpus, name, "train", TOKENIZER) == ""  # once
 

@@ -82,7 +82,8 @@ def warn_of_twin_files(name: str, places: Places, style: str | None = None) -> N
     sizes = {path: os.path.getsize(path) for path in splits}
     often = Counter(sizes.values())
     warn_of_twins(((" and ".join(splits[path]), (size, cache.sample_of(path, size)), str(path))
-                   for path, size in sizes.items() if often[size] > 1), "one size, beginning, middle and end")  # fmt: skip
+                   for path, size in sizes.items() if often[size] > 1),
+                  "the same text, by size, beginning, middle and end,")  # fmt: skip
 
 
 def whole(path):
