@@ -9,9 +9,7 @@ Each is made on first use, by all cores, and read from the cache ever after; cac
 """
 
 import hashlib
-import os
 import random
-import sys
 from argparse import Namespace
 from functools import partial
 from itertools import pairwise
@@ -19,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
 from text import cache
 from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces, sentences_of, warn_of_twin_files
 from text.places import Places, kinds_of
@@ -81,11 +79,10 @@ def check_known(tokens: cache.TokenCache, tokenizer: Tokenizer, what: str, all_i
     if all_is_lost and unknown == total:
         raise UserError(f"{what}: the vocabulary knows no word of it{word}; take a --vocab or model of this language and "
                         "script, or train a vocabulary")  # fmt: skip
-    first = os.environ.get("RANK", "0") == "0"
-    if first and unknown > UNKNOWN * total and tokenizer.fingerprint not in _warned:
+    if unknown > UNKNOWN * total and tokenizer.fingerprint not in _warned:
         _warned.add(tokenizer.fingerprint)
-        print(f"warning: {what}: {100 * unknown / total:.0f} % of the tokens are unknown to the vocabulary{word}; is it of "
-              "this language, script and case?", file=sys.stderr, flush=True)  # fmt: skip
+        warn(f"{what}: {100 * unknown / total:.0f} % of the tokens are unknown to the vocabulary{word}; is it of this "
+             "language, script and case?")  # fmt: skip
 
 
 def describe_parts(parts):
