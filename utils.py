@@ -195,7 +195,7 @@ class Trainer:
     def __init__(self, task: Task, args: Namespace, ranks: Ranks):
         self.task, self.args, self.ranks = task, args, ranks
         self.compute = Computer(args, ranks)
-        self.engine = sharding.share(task.model.to(ranks.device).train(), args, ranks, self.compute.dtype)
+        self.engine = sharding.share(task.model.train(), args, ranks, self.compute.dtype)
         if sharding.is_cut(self.engine.parallel):
             task.model = self.engine.parallel
         self.data = task.examples["train"]
@@ -258,8 +258,7 @@ class Trainer:
         count = max(count, 1)  # blocks of unknown tokens have nothing to restore
         summed = 0.0
         for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            with contextlib.nullcontext() if last or self.ranks.world == 1 else engine.parallel.no_sync():
+            with sharding.not_yet_summed(engine.parallel, last=number == len(micro_batches) - 1):
                 with self.compute.autocast():
                     loss = self.task.loss(engine.parallel, to_device(batch, self.ranks.device))
                 loss = loss if number < real else loss * 0.0

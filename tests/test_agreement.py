@@ -22,9 +22,9 @@ def trainer(args, ranks):
     """A run of a toy that is about to begin, or to go on from the state in a folder that each rank has for itself."""
     torch.manual_seed(0)
     args = Namespace(
-        parallel=args.parallel, log_dir=args.folder / f"{ranks.rank}", save=str(args.folder / "toy.pt"), precision="fp32",
-        optimizer="adamw", weight_decay=0.0, batch_size=4, accumulate=1, minutes=None, steps=9, warmup=0.0, lr=0.01, seed=1,
-        clip=1.0, save_minutes=10.0, resume=True, valid_examples=None,
+        parallel=args.parallel, log_dir=args.folder / f"{ranks.rank}", save=str(args.folder / "toy.pt"), optimizer="adamw",
+        precision=getattr(args, "precision", "fp32"), weight_decay=0.0, batch_size=4, accumulate=1, minutes=None, steps=9,
+        warmup=0.0, lr=0.01, seed=1, clip=1.0, save_minutes=10.0, resume=True, valid_examples=None,
     )  # fmt: skip
     examples = MaskedBlocks(toys.corpus(*[[8, 9, 7] * 4] * 3), toys.numbered(1000), 16, 1)
     model = MLMTask(BertConfig(1000, 16, 2, 2, 32, max_position_embeddings=16, hidden_dropout_prob=0.0,

@@ -1,8 +1,12 @@
 """FSDP: a model that is cut up trains, scores and is saved as a whole one."""
 
+from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.distributed as dist
+from test_agreement import of_every_rank, steps, trainer
 from test_ranks import books, train  # noqa: F401  fixtures
 
 import utils
@@ -48,5 +52,88 @@ def test_each_rank_has_as_many_micro_batches_and_each_example_counts_once(count,
 @slow
 def test_micro_batches_of_a_last_batch_that_ranks_cannot_share_evenly(train):  # noqa: F811
     for name, flags in (("one", ""), ("two", "--parallel FSDP --world_size 2 --accumulate 2")):
-        train(name, f"--epochs 1 --batch-size 17 --optimizer adamw {flags}", timeout=60)
+        train(name, f"--epochs 1 --batch-size 17 --optimizer adamw {flags}", timeout=240)
     assert train.losses("two") == pytest.approx(train.losses("one"), abs=1e-5)
+
+
+# Who holds what
+
+
+def asked(args, ranks):
+    """What FSDP is given, and where the copies are then."""
+    from torch.distributed import fsdp
+
+    whole, seen = fsdp.FullyShardedDataParallel, {}
+    moved = torch.nn.Module.to
+
+    def cut(model, **options):
+        seen.update(options, devices={p.device.type for p in model.parameters()}, parameters=list(model.parameters()))
+        return whole(model, **options)
+
+    def to(module, *places):
+        seen.setdefault("moved", []).append(type(module).__name__)
+        return moved(module, *places)
+
+    fsdp.FullyShardedDataParallel, torch.nn.Module.to = cut, to
+    args.precision = "bf16"
+    engine = trainer(args, ranks).engine
+    mixed = seen["mixed_precision"]
+    return {"moved": seen.get("moved", []), "built on": list(seen["devices"]), "device": str(seen["device_id"]),
+            "types": [str(mixed.param_dtype), str(mixed.reduce_dtype)],
+            "shell": engine.shell and [str(p.device) for p in list(engine.shell.parameters())[:1]]}  # fmt: skip
+
+
+@slow
+def test_the_whole_model_is_in_no_rank_but_in_the_memory_of_rank_0s_cpu(tmp_path):
+    one, two = of_every_rank(asked, tmp_path, "FSDP")
+    assert one.pop("shell") == ["cpu"] and two.pop("shell") is None
+    assert one == two == {"moved": [], "built on": ["cpu"], "device": "cpu",
+                          "types": ["torch.bfloat16", "torch.float32"]}  # fmt: skip
+
+
+def saved_piece_by_piece(args, ranks):
+    """The optimizer's state as it is gathered, and as all pieces at once give it."""
+    def too_much(*_):
+        raise AssertionError("all pieces at once")
+
+    run = trainer(args, ranks)
+    steps(run, 2)
+    own = run.engine.optimizer.state_dict()["state"]
+    pieces = ranks.gather({number: values["exp_avg"] for number, values in own.items()})
+    dist.gather_object = too_much
+    found = run.engine.content()["optimizer"]["state"]
+    numbers = sorted(set().union(*pieces))
+    whole = {number: torch.cat([part[number] for part in pieces if number in part]) for number in numbers}
+    if not ranks.first:
+        return [all(value is None for name, value in values.items() if name != "step") for values in found.values()]
+    return [torch.equal(found[number]["exp_avg"], whole[number]) and float(found[number]["step"]) == 2 for number in whole]
+
+
+@slow
+def test_the_optimizers_state_is_gathered_piece_by_piece_on_rank_0(tmp_path):
+    one, two = of_every_rank(saved_piece_by_piece, tmp_path, "FSDP")
+    assert len(one) == len(two) > 10 and all(one) and all(two)
+
+
+def in_bf16(args, ranks):
+    """The losses of some steps, what the model then says of a batch, and its weights."""
+    args.precision = "bf16"
+    run = trainer(args, ranks)
+    steps(run, 4)
+    batch = run.data.collate([0, 1], -1)
+    with torch.no_grad(), run.compute.autocast():
+        said = run.engine.parallel.eval()(batch["input_ids"], attention_mask=batch["attention_mask"])
+    return [[summed / count for summed, count, _ in run.state.recent], said, run.engine.content()["model"]]
+
+
+@slow
+def test_bf16_trains_as_on_one_rank_and_scores_the_very_same(tmp_path):
+    losses, said, weights = of_every_rank(in_bf16, tmp_path, "FSDP")[0]
+    run = trainer(Namespace(folder=tmp_path, parallel="None", precision="bf16"), Ranks())
+    steps(run, 4)
+    assert losses == pytest.approx([summed / count for summed, count, _ in run.state.recent], abs=0.05)
+    run.task.model.load_state_dict(weights)
+    batch = run.data.collate([0, 1], -1)
+    with torch.no_grad(), run.compute.autocast():
+        alone = run.task.model.eval()(batch["input_ids"], attention_mask=batch["attention_mask"])
+    assert torch.equal(said, alone) and weights["bias"].dtype == torch.float32

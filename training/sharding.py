@@ -2,14 +2,18 @@
 
     --parallel DDP     each rank holds all; gradients are averaged, Muon's products divided
     --parallel ZeRO    the same, but each rank keeps the optimizer's numbers of its share of the parameters only
-    --parallel FSDP    weights, gradients and optimizer are cut up; a layer is put together while it computes
+    --parallel FSDP    weights, gradients and optimizer are cut up; a layer is put together while it computes, in bf16
+                       where products are; a GPU never holds all, the CPU's memory does: of each rank while it builds the
+                       model, then of rank 0, which writes the files
 
 What is saved is whole in every case, so a model does not tell how it was trained, and a run may go on with another
 engine or another number of ranks. What takes the engine's module (``parallel``) is to be called by all ranks at once.
 FSDP is imported where it is used: that takes as long as half of torch.
 """
 
+import contextlib
 import copy
+import os
 from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,12 +31,12 @@ from training.ranks import Ranks
 class Engine:
     """What trains: a model, the module that stands for it on several ranks, its optimizer, and the scaler of fp16.
 
-    ``shell`` is what model files are made from: the model itself, or where it is cut up a whole copy, of which only rank
-    0's is used. Its calls are for all ranks at once.
+    ``shell`` is what model files are made from: the model itself, or where it is cut up a whole copy, which only rank 0
+    has, in the CPU's memory. Its calls are for all ranks at once.
     """
 
     model: torch.nn.Module
-    shell: torch.nn.Module
+    shell: torch.nn.Module | None
     parallel: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scaler: Any
@@ -40,7 +44,7 @@ class Engine:
 
     def content(self) -> dict:
         """Weights and optimizer, whole on rank 0, as a saved state has them."""
-        return {"model": weights_of(self.parallel), "optimizer": optimizer_state(self.parallel, self.optimizer),
+        return {"model": weights_of(self.parallel), "optimizer": optimizer_state(self.parallel, self.optimizer, self.ranks),
                 "scaler": self.scaler.state_dict()}  # fmt: skip
 
     def load(self, saved: dict) -> None:
@@ -50,18 +54,23 @@ class Engine:
         load_optimizer(self.parallel, self.optimizer, saved["optimizer"], self.ranks)
         self.scaler.load_state_dict(saved["scaler"])
 
-    def whole_model(self) -> torch.nn.Module:
-        """The model with all of its weights, on rank 0."""
+    def whole_model(self) -> torch.nn.Module | None:
+        """The model with all of its weights, on rank 0; of a model that is cut, None on the others."""
         if is_cut(self.parallel):
             weights = weights_of(self.parallel)
-            if dist.get_rank() == 0:
+            if self.shell is not None:
                 self.shell.load_state_dict(weights)
         return self.shell
 
 
 def share(model: torch.nn.Module, args: Namespace, ranks: Ranks, dtype: torch.dtype) -> Engine:
-    """The engine that trains ``model`` with --parallel, in products of ``dtype``."""
-    shell = copy.deepcopy(model) if args.parallel == "FSDP" and ranks.world > 1 else model
+    """The engine that trains ``model``, built on the CPU, with --parallel, in products of ``dtype``."""
+    if args.parallel == "FSDP" and ranks.world > 1:  # no GPU need hold it whole: FSDP moves it there piece by piece
+        for weight in model.state_dict().values():  # as DDP does by itself
+            weight.copy_(ranks.numbers(weight))
+        shell = copy.deepcopy(model) if ranks.first else None
+    else:
+        shell = model.to(ranks.device)
     parallel, optimizer = module_and_optimizer(model, args, ranks, dtype)
     return Engine(model, shell, parallel, optimizer, make_scaler(parallel, enabled=dtype == torch.float16), ranks)
 
@@ -84,11 +93,25 @@ def module_and_optimizer(model, args, ranks, dtype):
 
     dims = {name: parameter.dim() for name, parameter in model.named_parameters()}  # of a cut parameter: always 1
     parallel = FullyShardedDataParallel(
-        model, auto_wrap_policy=ModuleWrapPolicy({TransformerEncoderLayer}), device_id=ranks.device, use_orig_params=True
-    )
+        model, auto_wrap_policy=ModuleWrapPolicy({TransformerEncoderLayer}), device_id=ranks.device, use_orig_params=True,
+        mixed_precision=narrower(dtype),
+    )  # fmt: skip
     if ranks.device.type == "cpu":
         parallel.register_comm_hook(None, reduce_and_cut)
     return parallel, make_optimizer(parallel, **options, dims=dims)
+
+
+def narrower(dtype):
+    """What FSDP exchanges: bf16 weights where products are bf16, half of the bytes; gradients are summed in fp32.
+
+    Scores want the very weights of one rank, which autocast makes narrower where one rank does: hence the variable.
+    """
+    if dtype is not torch.bfloat16:
+        return None
+    from torch.distributed.fsdp import MixedPrecision
+
+    os.environ["FSDP_USE_FULL_PREC_IN_EVAL"] = "1"  # torch has no argument for it
+    return MixedPrecision(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_root_forward_inputs=False)
 
 
 def reduce_and_cut(_, whole, mine):
@@ -109,6 +132,14 @@ def calls(parallel: torch.nn.Module, number: int) -> int:
     most = torch.tensor(number, device=next(parallel.parameters()).device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return int(most)
+
+
+def not_yet_summed(parallel: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager:
+    """Within it, gradients need not be summed over the ranks after a micro-batch that is not the ``last`` of a step.
+
+    Those of a model that is cut are all the same: until they are summed, each rank would hold all of them.
+    """
+    return contextlib.nullcontext() if last or is_cut(parallel) or not hasattr(parallel, "no_sync") else parallel.no_sync()
 
 
 def make_scaler(parallel, enabled):
@@ -161,24 +192,52 @@ def load_weights(parallel: torch.nn.Module, weights: dict[str, torch.Tensor], ra
         weight.copy_(ranks.numbers(weights[name]))
 
 
-def optimizer_state(parallel, optimizer):
+def optimizer_state(parallel, optimizer, ranks):
     """The whole optimizer's state, on rank 0.
 
     torch's own function for FSDP wants a GPU (2.3). Each rank has a piece of each parameter, flat and in the order of
-    the ranks, so that the pieces put together are the whole, but for its shape.
+    the ranks, so that the pieces put together are the whole, but for its shape. They are sent one by one, from the CPU's
+    memory to the CPU's: rank 0's GPU has no room for all.
     """
     if hasattr(optimizer, "consolidate_state_dict"):  # ZeRO
         optimizer.consolidate_state_dict(to=0)
-        return optimizer.state_dict() if dist.get_rank() == 0 else {}
+        return optimizer.state_dict() if ranks.first else {}
     state = optimizer.state_dict()
     if is_cut(parallel):
-        pieces = [None] * dist.get_world_size()
-        cpu = {number: {k: v.cpu() for k, v in values.items()} for number, values in state["state"].items()}
-        dist.gather_object(cpu, pieces if dist.get_rank() == 0 else None)
-        if dist.get_rank() == 0:
-            state["state"] = {number: joined([piece[number] for piece in pieces if number in piece])
-                              for number in sorted(set().union(*pieces))}  # fmt: skip
+        state["state"] = together(state["state"], ranks)
     return state
+
+
+def together(state, ranks):
+    """What the ranks keep of each parameter, whole on rank 0; the count of steps is the same in all."""
+    kept = ranks.gather({number: {name: value.cpu() if value.dim() == 0 else (value.numel(), value.dtype)
+                                  for name, value in values.items()} for number, values in state.items()})  # fmt: skip
+    whole: dict[int, dict] = {}
+    for number in sorted(set().union(*kept)):
+        holders = {rank: values[number] for rank, values in enumerate(kept) if number in values}
+        whole[number] = {}
+        for name, plain in next(iter(holders.values())).items():
+            if not isinstance(plain, torch.Tensor):
+                sizes = [holders[rank][name][0] if rank in holders else 0 for rank in range(ranks.world)]
+                mine = state[number][name] if number in state else torch.empty(0, dtype=plain[1])
+                plain = joined(mine, sizes, ranks)
+            whole[number][name] = plain
+    return whole
+
+
+def joined(mine, sizes, ranks):
+    """The ranks' pieces, of so many numbers each, in one flat tensor in the CPU's memory of rank 0; elsewhere None."""
+    if not ranks.first:
+        if mine.numel():
+            dist.send(mine.detach().flatten().cpu(), 0)
+        return None
+    whole = torch.empty(sum(sizes), dtype=mine.dtype)
+    for rank, part in enumerate(whole.split(sizes)):
+        if rank == 0:
+            part.copy_(mine.detach().flatten())
+        elif part.numel():
+            dist.recv(part, rank)
+    return whole
 
 
 def belongs(saved, groups, count):
@@ -203,14 +262,6 @@ def alike(group, own):
             and all(isinstance(group[name], float if isinstance(value, float) else type(value))
                     and (not isinstance(value, bool) or group[name] == value)
                     for name, value in own.items()))  # fmt: skip
-
-
-def joined(pieces):
-    """The numbers that the ranks keep of one parameter; the count of steps is the same in all."""
-    return {
-        name: value if value.dim() == 0 else torch.cat([piece[name].flatten() for piece in pieces])
-        for name, value in pieces[0].items()
-    }
 
 
 def load_optimizer(parallel, optimizer, saved, ranks):
