@@ -115,3 +115,29 @@ def test_all_ranks_go_on_from_the_state_that_rank_0_sees(tmp_path, parallel):
         assert all(torch.equal(averages[number][name].view_as(value), value) for name, value in values.items())
 
 
+
+
+def twice(args, ranks):
+    """The weights and averages after four steps, and those of a run that goes on after two of them."""
+    found = []
+    for _ in range(2):  # the second begins where the first has saved
+        run = trainer(args, ranks)
+        run.state = run.saving.begin()
+        while run.state.step < 4:
+            if run.state.step == 2 and not found:
+                run.saving.state(run.state, wait=True)
+            steps(run, 1)
+            run.state.epoch, run.state.batch = 0, run.state.step
+        content = run.engine.content()
+        ranks.gather(None)
+        found.append([content["model"], content["optimizer"].get("state", {})] if ranks.first else None)
+    return found
+
+
+@slow
+@pytest.mark.parametrize("parallel", ["DDP", "ZeRO", "FSDP"])
+def test_a_run_that_is_sent_its_state_goes_on_with_the_very_bits(tmp_path, parallel):
+    (one, averages), (other, theirs) = of_every_rank(twice, tmp_path, parallel)[0]
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+    assert averages and all(torch.equal(value, theirs[number][name])
+                            for number, values in averages.items() for name, value in values.items())  # fmt: skip

@@ -73,7 +73,7 @@ class SentencePairs:
         """
         return (inner + int(rng.integers(self.apart, self.inner_count - self.apart + 1))) % self.inner_count
 
-    def place(self, inner):
+    def place(self, inner: int) -> tuple[int, int, int]:
         """The number of an inner sentence among all, the first sentence of its document, and that of the next one."""
         documents = self.corpus.documents
         number = int(np.searchsorted(self.inner_before, inner, "right")) - 1
@@ -81,7 +81,7 @@ class SentencePairs:
         end = documents[number + 1] if number + 1 < len(documents) else len(self.corpus.sentences)
         return begin + 1 + inner - int(self.inner_before[number]), begin, int(end)
 
-    def count(self, place, room):
+    def count(self, place: tuple[int, int, int], room: int) -> int:
         """How many sentences have rather more than ``room`` tokens, by the mean length of the document's."""
         _, begin, end = place
         tokens = max(1, self.corpus.sentences[end - 1, 1] - self.corpus.sentences[begin, 0])
@@ -92,7 +92,7 @@ class SentencePairs:
         sentences = self.corpus.sentences
         return self.corpus.tokens[sentences[first, 0] : sentences[last - 1, 1]].astype(np.int64)
 
-    def pair(self, index, epoch):
+    def pair(self, index: int, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
         rng = generator(self.seed, epoch, index)
         inner, room = self.inner_of(index, rng), self.bptt - 3
         least = min(max(self.min_length, room // 4), room // 2)

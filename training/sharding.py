@@ -153,8 +153,15 @@ def make_scaler(parallel, enabled):
 
 def clip(parallel: torch.nn.Module, largest: float) -> torch.Tensor:
     """Scale the gradients down to this norm at most; gives the norm that they had, the same on every rank."""
-    if is_cut(parallel):
-        return parallel.clip_grad_norm_(largest)
+    if is_cut(parallel):  # FSDP's own adds up in the order of a set, which no two runs have the same
+        gradients = [parameter.grad for parameter in parallel.parameters() if parameter.grad is not None]
+        square = torch.zeros((), dtype=torch.float64, device=next(parallel.parameters()).device)
+        for gradient in gradients:
+            square += gradient.double().square().sum()
+        dist.all_reduce(square)
+        norm = square.sqrt().float()
+        torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
+        return norm
     return torch.nn.utils.clip_grad_norm_(parallel.parameters(), largest)
 
 
@@ -175,8 +182,8 @@ def as_whole(parallel, first_only):
 def weights_of(parallel):
     """The whole weights under the names of model.py; of a model that is cut, on rank 0 only."""
     if is_cut(parallel):
-        with as_whole(parallel, first_only=True):
-            return parallel.state_dict()
+        with as_whole(parallel, first_only=True):  # detached, as FSDP leaves notes on the tensors, which a file would hold
+            return {name: weight.detach() for name, weight in parallel.state_dict().items()}
     return getattr(parallel, "module", parallel).state_dict()
 
 
@@ -293,6 +300,8 @@ def load_optimizer(parallel, optimizer, saved, ranks):
 
     state = {number: {name: mine(value, number) for name, value in values.items()}
              for number, values in saved["state"].items()}  # fmt: skip
+    if cut:  # a piece without numbers is never stepped: its count would stay behind, and be taken for that of the whole
+        state = {number: values for number, values in state.items() if parameters[number].numel()}
     groups = [{**own, **{name: group[name] for name in ("params", *SETTINGS)}}
               for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)]  # fmt: skip
     optimizer.load_state_dict({"state": state, "param_groups": groups})
