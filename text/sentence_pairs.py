@@ -104,7 +104,7 @@ class SentencePairs:
         near = max(1, min(self.bptt, own // 3))
         return first + 1 + (boundary - first - 1 + int(rng.integers(near, own - near + 1))) % own
 
-    def pair(self, index, epoch):
+    def pair(self, index: int, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
         rng = generator(self.seed, epoch, index)
         room = self.bptt - 3
         boundary = self.boundary(index, rng)
