@@ -101,7 +101,7 @@ def read(groups, style, kind, size):
     """A corpus of each group of texts, and what `told_by_clues` wants beside them."""
     lines = [line for texts in groups for text in texts for line in text.splitlines()]
     tokenizer = train_tokenizer(kind, lines, size)
-    worker, corpora = make_corpus_worker(tokenizer, style), []
+    worker, corpora = make_corpus_worker(tokenizer, style, "rules"), []
     for texts in groups:
         parts, arrays = [worker(("", 0, text.encode(), True)) for text in texts], {}
         for name, into in {"tokens": None, "sentences": "tokens", "documents": "sentences"}.items():
