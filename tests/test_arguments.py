@@ -123,7 +123,7 @@ def test_help_is_grouped_and_ends_with_the_commands_of_the_script(monkeypatch, c
 def folder(tmp_path):
     """Text, questions and a vocabulary: all that a run needs but articles."""
     (tmp_path / "a.txt").write_text("the cat sat. The dog sat.\n\n" * 30)
-    (tmp_path / "vocab.txt").write_text("\n".join(toys.letters().tokens))
+    (tmp_path / "vocab").write_text("\n".join(toys.letters().tokens))
     for seed, name in enumerate(("train.json", "dev.json")):
         (tmp_path / name).write_text(json.dumps(toys.as_json(toys.squad(seed))))
     return tmp_path
@@ -157,7 +157,7 @@ def folder(tmp_path):
     ("race", "--bert-model none --head duma --duma-layers 99999999", ["--duma-layers 99999999", "smaller"]),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_with_its_remedy(run_script, folder, task, flags, words):
-    given = "" if "wordpiece" in flags else "--vocab vocab.txt"
+    given = "" if "wordpiece" in flags else "--vocab vocab"
     error = run_script(f"{task}_task.py", *f"--nlayers 1 --emsize 32 --bptt 16 --dataset . {given} {flags}".split(), code=2)
     assert error.stderr.startswith("error: ") and error.stderr.count("\n") == 1
     assert all(word in error.stderr for word in words), error.stderr
@@ -166,6 +166,6 @@ def test_a_mistake_is_one_line_with_its_remedy(run_script, folder, task, flags, 
 
 def test_a_sequence_longer_than_the_position_table_names_both_numbers(run_script, folder):
     common = "--dataset . --nlayers 1 --emsize 32 --nhead 1 --steps 1 --batch-size 2".split()
-    run_script("mlm_task.py", *common, "--vocab", "vocab.txt", "--bptt", "16")
+    run_script("mlm_task.py", *common, "--vocab", "vocab", "--bptt", "16")
     error = run_script("ns_task.py", *common, "--bptt", "600", code=2).stderr
     assert error.startswith("error: --bptt 600: ") and "512" in error and error.count("\n") == 1

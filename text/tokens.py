@@ -106,11 +106,12 @@ def load_corpus(
     if split == "train":
         warn_of_twin_files(name, places, style)
     parts, style = corpus_parts(name, split, places, style)
+    title = Path(name).absolute().name  # of --dataset . too
     total = sum(end - start for _, start, end in parts)
     key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint, sentence_version(language))
-    folder = places.cache / f"{Path(name).name}-{split}-{key}"
+    folder = places.cache / f"{title}-{split}-{key}"
     rest = (make_corpus_worker, (tokenizer, style, language), len(tokenizer), {"bytes": total}, total,
-            f"tokenising {Path(name).name} {split}", no_text(parts, split))  # fmt: skip
+            f"tokenising {title} {split}", no_text(parts, split))  # fmt: skip
     with of_split(split):
         if tasks == 1:
             tokens = cache.build(folder, pieces(parts, style), *rest)
@@ -118,7 +119,7 @@ def load_corpus(
             shares = [partial(pieces, share, style) for share in shared_out(parts, 4 * tasks)]
             tokens = cache.build_together(folder, shares, task * len(shares) // tasks, *rest)
     if not task:  # the others would say the same
-        check_known(tokens, tokenizer, f"{Path(name).name}, {split} split", all_is_lost=True)
+        check_known(tokens, tokenizer, f"{title}, {split} split", all_is_lost=True)
     return tokens
 
 
