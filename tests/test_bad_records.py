@@ -5,7 +5,7 @@ import json
 
 import pytest
 import toys
-from test_runs import write_articles
+from toys import write_articles
 
 import qa_task
 import race_task

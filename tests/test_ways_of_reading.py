@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import toys
-from test_runs import write_articles
+from toys import write_articles
 
 import demo
 import mlm_task
