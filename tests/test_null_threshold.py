@@ -48,7 +48,7 @@ def test_only_a_training_set_with_impossible_questions_gives_a_threshold(call, t
     if not impossible:
         assert all(json.loads((tmp_path / "out.json").read_text()).values())
         call("--evaluate --dataset set")
-        scored = json.loads((tmp_path / "run/result.json").read_text())
+        scored = json.loads((tmp_path / "run/evaluation.json").read_text())
         assert scored["exact"] == figures["exact"] == scored["HasAns_exact"]
 
 
@@ -72,8 +72,9 @@ def test_a_flag_overrides_the_threshold(call, models, tmp_path, names):
     assert (empty(0), empty(1)) == ({True}, {False})
     for threshold, score in ((0, 100.0), (1, 0.0)):
         call(f"--evaluate --dataset set --bert-model {names} --null-threshold {threshold}")
-        assert json.loads((tmp_path / "run/result.json").read_text())["NoAns_exact"] == score
-        shown = [one["answer"] for one in json.loads((tmp_path / "run/examples.json").read_text())]
+        scored = json.loads((tmp_path / "run/evaluation.json").read_text())
+        assert scored["NoAns_exact"] == score
+        shown = [one["answer"] for one in scored["examples"]]
         assert set(map(bool, shown)) == {bool(threshold)}
         printed = call(f"--ask Who? --context text.txt --bert-model {names} --null-threshold {threshold}")
         assert ("none in this text" in printed) == (threshold == 0)

@@ -56,8 +56,10 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 def figures(folder):
-    run = "seconds steps tokens tokens_per_second peak_memory_bytes".split()
-    return {name: value for name, value in json.loads((folder / "result.json").read_text()).items() if name not in run}
+    """The scores of a training run, or of an evaluation."""
+    told = "seconds steps tokens tokens_per_second peak_memory_bytes skipped_steps models examples".split()
+    path = next(path for path in (folder / "result.json", folder / "evaluation.json") if path.exists())
+    return {name: value for name, value in json.loads(path.read_text()).items() if name not in told}
 
 
 @pytest.mark.parametrize("task", SCRIPTS)
