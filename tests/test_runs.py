@@ -93,13 +93,23 @@ def test_the_last_lines_are_those_of_the_old_example(trained, task):
     assert all(any(abs(one - other) < 0.006 for other in written) for one in shown)
 
 
+def rounded(value):
+    """Plain values, of which numbers keep four digits behind the point."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
 @slow
 @every_task
 def test_evaluation_repeats_the_figures_of_training_on_any_number_of_ranks(trained, run, task):
     for flags in ("", "--parallel DDP --world_size 2"):
         run(task, f"--evaluate --bert-model {MODELS[task]} --log-dir again {flags}", threads=2, cwd=trained)
         assert figures(trained / "again", evaluation) == figures(trained / "runs" / task), flags
-        assert evaluation(trained / "again")["examples"] == read(trained / "runs" / task / "examples.json")
+        samples = evaluation(trained / "again")["examples"], read(trained / "runs" / task / "examples.json")
+        assert rounded(samples[0]) == rounded(samples[1])  # threads may change a probability's last bits
         shutil.rmtree(trained / "again")
 
 
