@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -98,7 +98,7 @@ class Ranks:
         plain, failure, mistake = parcel[0]
         if failure is not None:
             raise UserError(failure) if mistake else Lost(failure)
-        return value if self.first else plain
+        return cast(T, value if self.first else plain)
 
     def numbers(self, tensor: torch.Tensor) -> torch.Tensor:
         """The whole of a tensor that `told` gave, in the CPU's memory of every rank."""
