@@ -191,3 +191,11 @@ def albert(spiece, tmp_path):
     theirs("albert", "ForMultipleChoice", vocab_size=80).save_pretrained(tmp_path)
     (tmp_path / "spiece.model").write_bytes(spiece)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def nothing_told():
+    """A warning comes once a process; each test is to see its own."""
+    from files.mistakes import TOLD
+
+    TOLD.clear()

@@ -6,6 +6,7 @@ import pytest
 from toys import caches, small_squad, write_all
 
 import data
+from files.mistakes import TOLD
 from text import places as places_module
 from text import tokens
 from text.places import Places, Source
@@ -93,6 +94,7 @@ def test_questions_without_a_training_file_are_prepared_and_inspected_as_far_as_
     (tmp_path / "vocab.txt").write_text(VOCAB)
     args = argparse.Namespace(dataset="SQuAD2", bert_model=None, vocab=tmp_path / "vocab.txt", lowercase="auto")
     for command in (data.prepare, data.inspect):
+        TOLD.clear()  # each is a process of its own
         command(args, places)
         output = capsys.readouterr()
         assert "2 questions" in output.out and "\ntest  " in output.out and "\ntrain" not in output.out
