@@ -12,6 +12,7 @@ from text.places import Places
 from text.tokenizer import BERT_SPECIALS, Tokenizer
 from text.tokens import load_corpus, load_tokenizer
 from training import flags
+from training.ranks import Ranks
 
 # The second line is no sentence, and the fourth two: nobody's rule would cut them so.
 DOCUMENTS = [["One cat sat", "and a", "dog ran."], ["It ran. It sat."], ["One.", "Two.", "Dog"]]
@@ -51,12 +52,13 @@ def test_the_cache_of_another_format_is_another(places, tokenizer):
 
 
 def test_a_vocabulary_is_trained_on_text_of_the_format(places):
-    args = argparse.Namespace(vocab=None, tokenizer="basic_english", vocab_size=30, text_format="sentences")
+    args = argparse.Namespace(vocab=None, lowercase="auto", tokenizer="basic_english", vocab_size=30,
+                              text_format="sentences")  # fmt: skip
     assert set(WORDS) < set(load_tokenizer(args, "Text", places).tokens)
 
 
 def test_inspect_and_the_tasks_take_the_flag(places, capsys, monkeypatch):
-    data.inspect(argparse.Namespace(dataset="Text", text_format="sentences"), places)
+    data.inspect(argparse.Namespace(dataset="Text", text_format="sentences", sentences="rules"), places)
     assert "3 documents, 7 paragraphs, 7 sentences" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["ns_task.py", "--text_format", "sentences"])
     assert ns_task.arguments().text_format == "sentences"
@@ -68,8 +70,9 @@ def test_a_split_in_which_no_sentence_follows_another_is_named(tmp_path, tokeniz
     for split, text in {"train": "One.\nTwo.\n", "valid": "One.\n", "test": "One.\nTwo.\n"}.items():
         (tmp_path / f"{split}.txt").write_text(text)
     args = argparse.Namespace(dataset="Text", data_dir=tmp_path, cache_dir=tmp_path / "cache", text_format="sentences",
-                              predict=None, evaluate=False, bptt=16, seed=0, frac_ns=0.5, objective="nsp",
+                              predict=None, evaluate=False, sentences="rules", log_dir=tmp_path / "run",
+                              save=tmp_path / "ns.pt", bptt=16, seed=0, frac_ns=0.5, objective="nsp",
                               min_sentence_len=1)  # fmt: skip
     monkeypatch.setattr(flags, "new_or_loaded", lambda *arguments: (None, tokenizer))
     with pytest.raises(UserError, match=r"^valid split: next sentences: no document has two sentences"):
-        ns_task.run(args, None)
+        ns_task.run(args, Ranks())

@@ -8,7 +8,7 @@ import toys
 
 import data
 import mlm_task
-from files.mistakes import UserError
+from files.mistakes import TOLD, UserError
 from text import tokens
 from text.cache import TokenCache
 from text.places import Places
@@ -30,6 +30,7 @@ def load(tmp_path, text, split="train", **more):
 def test_one_line_warns_of_many_unknown_words_each_run(tmp_path, monkeypatch, capsys):
     for _ in range(2):  # the second from the cache
         monkeypatch.setattr(tokens, "_warned", set())
+        TOLD.clear()
         built = load(tmp_path, HALF)
         load(tmp_path, HALF, "valid")
         line = "warning: Text, train split: 43 % of the tokens are unknown to the vocabulary, such as 'кот'; is it of this "
