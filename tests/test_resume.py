@@ -203,7 +203,7 @@ def test_the_optimizer_of_another_version_of_torch_is_taken_over(optimizer, newe
     for group in state["param_groups"]:
         del group["foreach"]
         group.update(newer, eps=1e-5)
-    sharding.load_optimizer(layer, own, state)
+    sharding.load_optimizer(layer, own, state, Ranks())
     assert [group["eps"] for group in own.param_groups] == [1e-5] * 3
     assert all("foreach" in group and "decoupled_weight_decay" not in group for group in own.param_groups)
     layer.weight.grad = torch.ones(3, 2)
@@ -213,7 +213,7 @@ def test_the_optimizer_of_another_version_of_torch_is_taken_over(optimizer, newe
         damaged = copy.deepcopy(state)
         del damaged["param_groups"][0][name]
         with pytest.raises(ValueError, match="not that of this run"):
-            sharding.load_optimizer(layer, own, damaged)
+            sharding.load_optimizer(layer, own, damaged, Ranks())
 
 
 @slow
