@@ -331,7 +331,8 @@ def prepare(folder, text, tmp_path):
     folder.mkdir()
     with open(folder / "text.txt", "w") as stream:
         stream.writelines(text)
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##cat", "."]))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "catsatfar", "##cat", "."]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     command = [sys.executable, ROOT / "data.py", "prepare", "--dataset", "Text", "--data-dir", folder]
     command += ["--cache-dir", folder / "cache", "--vocab", tmp_path / "vocab.txt"]
     peak, process = 0, subprocess.Popen(command, stdout=subprocess.DEVNULL)

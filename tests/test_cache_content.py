@@ -27,7 +27,7 @@ def places(tmp_path):
 
 def tokenised(parts, tokenizer, folder, style="lines"):
     work = corpus.pieces(parts, style)
-    return cache.build(folder, work, tokens.make_corpus_worker, (tokenizer, style), len(tokenizer))
+    return cache.build(folder, work, tokens.make_corpus_worker, (tokenizer, style, "rules"), len(tokenizer))
 
 
 @pytest.mark.parametrize("piece", [8, 1 << 20])

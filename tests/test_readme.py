@@ -156,7 +156,8 @@ def test_the_command_runs(folder, command):
     words = with_small_budget(command)
     words = [word for part in words for word in (sorted(map(str, folder.glob(part))) if "*" in part else [part])]
     if "demo.py" in words:  # serves until it is told to stop
-        words = ["timeout", "--signal=INT", "--preserve-status", "20", *words, "--port", "0"]
+        # in the foreground: else timeout signals twice, itself and by its group
+        words = ["timeout", "--foreground", "--signal=INT", "--preserve-status", "20", *words, "--port", "0"]
     process = subprocess.run(
         words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )

@@ -11,7 +11,7 @@ from text.questions import load_race_splits, load_squad_splits
 from text.tokenizer import SPECIALS, Tokenizer
 from text.tokens import load_corpus
 
-TOKENIZER = Tokenizer("basic_english", [*SPECIALS, "one", "two", "cat", "."])
+TOKENIZER = Tokenizer("basic_english", [*SPECIALS, "one", "two", "cat", ".", "book", *(f"{n:02}" for n in range(30))])
 
 
 @pytest.fixture
