@@ -26,12 +26,13 @@ from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kin
 from text.questions import load_race_splits, load_squad_splits, squad_path
 from text.sentences import sentence_language
 from text.tokenizer import Tokenizer
-from text.tokens import load_corpus, load_tokenizer
+from text.tokens import load_corpus, load_tokenizer, names_of
 
 
 def prepare(args, places):
     """Vocabulary and token caches, as the tasks look for them; a line for each split."""
-    kinds, name = kinds_of(args.dataset, places), Path(args.dataset).name
+    names = names_of(args.dataset)  # several: of pretraining
+    kinds, name = kinds_of(args.dataset, places) if len(names) == 1 else ["text"], Path(names[0]).name
     task, tasks = int(os.environ.get("SLURM_PROCID", 0)), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if task:  # srun's other tasks would say the same
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -44,7 +45,7 @@ def prepare(args, places):
         tokenizer = load_tokenizer(args, args.dataset, places)
     case = {True: "uncased ", False: "cased "}[tokenizer.lowercase] if tokenizer.kind == "wordpiece" else ""
     kind = f"{case}{tokenizer.kind} vocabulary of {len(tokenizer):,}"
-    print(f"{args.dataset}: {kind}; tokens go to {places.cache}", flush=True)
+    print(f"{', '.join(names)}: {kind}; tokens go to {places.cache}", flush=True)
     if "text" in kinds:
         for split in SPLITS:
             with reported(split) as counts:
@@ -95,14 +96,15 @@ def tell(counts):
 
 
 def inspect(args, places):
-    """What a data set holds, split by split, and an example."""
-    kinds = kinds_of(args.dataset, places)
-    if "text" in kinds:
-        inspect_text(args.dataset, places, args.text_format, args.sentences)
-    if "questions" in kinds:
-        inspect_questions(args.dataset, squad_at_hand(args.dataset, places))
-    if "choices" in kinds:
-        inspect_choices(args.dataset, load_race_splits(args.dataset, places, args.level, skip=warn))
+    """What each data set holds, split by split, and an example."""
+    for name in names_of(args.dataset):
+        kinds = kinds_of(name, places)
+        if "text" in kinds:
+            inspect_text(name, places, args.text_format, args.sentences)
+        if "questions" in kinds:
+            inspect_questions(name, squad_at_hand(name, places))
+        if "choices" in kinds:
+            inspect_choices(name, load_race_splits(name, places, args.level, skip=warn))
 
 
 def inspect_text(name, places, style, language):
@@ -180,7 +182,8 @@ def main():
     for function in (prepare, inspect):
         p = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, allow_abbrev=False)
         p.set_defaults(function=function)
-        flags = [("dataset", "name of a data set, or a path", {"default": "Sample"}),
+        flags = [("dataset", "name of a data set, or a path; several: of pretraining, together",
+                  {"default": "Sample", "nargs": "+"}),
                  ("text-format", FORMAT_HELP, {"choices": list(STYLES)}),
                  ("data-dir", "where data sets lie", {"default": default_data_dir()}),
                  ("cache-dir", "where tokens and unpacked archives are kept", {"default": default_cache_dir()}),
@@ -200,6 +203,7 @@ def main():
         for name, help, options in flags:
             p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
+    args.dataset = args.dataset[0] if len(args.dataset) == 1 else args.dataset
     args.function(args, Places(args.data_dir, args.cache_dir))
 
 

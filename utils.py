@@ -36,6 +36,7 @@ import checkpoint
 from files.mistakes import UserError
 from files.writing import write_json
 from text import batches
+from text.tokens import names_of
 from training import sharding
 from training.logs import Logs, note_hparams, settings
 from training.ranks import Ranks, peak_memory, precision_of
@@ -360,7 +361,8 @@ def finish(task: Task, args: Namespace, ranks: Ranks, state: State) -> int:
         write_json(folder / "examples.json", samples)
     note_hparams(folder, settings(task.name, args, sum(p.numel() for p in task.model.parameters())), figures)
     write_json(folder / "result.json", {
-        "task": task.name, "dataset": args.dataset, "seconds": round(state.seconds, 3), "steps": state.step,
+        "task": task.name, "dataset": ", ".join(names_of(args.dataset)),
+        "seconds": round(state.seconds, 3), "steps": state.step,
         "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
         "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped, **for_result(task, figures),
     })  # fmt: skip
@@ -374,7 +376,8 @@ def evaluate(tasks: list[Task], args: Namespace, ranks: Ranks) -> int:
     if ranks.first:
         named = args.checkpoint or args.bert_model
         write_json(Path(args.log_dir) / "evaluation.json", {
-            "task": tasks[0].name, "dataset": args.dataset, "models": named if isinstance(named, list) else [named],
+            "task": tasks[0].name, "dataset": ", ".join(names_of(args.dataset)),
+            "models": named if isinstance(named, list) else [named],
             "peak_memory_bytes": peak_memory(ranks.device), **for_result(tasks[0], figures), "examples": samples or [],
         })  # fmt: skip
     return 0

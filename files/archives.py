@@ -21,6 +21,8 @@ BROKEN += (EOFError, LookupError, RuntimeError, ValueError, OverflowError, struc
 # Bytes that an archive may unpack to: so many times its own, and 64 MB more. RACE has 4 times, EnWik9 3 times.
 SWELLING, ALLOWANCE, ENTRY = 100, 64 << 20, 4096  # and what an empty file takes on a disk
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".gz")
+
 
 def extract(archive: str | Path, folder: str | Path) -> Path:
     """Unpack a .zip, .tar, .tar.gz, .tgz or, one file, .gz into ``folder``: all of it or nothing. Returns ``folder``.

@@ -135,8 +135,6 @@ def test_an_unknown_name_is_told_with_the_known_ones_and_the_nearest(places, nam
 
 
 def test_a_set_for_another_task_is_told_so(places):
-    with complaint(r"--dataset SQuAD1: that set is for qa_task\.py; choose Sample, WikiText2,.* or a path"):
-        corpus_parts("SQuAD1", "train", places)
     with complaint(r"--dataset RACE: that set is for race_task\.py; choose Sample, SQuAD1, SQuAD2, or"):
         load_squad_splits("RACE", places)
     with complaint(r"--dataset Text: that set is for mlm_task\.py and ns_task\.py; choose Sample, RACE, or"):

@@ -43,8 +43,6 @@ def test_the_vocabulary_never_sees_validation_and_test_text(places):
 def test_a_vocabulary_that_cannot_be_made_says_what_to_add(places):
     with complaint("--tokenizer wordpiece: needs --vocab FILE"):
         load_tokenizer(arguments(tokenizer="wordpiece"), "Text", places)
-    with complaint("--dataset SQuAD1: no vocabulary comes from questions; add --vocab FILE, or"):
-        load_tokenizer(arguments(), "SQuAD1", places)
     (places.data / "empty.txt").write_text("\n")
     with complaint(r"empty\.txt: no text for the train split; add more"):
         load_tokenizer(arguments(), "Text", places)

@@ -258,14 +258,23 @@ def build_together(
             if temporary is not None:
                 work = _work_through(shares[number](), make_worker, arguments)
                 _finish(temporary, _write(temporary, work, token_type, total, description), meta, vocab_size)
+    joined = join(folder, (TokenCache(place) for place in places), vocab_size, meta, total, empty)
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
+    return joined
+
+
+def join(
+    folder: Path, parts: Iterable[TokenCache], vocab_size: int, meta: dict[str, Any] | None = None,
+    total: int | None = None, empty: str = "",
+) -> TokenCache:  # fmt: skip
+    """One cache of several, one after the other, unless it is there; ``parts`` are asked for only then."""
     with build_once(folder) as temporary:
         if temporary is not None:
-            parts = (TokenCache(place) for place in places)
+            token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
             work = ((0, {name: getattr(part, name) for name in part.meta["arrays"]} | {"notes": part.meta.get("notes", {})})
                     for part in parts)  # fmt: skip
             _finish(temporary, _write(temporary, work, token_type, total, "joining"), meta, vocab_size, empty)
-    for place in places:
-        shutil.rmtree(place, ignore_errors=True)
     return TokenCache(folder)
 
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from files.mistakes import UserError, warn
 from files.reading import CONVERT, texts_in
 from text import cache
-from text.places import CORPORA, Corpus, Places
+from text.passages import passage_files
+from text.places import CORPORA, Corpus, Places, kinds_of
 from text.sentences import sentences
 from text.splits import SPLITS, by_name, spans, warn_of_twins, whole_files
 
@@ -57,7 +58,12 @@ FORMAT_HELP = (
 
 
 def corpus_parts(name: str, split: str, places: Places, style: str | None = None) -> tuple[list[Part], str]:
-    """The (path, first byte, last byte) of a corpus' split, and the style of its text, which may be given."""
+    """The (path, first byte, last byte) of a corpus' split, and the style of its text, which may be given.
+
+    Of a set of questions these are its passages.
+    """
+    if "text" not in kinds_of(name, places):
+        return [whole(passage_files(name, places) / f"{split}.txt")], "lines"
     corpus = CORPORA.get(name) or Corpus("book")
     style = style or corpus.style
     if name == "Sample":
@@ -67,13 +73,13 @@ def corpus_parts(name: str, split: str, places: Places, style: str | None = None
     if "all" in corpus.files:
         path = places.find(corpus.files["all"], name)
     else:  # somebody's own text: --dataset Text reads the data folder itself, --dataset PATH that path
-        path = places.data if name == "Text" else places.own(name, "text")
+        path = places.data if name == "Text" else places.own(name)
     return divide(path, split, style), style
 
 
 def warn_of_twin_files(name: str, places: Places, style: str | None = None) -> None:
     """Warn where a file stands in one split, and the same under another name in another. Reads those of one size only."""
-    if CORPORA.get(name, Corpus("")).files.keys() >= set(SPLITS):
+    if CORPORA.get(name, Corpus("")).files.keys() >= set(SPLITS) or "text" not in kinds_of(name, places):
         return
     splits: dict[Path, list[str]] = {}
     for split in SPLITS:

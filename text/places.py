@@ -2,7 +2,7 @@
 
     places = Places("data", "cache")
     places.find("RACE", "RACE")         # in the data folder, else in its archive, else downloaded
-    places.own("my/texts", "text")      # a path of the user's
+    places.own("my/texts", "text")      # a path of the user's, a folder, a file, or an archive
 
 
 Files lie in ``--data-dir``; what is missing is fetched where the set is public. Archives are unpacked, and tokens kept,
@@ -15,12 +15,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from files.archives import extract
+from files.archives import ARCHIVES, extract
 from files.downloads import download
 from files.mistakes import UserError
 from files.reading import CHUNK, texts_in
 from text import cache, sample
-from text.splits import SPLITS, folders_by_name, question_files
+from text.splits import NAMES, SPLITS, folders_by_name, question_files
 
 
 def default_data_dir() -> str:
@@ -112,16 +112,20 @@ class Places:
             return self.fetch(source, path, path)
         archive = next((p for p in (self.data / source.archive, path.parent / source.archive) if p.exists()), None)
         archive = archive or self.fetch(source, self.data / source.archive, path)
-        folder = self.cache / f"{Path(relative).parts[0]}-{cache.digest(cache.describe_file(archive))}"
-        with cache.build_once(folder) as temporary:
-            if temporary is not None:
-                extract(archive, temporary / "content")
-        content = folder / "content"
+        content = self.unpacked(archive, Path(relative).parts[0])
         if (content / relative).exists():
             return content / relative
         if not source.any_layout:
             raise UserError(f"{archive}: holds no {relative}; fetch the archive again, or unpack it by hand at {path}")
         return content
+
+    def unpacked(self, archive: Path, name: str) -> Path:
+        """The folder with an archive's content, which is unpacked once."""
+        folder = self.cache / f"{name}-{cache.digest(cache.describe_file(archive))}"
+        with cache.build_once(folder) as temporary:
+            if temporary is not None:
+                extract(archive, temporary / "content")
+        return folder / "content"
 
     def fetch(self, source: Source, target: Path, wanted: Path) -> Path:
         """Download ``source`` to ``target``, for want of the path ``wanted``."""
@@ -144,8 +148,16 @@ class Places:
         return folder
 
     def own(self, name: str, kind: str | None = None) -> Path:
-        """The path that ``--dataset`` gives where it names no set of this kind (a key of SETS; None: of any)."""
+        """The path that ``--dataset`` gives where it names no set of this kind (a key of SETS; None: of any).
+
+        Of an archive, the folder with its content.
+        """
         path = Path(name)
+        if path.name.lower().endswith(ARCHIVES) and path.is_file():
+            content = self.unpacked(path, path.name)
+            entries = [entry for entry in content.iterdir() if not entry.name.startswith(".")]
+            only = entries[0] if len(entries) == 1 and entries[0].is_dir() else content
+            return content if only.name.lower() in NAMES else only
         if path.exists():
             return path
         known = ", ".join(SETS[kind] if kind else dict.fromkeys(set for sets in SETS.values() for set in sets))

@@ -9,10 +9,11 @@ Each is made on first use, by all cores, and read from the cache ever after; cac
 """
 
 import hashlib
+import itertools
 import random
 from argparse import Namespace
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from files.mistakes import UserError, warn
 from text import cache
 from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces, sentences_of, warn_of_twin_files
-from text.places import Places, kinds_of
+from text.places import Places
 from text.sentences import sentence_version
 from text.splits import of_split
 from text.tokenizer import Tokenizer
@@ -95,14 +96,29 @@ def no_text(parts, split):
 
 
 def load_corpus(
-    name: str, split: str, tokenizer: Tokenizer, places: Places, style: str | None = None, language: str = "rules",
-    task: int = 0, tasks: int = 1,
+    name: str | Sequence[str], split: str, tokenizer: Tokenizer, places: Places, style: str | None = None,
+    language: str = "rules", task: int = 0, tasks: int = 1,
 ) -> cache.TokenCache:  # fmt: skip
     """The token cache of a corpus' split, built on first use, by ``tasks`` processes that call this at once.
 
-    ``style``: how the text is laid out (STYLES), where it is not as the set's name says; ``language`` is that of
-    ``sentences``.
+    Of several sets it is one cache, one set after the other. ``style``: how the text is laid out (STYLES), where it is
+    not as the set's name says; ``language`` is that of ``sentences``.
     """
+    names = names_of(name)
+    caches = [load_one(one, split, tokenizer, places, style, language, task, tasks) for one in names]
+    if len(caches) == 1:
+        return caches[0]
+    folder = places.cache / f"{len(caches)}-sets-{split}-{cache.digest('joined', [one.folder.name for one in caches])}"
+    total = sum(one.meta["bytes"] for one in caches)
+    return cache.join(folder, caches, len(tokenizer), {"bytes": total}, 0)
+
+
+def names_of(dataset: str | Sequence[str]) -> list[str]:
+    """The sets that --dataset names: one, or a list of several."""
+    return [dataset] if isinstance(dataset, str) else list(dataset)
+
+
+def load_one(name, split, tokenizer, places, style, language, task, tasks):
     if split == "train":
         warn_of_twin_files(name, places, style)
     parts, style = corpus_parts(name, split, places, style)
@@ -132,52 +148,57 @@ def shared_out(parts, count):
     return list(groups.values())
 
 
-def corpus_lines(name, places, limit=16 << 20, style=None):
+def corpus_lines(dataset, places, limit=16 << 20, style=None):
     """Lines of the training split to train a vocabulary on: pieces from all over it, up to ``limit`` bytes.
 
     SentencePiece would train ten times as long where a text occurs twice, and where nearly every word is new, as in a
     text without blanks. So each paragraph comes once, and with a quarter of ``limit`` in different words it is enough.
     """
-    parts, style = corpus_parts(name, "train", places, style)
     spans, seen, words, size_of_words = [], set(), set(), 0
-    for path, start, end in parts:
-        inner = {min(end, cut_after(path, place, style, PIECE // 16)) for place in range(start + PIECE, end, PIECE)}
-        spans += [(path, *span) for span in pairwise(sorted({start, end} | inner))]
+    for parts, layout in training_parts(dataset, places, style):
+        for path, start, end in parts:
+            inner = {min(end, cut_after(path, place, layout, PIECE // 16)) for place in range(start + PIECE, end, PIECE)}
+            spans += [((path, *span), layout) for span in itertools.pairwise(sorted({start, end} | inner))]
     random.Random(0).shuffle(spans)
     left = limit
-    for path, start, end in spans:
-        for _, paragraph in (line for _, piece in pieces([(path, start, end)], style) for line in paragraphs(piece, style)):
+    for span, layout in spans:
+        for _, paragraph in (line for _, piece in pieces([span], layout) for line in paragraphs(piece, layout)):
             if paragraph not in seen:
                 new = set(paragraph.split()) - words
                 seen.add(paragraph)
                 words |= new
                 size_of_words += sum(map(len, new))
                 yield paragraph
-        left -= end - start
+        left -= span[2] - span[1]
         if left < 0 or size_of_words > limit // 4:
             return
     if not seen:
         raise UserError(no_text(parts, "train"))
 
 
-def load_tokenizer(args: Namespace, name: str, places: Places) -> Tokenizer:
-    """The vocabulary that the arguments name: ``--vocab FILE``, or one trained on the corpus, once."""
+def training_parts(dataset, places, style):
+    """What `corpus_parts` gives for each set's training split."""
+    return [corpus_parts(name, "train", places, style) for name in names_of(dataset)]
+
+
+def load_tokenizer(args: Namespace, dataset: str | Sequence[str], places: Places) -> Tokenizer:
+    """The vocabulary that the arguments name: ``--vocab FILE``, or one trained on the text of the sets, once."""
     if args.lowercase != "auto" and not args.vocab:
         raise UserError(f"--lowercase {args.lowercase}: is for a given vocabulary; add --vocab FILE, a vocab.txt")
     if args.vocab:
         return load_vocab(args.vocab, {"auto": None, "yes": True, "no": False}[args.lowercase])
-    kind, size = args.tokenizer or "sentencepiece", args.vocab_size or (1024 if name == "Sample" else 8192)
+    kind, size = args.tokenizer or "sentencepiece", args.vocab_size or (1024 if dataset == "Sample" else 8192)
     if kind == "wordpiece":
         raise UserError("--tokenizer wordpiece: needs --vocab FILE, a vocab.txt with one token a line")
-    if "text" not in kinds_of(name, places):
-        raise UserError(f"--dataset {name}: no vocabulary comes from questions; add --vocab FILE, or --bert-model FILE")
-    parts, style = corpus_parts(name, "train", places, getattr(args, "text_format", None))  # of pretraining only
-    key = cache.digest("vocabulary", kind, size, style, describe_parts(parts))
-    folder = places.cache / f"{Path(name).name}-vocabulary-{key}"
+    style = getattr(args, "text_format", None)  # a flag of pretraining only
+    described = [(layout, describe_parts(parts)) for parts, layout in training_parts(dataset, places, style)]
+    key = cache.digest("vocabulary", kind, size, *itertools.chain.from_iterable(described))
+    names = names_of(dataset)
+    folder = places.cache / f"{Path(names[0]).name if len(names) == 1 else f'{len(names)}-sets'}-vocabulary-{key}"
     with cache.build_once(folder) as temporary:
         if temporary is not None:
-            print(f"training a {kind} vocabulary of {size} on {name} ...", flush=True)
-            save_vocab(train_tokenizer(kind, corpus_lines(name, places, style=style), size), temporary / "vocab.pt")
+            print(f"training a {kind} vocabulary of {size} on {', '.join(names)} ...", flush=True)
+            save_vocab(train_tokenizer(kind, corpus_lines(dataset, places, style=style), size), temporary / "vocab.pt")
     return load_vocab(folder / "vocab.pt")
 
 

@@ -82,6 +82,8 @@ class Parser(argparse.ArgumentParser):
         args = super().parse_args(*arguments, **more)
         if getattr(args, "steps", None) and args.minutes:
             raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
+        if isinstance(getattr(args, "dataset", None), list) and len(args.dataset) == 1:
+            args.dataset = args.dataset[0]
         if self.ways and not (args.checkpoint or uses_trained(args)):
             vars(args).update({name: values[0] for name, values in self.ways.items() if getattr(args, name) is None})
         return args
@@ -136,8 +138,10 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
     """The arguments that all tasks share; ``defaults`` are the task's own, a script adds what is special to it."""
     p = Parser(about, ways, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
     p.group("files")
-    p.flag("dataset", "name of a data set, or a path", default="Sample")
-    if task in ("mlm", "ns"):
+    running_text = task in ("mlm", "ns")
+    p.flag("dataset", "name of a data set, or a path" + "; several are read together" * running_text,
+           nargs="+" if running_text else None, default="Sample")  # fmt: skip
+    if running_text:
         p.flag("text-format", FORMAT_HELP, choices=list(STYLES))
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())

@@ -1,0 +1,58 @@
+"""The passages of question sets as running text: to pretrain on what will be asked about (Gururangan et al. 2020)."""
+
+import functools
+import re
+from pathlib import Path
+
+from files.mistakes import warn
+from files.writing import atomic_write
+from text import cache
+from text.places import Places, kinds_of
+from text.questions import load_race_splits, load_squad_splits
+from text.splits import SPLITS
+
+ALIKE = 8  # words in a row that make two passages, at least in part, the same
+
+
+@functools.cache
+def passage_files(name: str, places: Places) -> Path:
+    """The folder of train.txt, valid.txt and test.txt with a question set's passages, a document a line; written once.
+
+    A document is an article, all of its passages. A training passage of which ALIKE words in a row stand in one of
+    another split is left out, so that nothing is read ahead of its questions.
+    """
+    documents = squad_passages(name, places) if "questions" in kinds_of(name, places) else race_passages(name, places)
+    others = set().union(*(runs(text) for split in ("valid", "test") for texts in documents[split] for text in texts))
+    train = [[text for text in texts if runs(text).isdisjoint(others)] for texts in documents["train"]]
+    count, left = (sum(map(len, part)) for part in (documents["train"], train))
+    folder = places.cache / f"{Path(name).absolute().name}-passages-{cache.digest('passages', documents)}"
+    with cache.build_once(folder) as temporary:
+        if temporary is not None:
+            for split, part in {**documents, "train": train}.items():
+                with atomic_write(temporary / f"{split}.txt") as stream:
+                    stream.write("".join(f"{' '.join(texts)}\n" for texts in part if texts).encode("utf-8", "replace"))
+            print(f"{name}: {count - left:,} of {count:,} training passages share {ALIKE} words in a row with valid or "
+                  "test, and are not pretrained on", flush=True)  # fmt: skip
+    return folder
+
+
+def squad_passages(name, places):
+    """split -> the texts of each article, each on one line."""
+    found = {}
+    for split, squad in load_squad_splits(name, places, skip=warn).items():
+        articles = {}
+        for context, title in {question.context: question.title for question in squad.questions}.items():
+            articles.setdefault(title, []).append(" ".join(squad.contexts[context].split()))
+        found[split] = list(articles.values())
+    return found
+
+
+def race_passages(name, places):
+    sets = load_race_splits(name, places, skip=warn)
+    return {split: [[" ".join(article.text.split())] for article in sets[split]] for split in SPLITS}
+
+
+def runs(text):
+    """All runs of ALIKE words; of a shorter text the whole."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[at : at + ALIKE]) for at in range(max(1, len(words) - ALIKE + 1))}
