@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from conftest import ROOT
@@ -105,6 +106,8 @@ def folder(tmp_path_factory):
     stories = [story.text for story in sample.stories("valid", 300, "readme")]
     for number in range(30):
         (data / "books" / f"{number}.txt").write_text("\n\n".join(stories[10 * number : 10 * number + 10]))
+    with tarfile.open(folder / "texts.tar.gz", "w:gz") as archive:
+        archive.add(data / "books", "books")
     (data / "squad").mkdir()
     for part, split in (("train", "train"), ("dev", "valid")):
         (data / "squad" / f"{part}-v1.1.json").write_text(json.dumps(answerable(sample.squad(split, 20))))
