@@ -23,7 +23,8 @@ from files.mistakes import UserError, run_main, spellings
 from files.torch_zip import holds_weights, read_torch, starts_as_zip
 from files.writing import atomic_write
 from formats import huggingface, torchtext_files
-from model import TASKS, BertConfig, body_shapes, head_shapes
+from formats.shapes import body_shapes, head_shapes
+from model import TASKS, BertConfig
 from text.tokenizer import Tokenizer
 
 FIRST = "run mlm_task.py or ns_task.py first, or name a file that they saved"  # where a body is missing

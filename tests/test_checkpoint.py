@@ -2,23 +2,28 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import pytest
 import torch
 import toys
+from conftest import ROOT
 
+import heads
 from checkpoint import load_body, load_model, read_model, save_model
+from formats.shapes import body_shapes, head_shapes
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 
 HEADS = [MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask]
 LETTERS = toys.letters()
 
 
-def make(head, **changes):
+def make(task, **changes):
     torch.manual_seed(0)
     sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=32)
-    return head(BertConfig(len(LETTERS), **{**sizes, **changes})).eval()
+    return task(BertConfig(len(LETTERS), **{**sizes, **changes})).eval()
 
 
 def scores(model):
@@ -73,6 +78,27 @@ def test_any_task_starts_from_any_body(source, target, tmp_path):
     given, taken = model.bert.state_dict(), started.bert.state_dict()
     assert all(torch.equal(given[name], taken[name]) for name in given if name in taken)
     assert {name.split(".")[0] for name in set(given) ^ set(taken)} <= {"pooler"}
+
+
+@pytest.mark.parametrize("changes", [
+    {}, dict(norm_first=True), dict(share_layers=True, embedding_size=6), dict(tie_word_embeddings=False),
+    dict(head="duma"), dict(head="dcmn", compare_options=True), dict(head="mix", mix_layers=2),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("head", HEADS)
+def test_a_file_must_hold_the_weights_of_a_model_of_its_config(head, changes):
+    model = make(head, **changes)
+    shapes = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    body = body_shapes(model.bert.config, model.bert.pooler is not None)
+    assert shapes == {f"bert.{name}": shape for name, shape in body.items()} | head_shapes(head.__name__, model.bert.config)
+
+
+def test_models_are_read_without_sympy_which_takes_half_a_second_to_import(tmp_path):
+    made = [make(head) for head in HEADS] + [make(RaceTask, head=head, mix_layers=2) for head in heads.HEADS]
+    for number, model in enumerate(made):
+        save_model(tmp_path / f"{number}.pt", model, LETTERS)
+    paths = list(map(str, tmp_path.glob("*.pt")))
+    code = f"import sys, checkpoint; list(map(checkpoint.read_model, {paths})); sys.exit('sympy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
