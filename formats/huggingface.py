@@ -355,7 +355,7 @@ def kind_of(config):
 def add(weights, table, name, weight, prefix=""):
     theirs = their_names(table, name)
     for one, part in zip(theirs, weight.chunk(len(theirs)), strict=True):
-        weights[prefix + one] = part.clone(memory_format=torch.contiguous_format)
+        weights[prefix + one] = part.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def their_config(config, kind, heads, tokenizer):
