@@ -68,8 +68,9 @@ SAVED = {"mlm": "mlm_bert.pt", "ns": "ns_bert.pt", "qa": "qa_model.pt", "race": 
 
 @pytest.mark.parametrize("task", SCRIPTS)
 def test_the_model_to_use_is_the_one_named_else_what_the_task_saved_and_to_train_from_what_the_one_before_did(
-    monkeypatch, task
+    monkeypatch, task, tmp_path
 ):
+    monkeypatch.setattr("files.pretrained.FOLDER", tmp_path)  # none comes with the suite: test_pretrained.py
     assert parsed(monkeypatch, task).bert_model == FIRST[task]
     others = {"mlm": ["--predict a", "--fill a"], "ns": ["--predict a"], "race": ["--predict a"],
               "qa": ["--predict a.json", "--ask Who? --context a.txt"]}  # fmt: skip
@@ -137,9 +138,9 @@ def folder(tmp_path):
     ("mlm", "--evaluate", ["mlm_bert.pt", "no such file"]),
     ("ns", "--evaluate", ["ns_bert.pt", "no such file"]),
     ("qa", "--evaluate --save mine.pt", ["mine.pt", "no such file"]),
-    ("qa", "--predict train.json", ["qa_model.pt", "no such file"]),
-    ("qa", "--ask Who? --context a.txt", ["qa_model.pt", "no such file"]),
-    ("race", "--predict .", ["race_model.pt", "no such file"]),
+    ("qa", "--predict train.json --save mine.pt", ["mine.pt", "no such file"]),
+    ("qa", "--ask Who? --context a.txt --save mine.pt", ["mine.pt", "no such file"]),
+    ("race", "--predict . --save mine.pt", ["mine.pt", "no such file"]),
     ("race", "--evaluate --bert-model none", ["no model named", "--bert-model"]),
     ("qa", "--ask Who?", ["--context"]),
     ("qa", "--predict train.json --ask Who? --context a.txt", ["--predict and --ask", "choose one"]),
