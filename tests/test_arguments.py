@@ -68,9 +68,8 @@ SAVED = {"mlm": "mlm_bert.pt", "ns": "ns_bert.pt", "qa": "qa_model.pt", "race": 
 
 @pytest.mark.parametrize("task", SCRIPTS)
 def test_the_model_to_use_is_the_one_named_else_what_the_task_saved_and_to_train_from_what_the_one_before_did(
-    monkeypatch, task, tmp_path
+    monkeypatch, task
 ):
-    monkeypatch.setattr("files.pretrained.FOLDER", tmp_path)  # none comes with the suite: test_pretrained.py
     assert parsed(monkeypatch, task).bert_model == FIRST[task]
     others = {"mlm": ["--predict a", "--fill a"], "ns": ["--predict a"], "race": ["--predict a"],
               "qa": ["--predict a.json", "--ask Who? --context a.txt"]}  # fmt: skip
