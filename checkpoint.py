@@ -2,13 +2,15 @@
 
     python checkpoint.py show FILE                # what is inside
     python checkpoint.py export FILE FOLDER       # as a Hugging Face folder, for transformers and its like
+    python checkpoint.py save-as FILE NEW --precision bf16      # as a model file of ours, in half of the bytes
 
 FILE is a model file of ours, a Hugging Face folder (huggingface.py), or a file of torchtext's BERT example
 (torchtext_files.py, with the vocabulary that --save-vocab names).
 
 A model file holds all that using the model needs: sizes, tokenizer, weights of body and head, and what the task noted
 (how the model reads, SQuAD's threshold). It is torch.save's zip format with tensors and plain values only, and it is
-read by torch_zip.py: no pickle of anybody's is ever executed. Sizes come from the file, never from flags.
+read by torch_zip.py: no pickle of anybody's is ever executed. Sizes come from the file, never from flags. In whatever
+precision it holds its weights, who loads it computes with fp32 weights.
 """
 
 import argparse
@@ -23,26 +25,28 @@ from files.mistakes import UserError, run_main, spellings
 from files.torch_zip import holds_weights, read_torch, starts_as_zip
 from files.writing import atomic_write
 from formats import huggingface, torchtext_files
-from model import TASKS, BertConfig, body_shapes, head_shapes
+from formats.shapes import body_shapes, head_shapes
+from model import TASKS, BertConfig
 from text.tokenizer import Tokenizer
 
 FIRST = "run mlm_task.py or ns_task.py first, or name a file that they saved"  # where a body is missing
 FORMAT = 1
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 T = TypeVar("T", bound=torch.nn.Module)
 
 
 def save_model(path: str | Path, model: torch.nn.Module, tokenizer: Tokenizer, notes: dict | None = None) -> None:
     """Write ``model`` (one of model.py's task heads) with its tokenizer to ``path``, atomically."""
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    content = {
-        "format": FORMAT,
-        "task": type(model).__name__,
-        "config": dataclasses.asdict(model.bert.config),
-        "tokenizer": tokenizer.state(),
-        "body": {n.removeprefix("bert."): w for n, w in weights.items() if n.startswith("bert.")},
-        "head": {n: w for n, w in weights.items() if not n.startswith("bert.")},
-        "notes": notes or {},
-    }
+    body = {n.removeprefix("bert."): w for n, w in weights.items() if n.startswith("bert.")}
+    head = {n: w for n, w in weights.items() if not n.startswith("bert.")}
+    write_model(path, type(model).__name__, model.bert.config, tokenizer.state(), body, head, notes or {})
+
+
+def write_model(path, task, config, tokenizer, body, head, notes):
+    """Write a model file; ``task`` is the one of ``head``, or None where there is none."""
+    content = {"format": FORMAT, "task": task, "config": dataclasses.asdict(config), "tokenizer": tokenizer, "body": body,
+               "head": head, "notes": notes}  # fmt: skip
     with atomic_write(path) as stream:
         torch.save(content, stream)
 
@@ -69,8 +73,8 @@ def read_model(
         if torchtext_files.is_published(content):
             return torchtext_files.read_model(content, path, vocab, heads)
         raise UserError(f"{path}: bare weights such as {next(iter(content))}, not a model file; {remedy}")
-    keys = {"format": int, "task": str, "config": dict, "tokenizer": dict, "body": dict, "head": dict, "notes": dict}
-    complete = isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in keys.items())
+    keys = {"format": int, "task": str | None, "config": dict, "tokenizer": dict, "body": dict, "head": dict, "notes": dict}
+    complete = isinstance(content, dict) and all(isinstance(content.get(key, ()), kind) for key, kind in keys.items())
     if not complete or not (holds_weights(content["body"]) and holds_weights(content["head"])):
         raise UserError(f"{path}: not a model file of this project; {remedy}")
     if content["format"] != FORMAT:
@@ -83,16 +87,17 @@ def read_model(
     if words > config.vocab_size:
         raise UserError(f"{path}: {words} words in its vocabulary, {config.vocab_size} in its config; {remedy}")
     check_sizes(content, path, remedy)
-    return {**content, "heads": {content["task"]: content["head"]}, "dropped": [], "new": []}
+    found = {} if content["task"] is None else {content["task"]: content["head"]}
+    return {**content, "heads": found, "dropped": [], "new": []}
 
 
 def check_sizes(content, path, remedy):
     """The weights are those of the config: a model is made only as large as the file."""
-    config, body = content["config"], content["body"]
-    if content["task"] not in TASKS:
-        raise UserError(f"{path}: holds a {content['task']}, which no task here has; {remedy}")
+    config, body, task = content["config"], content["body"], content["task"]
+    if task is not None and task not in TASKS:
+        raise UserError(f"{path}: holds a {task}, which no task here has; {remedy}")
     compare(body_shapes(config, "pooler.weight" in body), body, path)
-    compare(head_shapes(content["task"], config), content["head"], path)
+    compare({} if task is None else head_shapes(task, config), content["head"], path)
 
 
 def compare(own, weights, path):
@@ -226,15 +231,38 @@ def export(args):
     tell(args.file, content["new"], content["dropped"])
 
 
+def save_as(args):
+    """Write a model as a model file of this project, its weights in another precision."""
+    content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
+    task = content["task"]
+    body, head = (in_precision(part, args) for part in (content["body"], content["heads"].get(task, {})))
+    write_model(args.new, task, content["config"], content["tokenizer"], body, head, content["notes"])
+    print(f"{args.new}: written, weights in {args.precision}")
+    tell(args.file, content["new"], others(content, task))
+
+
+def in_precision(weights, args):
+    """``weights`` in --precision. Raises UserError where one is too large for that."""
+    made = {name: weight.to(PRECISIONS[args.precision], copy=True) for name, weight in weights.items()}
+    for name, weight in weights.items():
+        if not torch.equal(weight.isfinite(), made[name].isfinite()):
+            raise UserError(f"{args.file}: {name} has numbers that {args.precision} cannot hold; choose another")
+    return made
+
+
 def main():
-    parser = argparse.ArgumentParser(description="Look into a model, or export it.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Look into a model, or write it in another form.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    for function in (show, export):
-        p = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, allow_abbrev=False)
+    for function in (show, export, save_as):
+        about = {"help": function.__doc__, "description": function.__doc__, "allow_abbrev": False}
+        p = commands.add_parser(function.__name__.replace("_", "-"), **about)
         p.set_defaults(function=function)
         p.add_argument("file", help="a model file, a Hugging Face folder, or a file of torchtext's BERT example")
         if function is export:
             p.add_argument("folder", help="a new folder")
+        if function is save_as:
+            p.add_argument("new", help="the model file to write")
+            p.add_argument("--precision", help="of its weights", choices=list(PRECISIONS), required=True)
         for name, help, options in (
             ("save-vocab", "the vocabulary of a file of torchtext's BERT example", {"default": "bert_vocab.pt"}),
             ("nhead", "its number of attention heads, where they are not 64 wide", {"type": int}),

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from files.mistakes import UserError, run_main, spellings, warn
+from files.pretrained import resolved
 from metrics import LETTERS
 from text.corpus import FORMAT_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
 from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kinds_of
@@ -39,7 +40,8 @@ def prepare(args, places):
     if args.bert_model:
         import checkpoint  # here for start-up time
 
-        content = checkpoint.read_model(args.bert_model, vocab=args.save_vocab, heads=1)  # heads tell nothing of tokens
+        path = resolved([args.bert_model], "mlm_bert.pt")[0]  # all that are shipped have its vocabulary
+        content = checkpoint.read_model(path, vocab=args.save_vocab, heads=1)  # heads tell nothing of tokens
         tokenizer = Tokenizer.from_state(content["tokenizer"])
     else:
         tokenizer = load_tokenizer(args, args.dataset, places)
@@ -197,7 +199,8 @@ def main():
                       ("lowercase", "are capitals small letters to a vocab.txt? auto: where it has none",
                        {"choices": ["auto", "yes", "no"], "default": "auto"}),
                       ("vocab-size", "size of a new vocabulary", {"type": int}),
-                      ("bert-model", "take the vocabulary of this model file, or Hugging Face folder", {}),
+                      ("bert-model", "take the vocabulary of this model file or Hugging Face folder; pretrained: of the "
+                       "models that come with the suite", {}),
                       ("save-vocab", "vocabulary of a --bert-model that torchtext's BERT example made",
                        {"default": "bert_vocab.pt"})]  # fmt: skip
         for name, help, options in flags:

@@ -1,6 +1,6 @@
 """Try trained models on a local page: ask a passage, fill masks, choose among options.
 
-    python demo.py                                          # the models that the tasks saved here
+    python demo.py                                          # the models that the tasks saved here, else the shipped ones
     python demo.py --bert-model qa_model.pt other/qa_model.pt mlm_bert.pt    # several, side by side
     python demo.py --port 0                                 # a free port, which the line printed at the start names
 
@@ -36,7 +36,8 @@ import mlm_task
 import qa_task
 import race_task
 import utils
-from files.mistakes import UserError, run_main
+from files.mistakes import UserError, run_main, warn
+from files.pretrained import resolved, shipped
 from files.reading import read_text
 from metrics import LETTERS
 from model import MLMTask, QuestionAnswerTask, RaceTask
@@ -48,19 +49,25 @@ BODY = 1 << 19  # bytes of a request at most
 LIMITS = {"passage": 50_000, "text": 10_000, "question": 1_000, "option": 1_000}  # characters
 WAIT = 60  # seconds for a model that is busy with other questions
 PAGE = Path(__file__).with_name("demo.html")
+MODELS = ("mlm_bert.pt", "qa_model.pt", "race_model.pt")  # where none is named
 
 
 def arguments():
     p = flags.Parser(__doc__)
-    p.flag("bert-model", "model files or Hugging Face folders (default: mlm_bert.pt, qa_model.pt, race_model.pt, where "
-           "they exist)", nargs="+")  # fmt: skip
+    p.flag("bert-model", "model files or Hugging Face folders; pretrained: those that come with the suite (default: "
+           f"{', '.join(MODELS)}, where they exist, else pretrained)", nargs="+")  # fmt: skip
     p.flag("host", "the address to listen at; 0.0.0.0 lets other machines in", default="127.0.0.1")
     p.flag("port", "the port to listen at; 0 for any that is free", type=flags.natural, default=8000)
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],
            default="auto")  # fmt: skip
     args = p.parse_args()
-    if not args.bert_model:
-        args.bert_model = [name for name in ("mlm_bert.pt", "qa_model.pt", "race_model.pt") if Path(name).exists()]
+    if args.bert_model:
+        args.bert_model = resolved(args.bert_model, *MODELS)
+    else:
+        args.bert_model = [name for name in MODELS if Path(name).exists()]
+    if not args.bert_model and (found := shipped(*MODELS)):
+        warn("no model here: taking the pretrained ones that come with the suite")
+        args.bert_model = found
     if not args.bert_model:
         raise UserError("no model here; train one (python mlm_task.py), or name one with --bert-model FILE")
     return args

@@ -29,7 +29,7 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p.flag("predict", "no training: the likeliest words for each [MASK] of each line of this file")
     p.flag("output", "where the words of --predict go", default="words.json")
     p.flag("top-k", "how many words for each [MASK]", type=flags.positive(int), default=5)
-    return flags.with_default_model(p.parse_args(words))
+    return flags.with_default_model(p.parse_args(words), "mlm_bert.pt")
 
 
 if __name__ == "__main__":  # what follows takes a second to import

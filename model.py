@@ -109,6 +109,8 @@ class PositionalEncoding(nn.Module):
         self.embed = nn.Embedding(config.max_position_embeddings, config.word_size)
 
     def initialise(self):
+        if self.embed.weight.is_meta:  # formats/shapes.py: no memory to fill
+            return
         count, width = self.embed.weight.shape
         even = torch.arange(0, width, 2)
         angle = torch.arange(count)[:, None] * 10000.0 ** (-even / width)  # (positions, D / 2)
@@ -482,18 +484,3 @@ class RaceTask(nn.Module):
 
 
 TASKS = {cls.__name__: cls for cls in (MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask)}
-
-
-def body_shapes(config: BertConfig, pooler: bool) -> dict[str, list[int]]:
-    """name -> shape of the body's tensors, without memory for them."""
-    return shapes(BertModel, config, pooler)
-
-
-def head_shapes(task: str, config: BertConfig) -> dict[str, list[int]]:
-    """name -> shape of the tensors that the head of that task adds to the body."""
-    return {name: shape for name, shape in shapes(TASKS[task], config).items() if not name.startswith("bert.")}
-
-
-def shapes(cls, *arguments):
-    with torch.device("meta"):
-        return {name: list(tensor.shape) for name, tensor in cls(*arguments).state_dict().items()}

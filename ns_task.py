@@ -27,7 +27,7 @@ def arguments() -> "Namespace":
            choices=READING["objective"])  # fmt: skip
     p.flag("predict", "no training: for each line of this file, two texts with a tab between, does the second follow?")
     p.flag("output", "where the probabilities of --predict go", default="follows.json")
-    return flags.with_default_model(p.parse_args(), "mlm_bert.pt")
+    return flags.with_default_model(p.parse_args(), "ns_bert.pt", "mlm_bert.pt")
 
 
 if __name__ == "__main__":  # what follows takes a second to import

@@ -50,7 +50,7 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     if args.null_threshold is not None and not flags.uses_trained(args):
         raise UserError(f"--null-threshold {args.null_threshold:g}: training finds its own; add --predict, --evaluate or "
                         "--ask")  # fmt: skip
-    return flags.with_default_model(args, "ns_bert.pt")
+    return flags.with_default_model(args, "qa_model.pt", "ns_bert.pt")
 
 
 if __name__ == "__main__":  # what follows takes a second to import

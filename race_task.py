@@ -53,7 +53,7 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p.flag("context", "the text that --ask is about: a file, or - for standard input")
     args = p.parse_args(words)
     flags.check_all_or_none(args, ask="the question", options="two texts or more", context="the file to read")
-    args = flags.with_default_model(args, "ns_bert.pt")
+    args = flags.with_default_model(args, "race_model.pt", "ns_bert.pt")
     if args.scores and not args.predict:
         raise UserError("--scores: goes with the answers of --predict; add --predict FOLDER")
     check_layout(args.layout, args.attention_window)

@@ -25,7 +25,8 @@ from files.reading import parse_json, read_json, read_text
 from files.torch_zip import holds_weights, read_torch
 from files.writing import atomic_folder, write_json
 from formats.names import ARCHITECTURES, BODIES, CLASSES, Weights, heads_of, swap_rows, take, their_names
-from model import BertConfig, body_shapes, head_shapes
+from formats.shapes import body_shapes, head_shapes
+from model import BertConfig
 from text.tokenizer import BERT_SPECIALS, Tokenizer
 from text.vocabularies import is_lowercase, sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
 
@@ -354,7 +355,7 @@ def kind_of(config):
 def add(weights, table, name, weight, prefix=""):
     theirs = their_names(table, name)
     for one, part in zip(theirs, weight.chunk(len(theirs)), strict=True):
-        weights[prefix + one] = part.clone(memory_format=torch.contiguous_format)
+        weights[prefix + one] = part.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def their_config(config, kind, heads, tokenizer):

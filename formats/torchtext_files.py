@@ -21,7 +21,8 @@ import torch
 
 from files.mistakes import UserError
 from formats.names import Table, Weights, take
-from model import BertConfig, body_shapes, head_shapes
+from formats.shapes import body_shapes, head_shapes
+from model import BertConfig
 from text.tokenizer import SPECIALS, Tokenizer
 from text.vocabularies import load_vocab
 

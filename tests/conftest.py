@@ -199,3 +199,9 @@ def nothing_told():
     from files.mistakes import TOLD
 
     TOLD.clear()
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(monkeypatch):
+    """No test depends on which models come with the suite; test_pretrained.py brings its own."""
+    monkeypatch.setattr("files.pretrained.FOLDER", ROOT / "pretrained" / "none")

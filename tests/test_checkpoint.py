@@ -2,23 +2,30 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
+from argparse import Namespace
 
 import pytest
 import torch
 import toys
+from conftest import ROOT
 
-from checkpoint import load_body, load_model, read_model, save_model
+import heads
+from checkpoint import load_body, load_model, read_model, save_as, save_model
+from formats.huggingface import write_folder
+from formats.shapes import body_shapes, head_shapes
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 
 HEADS = [MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask]
 LETTERS = toys.letters()
 
 
-def make(head, **changes):
+def make(task, **changes):
     torch.manual_seed(0)
     sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=32)
-    return head(BertConfig(len(LETTERS), **{**sizes, **changes})).eval()
+    return task(BertConfig(len(LETTERS), **{**sizes, **changes})).eval()
 
 
 def scores(model):
@@ -75,6 +82,27 @@ def test_any_task_starts_from_any_body(source, target, tmp_path):
     assert {name.split(".")[0] for name in set(given) ^ set(taken)} <= {"pooler"}
 
 
+@pytest.mark.parametrize("changes", [
+    {}, dict(norm_first=True), dict(share_layers=True, embedding_size=6), dict(tie_word_embeddings=False),
+    dict(head="duma"), dict(head="dcmn", compare_options=True), dict(head="mix", mix_layers=2),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("head", HEADS)
+def test_a_file_must_hold_the_weights_of_a_model_of_its_config(head, changes):
+    model = make(head, **changes)
+    shapes = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    body = body_shapes(model.bert.config, model.bert.pooler is not None)
+    assert shapes == {f"bert.{name}": shape for name, shape in body.items()} | head_shapes(head.__name__, model.bert.config)
+
+
+def test_models_are_read_without_sympy_which_takes_half_a_second_to_import(tmp_path):
+    made = [make(head) for head in HEADS] + [make(RaceTask, head=head, mix_layers=2) for head in heads.HEADS]
+    for number, model in enumerate(made):
+        save_model(tmp_path / f"{number}.pt", model, LETTERS)
+    paths = list(map(str, tmp_path.glob("*.pt")))
+    code = f"import sys, checkpoint; list(map(checkpoint.read_model, {paths})); sys.exit('sympy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
     path, _ = saved
     before = path.read_bytes()
@@ -87,6 +115,65 @@ def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
     with pytest.raises(OSError):
         save_model(path, make(MLMTask), LETTERS)
     assert path.read_bytes() == before and os.listdir(path.parent) == ["model.pt"]
+
+
+# Weights in another precision
+
+
+def saved_as(file, precision):
+    new = file.parent / f"{precision}.pt"
+    save_as(Namespace(file=file, new=new, precision=precision, save_vocab=None, nhead=None))
+    return new
+
+
+def dtypes(weights):
+    return {weight.dtype for weight in weights}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_file_in_bf16_gives_the_logits_of_the_model_with_its_weights_rounded(head, tmp_path):
+    model = make(head)
+    save_model(tmp_path / "model.pt", model, LETTERS, {"null_threshold": 0.25})
+    narrow = saved_as(tmp_path / "model.pt", "bf16")
+    assert dtypes(torch.load(narrow, weights_only=True)["body"].values()) == {torch.bfloat16}
+    loaded, tokenizer = load_model(head, narrow)
+    exact = scores(model)
+    model.load_state_dict({name: weight.bfloat16().float() for name, weight in model.state_dict().items()})
+    assert torch.equal(scores(loaded), scores(model)) and not torch.equal(scores(loaded), exact)
+    assert loaded.notes == {"null_threshold": 0.25} and tokenizer.fingerprint == LETTERS.fingerprint
+    wide, _ = load_model(head, saved_as(narrow, "fp32"))
+    assert torch.equal(scores(wide), scores(loaded))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_whoever_starts_from_a_narrow_file_has_fp32_weights(precision, saved):
+    narrow = saved_as(saved[0], precision)
+    for model, _ in (load_model(MLMTask, narrow), load_body(NextSentenceTask, narrow)):  # the pooler is new
+        assert dtypes(model.state_dict().values()) == {torch.float32}
+    pytest.importorskip("safetensors")
+    write_folder(read_model(narrow), narrow.parent / "folder")
+    assert dtypes(read_model(narrow.parent / "folder")["body"].values()) == {torch.float32}
+
+
+def test_a_folder_becomes_a_model_file_with_its_first_head_or_none(saved, capsys):
+    pytest.importorskip("safetensors")
+    content, folder = read_model(saved[0]), saved[0].parent
+    pooled = make(NextSentenceTask)
+    heads = {"MLMTask": content["head"], "NextSentenceTask": pooled.classifier.state_dict(prefix="classifier.")}
+    write_folder({**content, "body": pooled.bert.state_dict(), "heads": heads}, folder / "two")
+    write_folder({**content, "heads": {}}, folder / "none")
+    assert list(read_model(saved_as(folder / "two", "bf16"))["heads"]) == ["MLMTask"]
+    assert "not used: the head of NextSentenceTask" in capsys.readouterr().out
+    bare = saved_as(folder / "none", "fp32")
+    assert read_model(bare)["heads"] == {} and load_body(QuestionAnswerTask, bare)
+    toys.refused(lambda: load_model(MLMTask, bare), "no head of a task here")
+
+
+def test_weights_beyond_the_range_of_fp16_are_refused(saved):
+    path, change = saved
+    change(lambda content: content["head"]["bias"].fill_(1e5))
+    refused(path, "bias has numbers that fp16 cannot hold", load=lambda path: saved_as(path, "fp16"))
+    assert not (path.parent / "fp16.pt").exists()
 
 
 # What is wrong with a file is told in one line
@@ -207,6 +294,13 @@ def test_show_tells_what_is_inside(saved, run_script):
         assert word in output
 
 
+def test_save_as_writes_a_file_whose_precision_show_tells(saved, run_script, tmp_path):
+    printed = run_script("checkpoint.py", "save-as", saved[0], "narrow.pt", "--precision", "bf16").stdout
+    assert printed == "narrow.pt: written, weights in bf16\n"
+    output = run_script("checkpoint.py", "show", "narrow.pt").stdout
+    assert "MLMTask" in output and "null_threshold" in output and "bfloat16" in output and "float32" not in output
+
+
 def test_show_without_a_file_is_a_users_mistake(run_script, tmp_path):
-    assert "{show,export}" in run_script("checkpoint.py", code=2).stderr
+    assert "{show,export,save-as}" in run_script("checkpoint.py", code=2).stderr
     assert "no such file" in run_script("checkpoint.py", "show", "none.pt", code=2).stderr

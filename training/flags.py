@@ -18,7 +18,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from files.mistakes import UserError, run_main, spellings
+from files.mistakes import UserError, run_main, spellings, warn
+from files.pretrained import resolved, shipped
 from text.corpus import FORMAT_HELP, STYLES
 from text.places import default_cache_dir, default_data_dir
 from text.sentences import sentence_language
@@ -151,8 +152,9 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head, and read as it does")
     questions = task in ("qa", "race")
-    p.flag("bert-model", "start from the body of this model file or Hugging Face folder; none: random weights"
-           + "; several without training: their ensemble" * questions, nargs="+" if questions else None)  # fmt: skip
+    p.flag("bert-model", "start from the body of this model file or Hugging Face folder; pretrained: of the one that comes "
+           "with the suite; none: random weights" + "; several without training: their ensemble" * questions,
+           nargs="+" if questions else None)  # fmt: skip
     p.flag("save-vocab", "the vocabulary that belongs to a file of torchtext's BERT example; mlm_task.py writes its own",
            default="bert_vocab.pt")  # fmt: skip
     if questions:
@@ -226,16 +228,18 @@ def check_all_or_none(args: argparse.Namespace, **meanings: str) -> None:
                         + " and ".join(f"--{name}, {meanings[name]}" for name in missing))  # fmt: skip
 
 
-def with_default_model(args: argparse.Namespace, start: str | None = None) -> argparse.Namespace:
+def with_default_model(args: argparse.Namespace, own: str, start: str | None = None) -> argparse.Namespace:
     """``args`` with --bert-model where it is not given: ``start`` to train from, --save to use what the task trained.
 
-    Of several it keeps a list, in which each stands once. Raises UserError where several were given to train from.
+    ``own`` is the task's default of --save. "pretrained" becomes the path of the shipped model. Of several it keeps a
+    list, in which each stands once. Raises UserError where several were given to train from.
     """
     trained = uses_trained(args)
     if args.bert_model is None:
-        args.bert_model = args.save if trained else start
-    elif isinstance(args.bert_model, list):
-        named = args.bert_model
+        args.bert_model = trained_here(args, own) if trained else start
+    else:
+        given = args.bert_model if isinstance(args.bert_model, list) else [args.bert_model]
+        named = resolved(given, own if trained else start or own)
         if len(named) > 1 and (not trained or args.checkpoint or "none" in named):
             what = f"--bert-model {' '.join(named)}"
             if not trained:
@@ -245,6 +249,21 @@ def with_default_model(args: argparse.Namespace, start: str | None = None) -> ar
         once = list({os.path.realpath(path): path for path in named}.values())
         args.bert_model = once if len(once) > 1 else once[0]
     return args
+
+
+def trained_here(args, own):
+    """The model to use where none is named: --save, or where the task has saved none here, the shipped one.
+
+    Raises UserError for --evaluate instead: a score is of a model that one has named.
+    """
+    instead = [] if args.checkpoint or args.save != own or os.path.exists(own) else shipped(own)
+    if not instead:
+        return args.save
+    if args.evaluate:
+        raise UserError(f"{own}: no such file; name a model by --bert-model FILE, or --bert-model pretrained for the one "
+                        "that comes with the suite")  # fmt: skip
+    warn(f"no {own} here: taking the pretrained model that comes with the suite, {instead[0]}")
+    return instead[0]
 
 
 def sizes(args: argparse.Namespace, vocab_size: int) -> "BertConfig":
