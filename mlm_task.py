@@ -39,6 +39,7 @@ import math
 import string
 from argparse import Namespace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -102,6 +103,16 @@ def ids_behind_a_mask(text: str, tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode(text).ids
 
 
+def longest_row(args: Namespace, model: MLMTask) -> int:
+    """How many tokens a row may have: as many as the model's training blocks, as its positions beyond are untrained.
+
+    The BERTs of Hugging Face folders were trained on all positions that they have.
+    """
+    if Path(args.checkpoint or args.bert_model).is_dir():
+        return args.bptt or model.bert.config.max_position_embeddings
+    return flags.reading(args, model, READING).bptt
+
+
 def masked_row(text: str, tokenizer: Tokenizer, longest: int, where: str) -> torch.Tensor:
     """Ids (1, S) of [CLS] and the text with the mask's id wherever it says ``[MASK]``, as a block of training has them.
 
@@ -160,7 +171,7 @@ def fill(args, ranks, model, tokenizer):
     else:
         lines = read_lines(args.predict)
         texts = {f"{args.predict}, line {number}": line for number, line in enumerate(lines, 1) if line.strip()}
-    longest, compute = model.bert.config.max_position_embeddings, utils.Computer(args, ranks)
+    longest, compute = longest_row(args, model), utils.Computer(args, ranks)
     model.to(ranks.device).eval()
     rows = [masked_row(text, tokenizer, longest, where) for where, text in texts.items()]
     found = [likeliest(model, tokenizer, row, compute, args.top_k) for row in rows]
@@ -180,9 +191,9 @@ def fill(args, ranks, model, tokenizer):
 @in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
     if args.fill or args.predict:
-        return fill(args, ranks, model, tokenizer)
+        return fill(args, ranks, *flags.trained_models(MLMTask, args, READING)[0])
+    model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: MaskedBlocks(
