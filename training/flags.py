@@ -22,6 +22,7 @@ from files.mistakes import UserError, run_main, spellings
 from text.corpus import FORMAT_HELP, STYLES
 from text.places import default_cache_dir, default_data_dir
 from text.sentences import sentence_language
+from text.vocabularies import says_itself
 
 if TYPE_CHECKING:  # not when it runs, for start-up time
     import torch
@@ -225,7 +226,8 @@ def check_all_or_none(args: argparse.Namespace, **meanings: str) -> None:
 def with_default_model(args: argparse.Namespace, start: str | None = None) -> argparse.Namespace:
     """``args`` with --bert-model where it is not given: ``start`` to train from, --save to use what the task trained.
 
-    Of several it keeps a list, in which each stands once. Raises UserError where several were given to train from.
+    Of several it keeps a list, in which each stands once. Raises UserError where several were given to train from, and
+    where --lowercase is for a vocabulary that comes with the model.
     """
     trained = uses_trained(args)
     if args.bert_model is None:
@@ -240,6 +242,9 @@ def with_default_model(args: argparse.Namespace, start: str | None = None) -> ar
                             + (f"--checkpoint {args.checkpoint}" if args.checkpoint else "none"))  # fmt: skip
         once = list({os.path.realpath(path): path for path in named}.values())
         args.bert_model = once if len(once) > 1 else once[0]
+    model = args.checkpoint or args.bert_model
+    if args.lowercase != "auto" and model not in (None, "none"):
+        raise says_itself(args.lowercase, model if isinstance(model, str) else model[0])
     return args
 
 
