@@ -25,8 +25,8 @@ TOLD: set[str] = set()
 
 
 def warn(message: str, once: str | None = None) -> None:
-    """A line on stderr, once, or of all that have the same ``once`` the first alone; of several ranks or tasks the first
-    says it, for the others would say the same."""
+    """A line on stderr, once; of lines with the same ``once`` the first alone. Of several ranks or tasks the first says
+    it, for the others would say the same."""
     key = once or message
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and key not in TOLD:
         TOLD.add(key)
