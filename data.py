@@ -28,6 +28,7 @@ from text.questions import load_race_splits, load_squad_splits, squad_path
 from text.sentences import sentence_language
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer, names_of
+from text.vocabularies import says_itself
 
 
 def prepare(args, places):
@@ -38,6 +39,8 @@ def prepare(args, places):
     if task:  # srun's other tasks would say the same
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if args.bert_model:
+        if args.lowercase != "auto":
+            raise says_itself(args.lowercase, args.bert_model)
         import checkpoint  # here for start-up time
 
         path = resolved([args.bert_model], "mlm_bert.pt")[0]  # all that are shipped have its vocabulary

@@ -110,8 +110,8 @@ def answer_question(loaded, request):
 
 
 def fill_masks(loaded, request):
-    text, longest = text_of(request, "text"), loaded.model.bert.config.max_position_embeddings
-    row = mlm_task.masked_row(text, loaded.tokenizer, longest, "the text")
+    text, layout = text_of(request, "text"), mlm_task.layout(loaded.args, loaded.model)
+    row = mlm_task.masked_row(text, loaded.tokenizer, *layout, "the text")
     compute = utils.Computer(loaded.args, loaded.ranks)
     return {"masks": mlm_task.likeliest(loaded.model, loaded.tokenizer, row, compute, loaded.args.top_k)}
 

@@ -247,7 +247,9 @@ def _read_dictionary(path, valid, kind):
 
 
 def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    if type(value) is int:  # JSON's may be larger than any float
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float) and not math.isnan(value)
 
 
 def main(arguments=None):

@@ -39,6 +39,7 @@ import math
 import string
 from argparse import Namespace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -102,8 +103,19 @@ def ids_behind_a_mask(text: str, tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode(text).ids
 
 
-def masked_row(text: str, tokenizer: Tokenizer, longest: int, where: str) -> torch.Tensor:
-    """Ids (1, S) of [CLS] and the text with the mask's id wherever it says ``[MASK]``, as a block of training has them.
+def layout(args: Namespace, model: MLMTask) -> tuple[int, bool]:
+    """How a row was laid out in the model's training: how many tokens at most, and did a [SEP] end it?
+
+    Ours and those of torchtext's example read blocks of running text, and their positions beyond --bptt are untrained.
+    The BERTs of Hugging Face folders read texts that a [SEP] ends, and were trained on all positions that they have.
+    """
+    if Path(args.checkpoint or args.bert_model).is_dir():
+        return args.bptt or model.bert.config.max_position_embeddings, True
+    return flags.reading(args, model, READING).bptt, False
+
+
+def masked_row(text: str, tokenizer: Tokenizer, longest: int, final_sep: bool, where: str) -> torch.Tensor:
+    """Ids (1, S) of [CLS] and the text with the mask's id wherever it says ``[MASK]``, laid out as in training.
 
     Raises UserError, which names ``where``, for a text without a mask or of more than ``longest`` tokens.
     """
@@ -113,6 +125,7 @@ def masked_row(text: str, tokenizer: Tokenizer, longest: int, where: str) -> tor
     row = [tokenizer.cls_id, *tokenizer.encode(first).ids]
     for piece in pieces:
         row += [tokenizer.mask_id, *ids_behind_a_mask(piece, tokenizer)]
+    row += [tokenizer.sep_id] * final_sep
     if len(row) > longest:
         raise UserError(f"{where}: {len(row)} tokens, and the model reads at most {longest}; shorten the text")
     return torch.tensor([row])
@@ -160,9 +173,9 @@ def fill(args, ranks, model, tokenizer):
     else:
         lines = read_lines(args.predict)
         texts = {f"{args.predict}, line {number}": line for number, line in enumerate(lines, 1) if line.strip()}
-    longest, compute = model.bert.config.max_position_embeddings, utils.Computer(args, ranks)
+    (longest, final_sep), compute = layout(args, model), utils.Computer(args, ranks)
     model.to(ranks.device).eval()
-    rows = [masked_row(text, tokenizer, longest, where) for where, text in texts.items()]
+    rows = [masked_row(text, tokenizer, longest, final_sep, where) for where, text in texts.items()]
     found = [likeliest(model, tokenizer, row, compute, args.top_k) for row in rows]
     if not ranks.first:
         return
@@ -180,9 +193,9 @@ def fill(args, ranks, model, tokenizer):
 @in_its_place
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
-    model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
     if args.fill or args.predict:
-        return fill(args, ranks, model, tokenizer)
+        return fill(args, ranks, *flags.trained_models(MLMTask, args, READING)[0])
+    model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: MaskedBlocks(

@@ -23,6 +23,7 @@ HIDDEN = {"log_dir", "save", "data_dir", "cache_dir", "save_vocab", "resume", "l
 CURVES = ("loss", "accuracy", "f1", "tokens_per_second", "lr", "gradient_norm", "utilisation")
 COLOURS = ("#1f6f8b", "#c8553d", "#588157", "#7b5ea7", "#b08900", "#4c5c68")  # of the runs, in turn
 PASSAGE = 1500  # characters shown of a passage without a mark
+NOT_OURS = (LookupError, TypeError, ValueError, AttributeError, OverflowError)  # what a file provokes that no run wrote
 STYLE = """
 :root { color-scheme: light dark; --paper: #f7f6f2; --card: #fff; --ink: #22262b; --soft: #626a73; --line: #dfddd5;
   --mark: #ffe08a; --on-mark: #22262b; --good: #2b6b3f; --bad: #a3271f; }
@@ -225,7 +226,7 @@ def examples(run):
                               (run["evaluation"] and evaluated(run), run["evaluation"].get("examples", []), "evaluation")):
         try:
             cards = "".join(CARDS[one["kind"]](one) for one in found)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except NOT_OURS as error:
             raise UserError(f"{run['name']}/{file}.json: not what a run writes ({error!r}); remove it") from None
         told += f'<h2>What {escape(name)} answers</h2><div class="cards">{cards}</div>' if cards else ""
     return told
@@ -249,8 +250,8 @@ def main():
                         "--log-dir")  # fmt: skip
     try:
         text = page(runs)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"{args.runs[0]}: a file of the run is not what it writes ({error!r}); remove it") from None
+    except NOT_OURS as error:
+        raise UserError(f"{' '.join(args.runs)}: a file there is not what a run writes ({error!r}); remove it") from None
     with atomic_write(Path(args.output)) as stream:
         stream.write(text.encode("utf-8", "replace"))
     print(f"{len(runs)} runs in {args.output}; open it in a browser")

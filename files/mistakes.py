@@ -24,10 +24,12 @@ class UserError(Exception):
 TOLD: set[str] = set()
 
 
-def warn(message: str) -> None:
-    """A line on stderr, once; of several ranks or tasks the first says it, for the others would say the same."""
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and message not in TOLD:
-        TOLD.add(message)
+def warn(message: str, once: str | None = None) -> None:
+    """A line on stderr, once; of lines with the same ``once`` the first alone. Of several ranks or tasks the first says
+    it, for the others would say the same."""
+    key = once or message
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and key not in TOLD:
+        TOLD.add(key)
         print(f"warning: {UserError(message)}", file=sys.stderr, flush=True)
 
 

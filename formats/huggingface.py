@@ -146,7 +146,7 @@ def read_config(path):
             classifier_dropout=found.get("classifier_dropout_prob", 0.1) if albert else found.get("classifier_dropout"),
             tie_word_embeddings=bool(found.get("tie_word_embeddings", True)),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: {error}; choose another model") from None
     return config, kind, architecture
 

@@ -101,13 +101,25 @@ def browser():
     opened.quit()
 
 
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """An empty data folder and a cache for all tests of a file."""
+@pytest.fixture
+def places(tmp_path):
+    """An empty data folder, and where a cache will be."""
     from text.places import Places
 
-    folder = tmp_path_factory.mktemp("places")
-    return Places(folder, folder / "cache")
+    (tmp_path / "data").mkdir()
+    return Places(tmp_path / "data", tmp_path / "cache")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes files, name -> content, and gives their folder's path as --dataset has it."""
+    import toys
+
+    def write(files, folder="mine"):
+        toys.write_all(tmp_path / folder, files)
+        return str(tmp_path / folder)
+
+    return write
 
 
 @pytest.fixture

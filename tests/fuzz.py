@@ -31,11 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import fuzz_data
 import fuzz_models
+import fuzz_runs
 
 from files.mistakes import UserError
 
 SECONDS, MEMORY = 20, 2 << 30
-KINDS = {**fuzz_models.KINDS, **fuzz_data.KINDS}  # of each: good(folder), change(folder, rng), read(folder, rng)
+# Of each kind good(folder), change(folder, rng), read(folder, rng).
+KINDS = {**fuzz_models.KINDS, **fuzz_data.KINDS, **fuzz_runs.KINDS}
 TOUCH = {"os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate",
          "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
 RUN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn", "socket.connect",

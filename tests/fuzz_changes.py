@@ -9,9 +9,9 @@ import zipfile
 
 import torch
 
-ODD = [None, True, False, 0, -1, 1, 7, 2**31, 2**63, -(2**63), 10**9, 10**30, 0.5, -1.5, 1e308, float("nan"), float("inf"),
-       "", "x", "\ud800", "\x00", "two\nlines\x1b[31m", "../../outside", "/outside", "[MASK]", "<mask>", "9" * 30,
-       [], {}, [[]], [None], {"a": 1}, ["A"], "A"]  # fmt: skip
+ODD = [None, True, False, 0, -1, 1, 7, 2**31, 2**63, -(2**63), 10**9, 10**30, 10**400, 0.5, -1.5, 1e308, float("nan"),
+       float("inf"), "", "x", "\ud800", "\x00", "two\nlines\x1b[31m", "../../outside", "/outside", "[MASK]", "<mask>",
+       "9" * 30, [], {}, [[]], [None], {"a": 1}, ["A"], "A"]  # fmt: skip
 PICKLES = [b"cos\nsystem\n(S'touch outside'\ntR.", b"\x80\x02cbuiltins\neval\nX\x01\x00\x00\x001\x85R.", b"(lp0\n0",
            b"r\xff\xff\xff\x7f", b"X\xff\xff\xff\x7f", b"J\xff\xff\xff\x7f", b"2", b"}", b"b", b"R", b"Q"]  # fmt: skip
 

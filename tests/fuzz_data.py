@@ -1,13 +1,15 @@
-"""What tests/fuzz.py damages of data: token caches, questions and answers, archives, plain text.
+"""What tests/fuzz.py damages of data: token caches, questions and answers, archives, plain text, folders of splits.
 
-Of each kind, good(folder) writes what is right, and read(folder, rng) reads it as the program does; archives and text
-are made anew for each input.
+Of each kind, good(folder) writes what is right, and read(folder, rng) reads it as the program does; archives, text and
+folders of splits are made anew for each input.
 """
 
 import contextlib
 import gzip
 import io
+import json
 import shutil
+import sys
 import tarfile
 import warnings
 import zipfile
@@ -15,6 +17,7 @@ import zipfile
 import toys
 from fuzz_changes import change_bytes, change_folder
 
+import data as program
 import metrics
 from files.archives import extract
 from files.writing import write_json
@@ -184,7 +187,6 @@ def hostile_text(folder, rng):
 
 
 def read_text(folder, rng):
-
     path, places = folder / "text.txt", Places(folder, folder / "cache")
     kind, style = rng.randrange(3), rng.choice(list(STYLES))
     if kind == 0:
@@ -194,12 +196,55 @@ def read_text(folder, rng):
                     sentences(paragraph)
         return
     if kind == 1:
-        lines = corpus_lines(str(path), places)
+        lines = corpus_lines(str(path), places, style=style)
         name = rng.choice(["sentencepiece", "basic_english"])
         tokenizer = vocabularies.train_tokenizer(name, lines, rng.choice([6, 60, 1000]))
     else:
         tokenizer = toys.letters()
-    load_corpus(str(path), "train", tokenizer, places)
+    load_corpus(str(path), "train", tokenizer, places, style)
+
+
+# Folders whose files are called like splits
+
+NAMES_OF_SPLITS = ["train", "train", "Train", "valid", "validation", "dev", "test", "test", "TEST", "other", ".train",
+                   "train.d"]  # fmt: skip
+DEEPER = ["", "", "", "-v1", "/a", "/high/1", "/high/2", "/middle/1", "/x/y"]
+TEXTS = ["", "\n", "The cat sat. The dog sat.\n", "The cat sat.\n\n" * 40, "the dog\n" * 300, "\ufeffred\r\n\r\n" * 30]
+
+
+def article(rng):
+    return {"id": rng.choice("abc"), "article": "The cat sat.", "questions": ["Who _ ?"] * rng.randrange(3),
+            "options": [["a", "b", "c", "d"]] * rng.randrange(3), "answers": ["A"] * rng.randrange(3)}  # fmt: skip
+
+
+def hostile_splits(folder, rng):
+    """Files, folders and links called like splits or nearly so: texts, questions, articles, nothing, and all mixed."""
+    made = [lambda: rng.choice(TEXTS), lambda: json.dumps(toys.small_squad(rng.randrange(4))),
+            lambda: json.dumps(article(rng))]  # fmt: skip
+    ours = rng.choice([*made, None])  # most are of one kind
+    for _ in range(rng.randint(1, 9)):
+        ending = rng.choice([".txt", ".txt", ".json", ".TXT", "", ".md"])
+        path = folder / "mine" / f"{rng.choice(NAMES_OF_SPLITS)}{rng.choice(DEEPER)}{ending}"
+        with contextlib.suppress(OSError):  # a file where a folder is wanted
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if rng.random() < 0.1:
+                path.symlink_to(rng.choice(["nowhere", ".", path.name, ".."]))
+            elif rng.random() < 0.05:
+                path.mkdir()
+            else:
+                data = (ours if ours and rng.random() < 0.9 else rng.choice(made))().encode()
+                path.write_bytes(change_bytes(data, rng) if rng.random() < 0.1 else data)
+    (folder / "vocab.txt").write_text("\n".join(toys.letters().tokens))
+
+
+def read_splits(folder, rng):
+    words = ["--dataset", folder / "mine", "--data-dir", folder, "--cache-dir", folder / "cache"]
+    words += ["--text-format", rng.choice(list(STYLES))] if rng.random() < 0.7 else []
+    words += ["--level", rng.choice(["middle", "high", "all"])]
+    command = rng.choice([["prepare", "--vocab", folder / "vocab.txt"], ["prepare", "--tokenizer", "basic_english"],
+                          ["inspect"]])  # fmt: skip
+    sys.argv = ["data.py", *map(str, [*command, *words])]
+    program.main()
 
 
 KINDS = {
@@ -208,4 +253,5 @@ KINDS = {
     "race": (good_race, change_folder, read_race),
     "archive": (no_files, hostile_archive, read_archive),
     "text": (no_files, hostile_text, read_text),
+    "splits": (no_files, hostile_splits, read_splits),
 }

@@ -214,13 +214,31 @@ def read_torchtext(folder, rng):
 
 def good_vocab(folder):
     (folder / "vocab.txt").write_text("\n".join(toys.letters().tokens))
+    (folder / "cased.txt").write_text("\n".join([*toys.letters().tokens, *map(str.title, toys.WORDS)]))
     (folder / "spiece.model").write_bytes(small_tokenizer("sentencepiece").model)
     vocabularies.save_vocab(small_tokenizer("basic_english"), folder / "words.pt")
     vocabularies.save_vocab(small_tokenizer("sentencepiece"), folder / "pieces.pt")
 
 
+ODD_TOKENS = ["İ", "ß", "ǅ", "Σ", "ς", "ﬁ", "##É", "##", "[X]", "<s>", "", " ", "a b", "[CLS]", "[mask]", "\u0301",
+              "\u2028", "字"]  # fmt: skip
+
+
+def change_vocab(folder, rng):
+    """One is damaged, or, where it is a list of words, gets some whose case is in doubt."""
+    path = folder / rng.choice(["vocab.txt", "cased.txt"])
+    if rng.random() < 0.6:
+        return change_one(folder, rng)
+    tokens = path.read_text().split("\n")
+    for _ in range(rng.choice([1, 3, 30])):
+        tokens.insert(rng.randrange(len(tokens) + 1), rng.choice([*ODD_TOKENS, rng.choice(tokens).swapcase()]))
+    path.write_text("\n".join(dict.fromkeys(tokens) if rng.random() < 0.8 else tokens), encoding="utf-8")
+    (folder / "chosen").write_text(path.name)
+
+
 def read_vocabulary(folder, rng):
-    tokenizer = vocabularies.load_vocab(folder / (folder / "chosen").read_text())
+    path = folder / (folder / "chosen").read_text()
+    tokenizer = vocabularies.load_vocab(path, rng.choice([None, True, False]) if path.suffix == ".txt" else None)
     use(small_model(MLMTask, tokenizer), tokenizer)
     vocabularies.save_vocab(tokenizer, folder / "again.pt")
     assert vocabularies.load_vocab(folder / "again.pt").fingerprint == tokenizer.fingerprint
@@ -231,5 +249,5 @@ KINDS = {
     "state": (good_state, change_folder, read_state),
     "folder": (good_folder, change_subfolder, read_folder),
     "torchtext": (good_torchtext, change_folder, read_torchtext),
-    "vocab": (good_vocab, change_one, read_vocabulary),
+    "vocab": (good_vocab, change_vocab, read_vocabulary),
 }

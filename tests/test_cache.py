@@ -34,7 +34,7 @@ def tokenizer():
 def write_books(folder, count, paragraphs=30):
     """Books of random sentences; gives all of their sentences, {name: [[sentence]] by paragraph}."""
     rng, books = random.Random(5), {}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         books[f"{number}.txt"] = [
             [" ".join(["The", *rng.choices(WORDS, k=rng.randint(2, 9))]) + "." for _ in range(rng.randint(1, 4))]
@@ -43,11 +43,6 @@ def write_books(folder, count, paragraphs=30):
         text = "\n\n".join(" ".join(paragraph) for paragraph in books[f"{number}.txt"])
         (folder / f"{number}.txt").write_text(text + "\n")
     return books
-
-
-@pytest.fixture
-def places(tmp_path):
-    return Places(tmp_path / "data", tmp_path / "cache")
 
 
 def run_python(code, *arguments, **options):
@@ -191,7 +186,6 @@ def test_a_build_that_fails_leaves_nothing(places, tokenizer, monkeypatch):
 
 
 def test_an_empty_split_is_a_user_error_and_leaves_nothing(places, tokenizer):
-    places.data.mkdir()
     for content in ("", "\n \n"):
         (places.data / "empty.txt").write_text(content)
         with pytest.raises(UserError, match=r"empty\.txt: no text for the train split; add more"):

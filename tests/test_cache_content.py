@@ -7,7 +7,6 @@ import pytest
 
 from files.mistakes import UserError
 from text import cache, corpus, tokens
-from text.places import Places
 from text.sentence_pairs import SentencePairs
 from text.tokenizer import BERT_SPECIALS, Tokenizer
 
@@ -17,12 +16,6 @@ EMPTY = "\u200b"  # of which wordpiece makes nothing
 @pytest.fixture
 def tokenizer():
     return Tokenizer("wordpiece", [*BERT_SPECIALS, "one", "two", "cat", "dog", "."], BERT_SPECIALS)
-
-
-@pytest.fixture
-def places(tmp_path):
-    (tmp_path / "data").mkdir()
-    return Places(tmp_path / "data", tmp_path / "cache")
 
 
 def tokenised(parts, tokenizer, folder, style="lines"):

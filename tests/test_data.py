@@ -9,17 +9,10 @@ import data
 from files.mistakes import TOLD
 from text import places as places_module
 from text import tokens
-from text.places import Places, Source
+from text.places import Source
 from text.questions import load_race_splits, load_squad_splits
 from text.tokenizer import SPECIALS, Tokenizer
 from text.vocabularies import save_vocab
-
-
-@pytest.fixture
-def places(tmp_path):
-    (tmp_path / "data").mkdir()
-    return Places(tmp_path / "data", tmp_path / "cache")
-
 
 ARTICLE = {"article": "The cat sat.", "questions": ["Who _ ?"], "options": [["a", "b", "c", "sat"]], "answers": ["D"]}
 RACE = {f"RACE/{part}/high/{number}.txt": ARTICLE for part in ("train", "dev", "test") for number in (1, 2)}

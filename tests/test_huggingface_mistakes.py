@@ -23,6 +23,7 @@ def folder(tmp_path):
     ({"is_decoder": True}, ["is_decoder"]), ({"add_cross_attention": True}, ["add_cross_attention"]),
     ({"hidden_act": "silu"}, ["silu", "gelu"]), ({"hidden_size": "wide"}, ["hidden_size", "wide"]),
     ({"num_attention_heads": 5}, ["32", "5"]), ({"layer_norm_eps": "small"}, ["config.json", "small"]),
+    ({"layer_norm_eps": 10**400}, ["config.json", "too large"]),
     ({"hidden_dropout_prob": None}, ["config.json"]), ({"quantization_config": {"bits": 8}}, ["quantization_config"]),
     ({"hidden_size": 64}, ["embeddings.word_embeddings.weight", "32", "64"]),
     ({"num_hidden_layers": 4}, ["lacks weight encoder.layer.3"]),

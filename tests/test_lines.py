@@ -25,11 +25,11 @@ def test_only_line_ends_divide_the_pairs_to_predict(tmp_path):
 def test_only_line_ends_divide_the_texts_to_fill(tmp_path, monkeypatch):
     path, seen = tmp_path / "lines.txt", {}
     path.write_bytes("The [MASK]\u2028sat.\x0c\r\n\nA [MASK].\n".encode())
-    monkeypatch.setattr(mlm_task, "masked_row", lambda text, tokenizer, longest, where: seen.update({where: text}))
+    monkeypatch.setattr(mlm_task, "masked_row", lambda text, tokenizer, longest, sep, where: seen.update({where: text}))
     monkeypatch.setattr(mlm_task, "likeliest", lambda *arguments: [])
     monkeypatch.setattr(mlm_task.utils, "Computer", lambda *arguments: None)
-    model = SimpleNamespace(bert=SimpleNamespace(config=SimpleNamespace(max_position_embeddings=9)))
-    model.to = lambda device: SimpleNamespace(eval=lambda: None)
+    monkeypatch.setattr(mlm_task, "layout", lambda *arguments: (9, False))
+    model = SimpleNamespace(to=lambda device: SimpleNamespace(eval=lambda: None))
     args, ranks = SimpleNamespace(fill=None, predict=path, top_k=1), SimpleNamespace(first=False, device="cpu")
     mlm_task.fill(args, ranks, model, None)
     assert seen == {f"{path}, line 1": "The [MASK]\u2028sat.\x0c", f"{path}, line 3": "A [MASK]."}

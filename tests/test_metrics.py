@@ -385,6 +385,7 @@ def test_command_race(scored, tmp_path):
         (["squad", squad(GOLD), {"a": None}], "1.json: 'a' has null, expected a text"),
         (["squad", SWEEP, SWEPT, "--null-odds", {"a": "x"}], "3.json: 'a' has \"x\", expected a number"),
         (["squad", SWEEP, SWEPT, "--null-odds", {"a": float("nan")}], "3.json: 'a' has NaN, expected a number"),
+        (["squad", SWEEP, SWEPT, "--null-odds", {"a": 10**400}], "3.json: 'a' has 1000"),
         (["squad", SWEEP, SWEPT, "--null-odds", {}], "null odds: none for 6 predicted questions"),
         (["squad", SWEEP, SWEPT, "--no-answer-threshold", "1"], "--no-answer-threshold needs --null-odds"),
         (["race", "absent", {}], "absent: no such folder"),

@@ -1,34 +1,13 @@
 """A folder that its owner has divided: files and folders called train, valid and test are what they are called."""
 
-import json
-
 import pytest
 
 from files.mistakes import UserError
 from text.corpus import corpus_parts
-from text.places import SPLITS, Places, kinds_of
+from text.places import SPLITS, kinds_of
 from text.questions import load_race_splits, load_squad_splits
 
 LONG = "A line to read.\n\n" * 400
-
-
-@pytest.fixture
-def places(tmp_path):
-    return Places(tmp_path / "data", tmp_path / "cache")
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes files, name -> content, and gives their folder's path as --dataset has it."""
-
-    def write(files, folder="mine"):
-        for name, content in files.items():
-            path = tmp_path / folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return str(tmp_path / folder)
-
-    return write
 
 
 def corpus_files(name, places):

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import toys
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from toys import LETTERS, options, parts
+from toys import LETTERS, options, parts, some
 
 import race_task
 from files.mistakes import UserError
@@ -16,7 +16,6 @@ from text.batches import EVALUATION
 from text.option_rows import rouge_recall
 from text.questions import Article, fill
 
-some = settings(deadline=None, max_examples=25)
 ARTICLES = toys.articles()
 
 

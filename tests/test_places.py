@@ -7,25 +7,14 @@ import tarfile
 import zipfile
 
 import pytest
-from toys import caches, small_squad, write_all
+from toys import caches, complaint, small_squad, write_all
 
-from files.mistakes import UserError
 from text import places as places_module
 from text.corpus import corpus_parts
-from text.places import SPLITS, Places, Source, kinds_of
+from text.places import SPLITS, Source, kinds_of
 from text.questions import load_race_splits, load_squad_splits
 
 WIKI = {f"wikitext-2/wiki.{split}.tokens": f" = Title = \n \n The {split} text . \n".encode() for split in SPLITS}
-
-
-@pytest.fixture
-def places(tmp_path):
-    (tmp_path / "data").mkdir()
-    return Places(tmp_path / "data", tmp_path / "cache")
-
-
-def complaint(pattern):
-    return pytest.raises(UserError, match=pattern)
 
 
 def zipped(members):

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 import toys
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from toys import LETTERS, parts, windows
+from toys import LETTERS, parts, some, windows
 
 from files.mistakes import UserError
 from text.batches import EVALUATION
 from text.questions import Question, SquadSet
 
-some = settings(deadline=None, max_examples=25)
 QUESTIONS = toys.squad(contexts=5)
 sizes = st.tuples(st.integers(0, 10**6), st.integers(16, 90), st.integers(1, 60))
 

@@ -88,11 +88,12 @@ def test_nothing_in_a_run_becomes_html(runs):
 
 @pytest.mark.parametrize(("name", "content", "reason"), [
     ("history.json", "{", "not JSON"),
-    ("history.json", "[[1]]", "not what it writes"),
+    ("history.json", "[[1]]", "not what a run writes"),
     ("result.json", "[]", "not what a run writes"),
+    pytest.param("result.json", f'{{"seconds": {10**400}}}', "not what a run writes", id="larger than any float"),
     ("examples.json", '[{"kind": "qa"}]', "not what a run writes"),
     ("evaluation.json", '{"models": [], "examples": [{"kind": "new"}]}', "not what a run writes"),
-    ("evaluation.json", '{"task": "qa"}', "not what it writes"),
+    ("evaluation.json", '{"task": "qa"}', "not what a run writes"),
 ])  # fmt: skip
 def test_a_damaged_file_is_one_line(runs, name, content, reason):
     (runs / "first" / name).write_text(content)

@@ -6,40 +6,26 @@ from pathlib import Path
 import pytest
 
 from text.corpus import corpus_parts
-from text.places import SPLITS, Places
+from text.places import SPLITS
 from text.questions import Question, SquadSet, set_aside
 from text.splits import set_apart, whole_files
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Writes files, name -> content, and gives the places that find them as the set Text."""
-
-    def write(files):
-        for name, content in files.items():
-            path = tmp_path / "data" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content)
-        return Places(tmp_path / "data", tmp_path / "cache")
-
-    return write
 
 
 def shares(sizes):
     return [sizes[split] / sum(sizes.values()) for split in SPLITS]
 
 
-def corpus_sizes(places):
-    return {split: sum(end - start for _, start, end in corpus_parts("Text", split, places)[0]) for split in SPLITS}
+def corpus_sizes(name, places):
+    return {split: sum(end - start for _, start, end in corpus_parts(name, split, places)[0]) for split in SPLITS}
 
 
 # -- By size -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_novel_among_notes_is_divided_by_length(folder):
+def test_a_novel_among_notes_is_divided_by_length(write, places):
     files = {f"note {number}.txt": "A short note.\n\n" * 7 for number in range(19)}
-    assert shares(corpus_sizes(folder({**files, "novel.txt": "A long novel.\n\n" * 40_000}))) == pytest.approx(
-        [0.85, 0.05, 0.10], abs=0.001)  # fmt: skip
+    name = write({**files, "novel.txt": "A long novel.\n\n" * 40_000})
+    assert shares(corpus_sizes(name, places)) == pytest.approx([0.85, 0.05, 0.10], abs=0.001)
 
 
 @pytest.mark.parametrize("seed", range(20))

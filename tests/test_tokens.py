@@ -2,23 +2,10 @@
 
 import argparse
 
-import pytest
-from toys import caches
+from toys import caches, complaint
 
-from files.mistakes import UserError
 from text import tokens
-from text.places import Places
 from text.tokens import load_tokenizer
-
-
-@pytest.fixture
-def places(tmp_path):
-    (tmp_path / "data").mkdir()
-    return Places(tmp_path / "data", tmp_path / "cache")
-
-
-def complaint(pattern):
-    return pytest.raises(UserError, match=pattern)
 
 
 def arguments(**given):

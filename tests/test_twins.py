@@ -1,12 +1,9 @@
 """The same text under two names, on both sides of a split, is told in one line with both names."""
 
-import json
-
 import pytest
 
 from text import cache
 from text.corpus import warn_of_twin_files
-from text.places import Places
 from text.questions import load_race_splits, load_squad_splits
 from text.tokenizer import SPECIALS, Tokenizer
 from text.tokens import load_corpus
@@ -15,25 +12,11 @@ TOKENIZER = Tokenizer("basic_english", [*SPECIALS, "one", "two", "cat", ".", "bo
 
 
 @pytest.fixture
-def write(tmp_path):
-    """Writes files, name -> content, and gives their folder's path as --dataset has it."""
-
-    def write(files):
-        for name, content in files.items():
-            path = tmp_path / "mine" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return str(tmp_path / "mine")
-
-    return write
-
-
-@pytest.fixture
-def warned(tmp_path, capsys):
+def warned(places, capsys):
     """What loading says on stderr."""
 
     def warned(load, name, *arguments):
-        load(name, *arguments, Places(tmp_path, tmp_path / "cache"))
+        load(name, *arguments, places)
         return capsys.readouterr().err
 
     return warned

@@ -9,7 +9,6 @@ import toys
 import data
 import mlm_task
 from files.mistakes import TOLD, UserError
-from text import tokens
 from text.cache import TokenCache
 from text.places import Places
 from text.tokens import encode_texts, load_corpus
@@ -17,19 +16,13 @@ from text.tokens import encode_texts, load_corpus
 HALF = "the cat кот sat на мате. "
 
 
-@pytest.fixture(autouse=True)
-def new_run(monkeypatch):
-    monkeypatch.setattr(tokens, "_warned", set())
-
-
 def load(tmp_path, text, split="train", **more):
     (tmp_path / "text.txt").write_text((text + "\n\n") * 60, encoding="utf-8")
     return load_corpus("Text", split, toys.letters(), Places(tmp_path, tmp_path / "cache"), **more)
 
 
-def test_one_line_warns_of_many_unknown_words_each_run(tmp_path, monkeypatch, capsys):
+def test_one_line_warns_of_many_unknown_words_each_run(tmp_path, capsys):
     for _ in range(2):  # the second from the cache
-        monkeypatch.setattr(tokens, "_warned", set())
         TOLD.clear()
         built = load(tmp_path, HALF)
         load(tmp_path, HALF, "valid")
@@ -57,7 +50,7 @@ def test_texts_of_questions_are_warned_of_as_well(tmp_path, capsys):
 def test_a_cache_without_the_count_is_counted(tmp_path, capsys):
     path = load(tmp_path, HALF).folder / "meta.json"
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "notes"}))
-    tokens._warned.clear()
+    TOLD.clear()
     capsys.readouterr()
     again = load_corpus("Text", "train", toys.letters(), Places(tmp_path, tmp_path / "cache"))
     assert "notes" not in again.meta

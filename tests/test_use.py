@@ -11,7 +11,7 @@ from files.mistakes import UserError
 
 def test_a_mask_in_a_text_becomes_the_mask_token():
     tokenizer = toys.letters()
-    row = mlm_task.masked_row("[MASK] cat sat on the [MASK].", tokenizer, 12, "here")[0].tolist()
+    row = mlm_task.masked_row("[MASK] cat sat on the [MASK].", tokenizer, 12, False, "here")[0].tolist()
     words = tokenizer.encode("cat sat on the").ids
     mask, (dot,) = tokenizer.mask_id, tokenizer.encode(".").ids
     assert row == [tokenizer.cls_id, mask, *words, mask, dot]
@@ -20,7 +20,7 @@ def test_a_mask_in_a_text_becomes_the_mask_token():
 @pytest.mark.parametrize(("text", "reason"), [("the cat", "no \\[MASK\\]"), ("the [MASK] cat on", "5 tokens.* most 4")])
 def test_a_text_without_a_mask_or_too_long_is_refused(text, reason):
     with pytest.raises(UserError, match=f"lines.txt, line 3: {reason}"):
-        mlm_task.masked_row(text, toys.letters(), 4, "lines.txt, line 3")
+        mlm_task.masked_row(text, toys.letters(), 4, False, "lines.txt, line 3")
 
 
 def test_fill_prints_the_words_that_predict_writes(trained, run, tmp_path):

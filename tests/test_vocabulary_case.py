@@ -3,8 +3,13 @@
 import sys
 
 import pytest
+from toys import complaint
 
 import data
+import mlm_task
+import ns_task
+import qa_task
+import race_task
 from files.mistakes import UserError
 from text.tokenizer import BERT_SPECIALS, Tokenizer
 from text.vocabularies import load_vocab, save_vocab
@@ -55,3 +60,20 @@ def test_a_vocabulary_that_says_itself_what_becomes_of_capitals_takes_no_flag(tm
 def test_without_a_given_vocabulary_the_flag_says_what_to_add(run_script):
     process = run_script("mlm_task.py", "--lowercase", "no", code=2)
     assert process.stderr == "error: --lowercase no: is for a given vocabulary; add --vocab FILE, a vocab.txt\n"
+
+
+@pytest.mark.parametrize("words", [
+    "data.py prepare --bert-model m.pt", "mlm_task.py --bert-model m.pt", "mlm_task.py --checkpoint m.pt",
+    "ns_task.py --bert-model m.pt", "qa_task.py --evaluate --bert-model m.pt n.pt", "race_task.py --bert-model m.pt",
+])  # fmt: skip
+def test_beside_a_model_which_brings_its_vocabulary_the_flag_is_refused(monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--vocab", "vocab.txt", "--lowercase", "no"])
+    script = {"data.py": data, "mlm_task.py": mlm_task, "ns_task.py": ns_task, "qa_task.py": qa_task,
+              "race_task.py": race_task}[words.split()[0]]  # fmt: skip
+    with complaint(r"^--lowercase no: is for a vocab.txt, and m.pt says itself what becomes of capitals; leave the"):
+        script.main() if script is data else script.arguments()
+
+
+def test_a_new_model_beside_a_given_vocabulary_takes_the_flag(monkeypatch):
+    monkeypatch.setattr(sys, "argv", "ns_task.py --bert-model none --vocab vocab.txt --lowercase no".split())
+    assert ns_task.arguments().lowercase == "no"

@@ -8,16 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 import toys
-from toys import write_articles
+from toys import refused, write_articles
 
 import demo
 import mlm_task
 import ns_task
 import qa_task
 import race_task
+import utils
 from checkpoint import read_model, save_model
 from files.mistakes import UserError
-from model import BertConfig, QuestionAnswerTask, RaceTask
+from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from text.answers import logit
 from text.option_rows import Joint
 from text.places import Places
@@ -72,6 +73,35 @@ def test_evaluation_reads_as_the_model_was_trained(call, tmp_path, task):
     assert figures(tmp_path / "again") == figures(tmp_path / "first")
     call(task, "--evaluate --bert-model m.pt --log-dir other --bptt 64")
     assert figures(tmp_path / "other") != figures(tmp_path / "first")
+
+
+@pytest.mark.parametrize(("words", "longest"), [("", 16), ("--bptt 24", 24)])
+def test_words_are_filled_in_texts_as_long_as_the_model_was_trained_on(call, tmp_path, words, longest):
+    save_model("m.pt", MLMTask(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128)), LETTERS, {"bptt": 16})
+    (loaded,) = demo.load("m.pt", "fp32", Ranks())
+    loaded.args.bptt = int(words.split()[1]) if words else None
+    for count in (longest - 2, longest - 1):  # beside [CLS] and the mask
+        text = "the " * count + "[MASK]"
+        (tmp_path / "lines.txt").write_text(text)
+        for use in (lambda: call("mlm", f"--predict lines.txt --bert-model m.pt {words}"),
+                    lambda text=text: demo.fill_masks(loaded, {"text": text})):  # fmt: skip
+            if count + 2 <= longest:
+                assert use() is not None
+            else:
+                refused(use, f"{longest + 1} tokens, and the model reads at most {longest}; shorten the text")
+
+
+@pytest.mark.parametrize("task", ["ns", "qa", "race"])
+def test_answers_to_a_file_never_come_from_positions_beyond_those_of_training(call, tmp_path, monkeypatch, task):
+    head = {"ns": NextSentenceTask, "qa": QuestionAnswerTask, "race": RaceTask}[task]
+    save_model("m.pt", head(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128)), LETTERS,
+               {"bptt": 40, **({"stride": 8} if task == "qa" else {})})  # fmt: skip
+    (tmp_path / "pairs.tsv").write_text(f"{'the cat ' * 40}\t{'the dog ' * 40}")
+    lengths, plain = [], utils.inputs
+    monkeypatch.setattr(utils, "inputs", lambda batch, *more: lengths.append(batch["input_ids"].shape[-1])
+                        or plain(batch, *more))  # fmt: skip
+    call(task, f"--predict {dict(ns='pairs.tsv', qa='qa/dev.json', race='race/test')[task]} --bert-model m.pt")
+    assert max(lengths) == 40
 
 
 # Several models, and the page

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from files.mistakes import UserError
 from text.masked_blocks import MaskedBlocks
@@ -33,6 +34,8 @@ LINES = [  # trained on these lines
     "Über the river the fine lights were lit, and the rivers' fish swam asleep.",
 ] * 20
 VOCAB_SIZE = 70
+# Hypothesis' tries share a test's cache, in which each finds what is its own.
+some = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def letters():
@@ -183,10 +186,12 @@ def write_articles(folder, articles, answers=True):
 
 
 def write_all(folder, members):
-    """Files of bytes or JSON values, {name below the folder: content}."""
+    """Files of bytes, text or JSON values, {name below the folder: content}."""
     for name, content in members.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        if not isinstance(content, bytes):
+            content = (content if isinstance(content, str) else json.dumps(content)).encode()
+        (folder / name).write_bytes(content)
 
 
 def caches(places):
@@ -199,3 +204,8 @@ def refused(function, *words):
     with pytest.raises(UserError) as error:
         function()
     assert str(error.value).isprintable() and all(word in str(error.value) for word in words), str(error.value)
+
+
+def complaint(pattern):
+    """What is called in this ``with`` tells a user's mistake, in words that match."""
+    return pytest.raises(UserError, match=pattern)

@@ -54,7 +54,6 @@ def make_corpus_worker(tokenizer, style, language):
 
 
 UNKNOWN = 0.2  # share of the tokens from which on there is a warning: another language, script or case
-_warned: set[str] = set()  # tokenizers: one line a run is enough
 
 
 def note_unknown(notes, ids, text, tokenizer):
@@ -80,10 +79,9 @@ def check_known(tokens: cache.TokenCache, tokenizer: Tokenizer, what: str, all_i
     if all_is_lost and unknown == total:
         raise UserError(f"{what}: the vocabulary knows no word of it{word}; take a --vocab or model of this language and "
                         "script, or train a vocabulary")  # fmt: skip
-    if unknown > UNKNOWN * total and tokenizer.fingerprint not in _warned:
-        _warned.add(tokenizer.fingerprint)
+    if unknown > UNKNOWN * total:
         warn(f"{what}: {100 * unknown / total:.0f} % of the tokens are unknown to the vocabulary{word}; is it of this "
-             "language, script and case?")  # fmt: skip
+             "language, script and case?", once=f"unknown to {tokenizer.fingerprint}")  # fmt: skip
 
 
 def describe_parts(parts):

@@ -149,8 +149,7 @@ def load_vocab(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
     saved = data.startswith((b"PK\x03\x04", b"\x80"))  # by torch.save, new and old
     trained = Path(path).suffix == ".model" or (data.startswith(b"\n") and b"\xe2\x96\x81" in data)
     if lowercase is not None and (saved or trained):
-        raise UserError(f"--lowercase {'yes' if lowercase else 'no'}: is for a vocab.txt, and {path} says itself what "
-                        "becomes of capitals; leave the flag out")  # fmt: skip
+        raise says_itself("yes" if lowercase else "no", path)
     if saved:
         from files.torch_zip import read_torch  # here for start-up time, as torch below
 
@@ -164,6 +163,12 @@ def load_vocab(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
         except ValueError:
             raise UserError(f"{path}: not a whole SentencePiece model; fetch it again") from None
     return wordpiece(path, lowercase)
+
+
+def says_itself(lowercase: str, path: str | Path) -> UserError:
+    """The mistake of a --lowercase beside a file whose vocabulary settles it."""
+    return UserError(f"--lowercase {lowercase}: is for a vocab.txt, and {path} says itself what becomes of capitals; leave "
+                     "the flag out")  # fmt: skip
 
 
 def save_vocab(tokenizer: Tokenizer, path: str | Path) -> None:

@@ -23,6 +23,7 @@ from files.pretrained import resolved, shipped
 from text.corpus import FORMAT_HELP, STYLES
 from text.places import default_cache_dir, default_data_dir
 from text.sentences import sentence_language
+from text.vocabularies import says_itself
 
 if TYPE_CHECKING:  # not when it runs, for start-up time
     import torch
@@ -232,7 +233,8 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
     """``args`` with --bert-model where it is not given: ``start`` to train from, --save to use what the task trained.
 
     ``own`` is the task's default of --save. "pretrained" becomes the path of the shipped model. Of several it keeps a
-    list, in which each stands once. Raises UserError where several were given to train from.
+    list, in which each stands once. Raises UserError where several were given to train from, and where --lowercase is
+    for a vocabulary that comes with the model.
     """
     trained = uses_trained(args)
     if args.bert_model is None:
@@ -248,6 +250,9 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
                             + (f"--checkpoint {args.checkpoint}" if args.checkpoint else "none"))  # fmt: skip
         once = list({os.path.realpath(path): path for path in named}.values())
         args.bert_model = once if len(once) > 1 else once[0]
+    model = args.checkpoint or args.bert_model
+    if args.lowercase != "auto" and model not in (None, "none"):
+        raise says_itself(args.lowercase, model if isinstance(model, str) else model[0])
     return args
 
 
