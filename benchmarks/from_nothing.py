@@ -1,0 +1,99 @@
+"""From raw text to answers in a budget of minutes: a vocabulary, masked words, questions; and what they came to.
+
+    python benchmarks/from_nothing.py FOLDER --minutes 30 --data-dir data
+    python benchmarks/from_nothing.py FOLDER --minutes 240 --dataset BookCorpus SQuAD1 library.tar.gz --race
+
+Each stage is the command that a user would give, bare but for names and its share of the minutes. The clock runs from raw
+text to the last trained step, with all that the commands do on the way: training the vocabulary, tokenising, validating.
+Scoring the development set comes after, and does not count. With --race a model for RACE is made from the same body, in
+as many minutes as the one for SQuAD. What is finished is kept in FOLDER, so that after a stop the same command goes on.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import machine  # noqa: E402
+from files.mistakes import UserError, run_main  # noqa: E402
+from files.reading import read_json  # noqa: E402
+from files.writing import write_json  # noqa: E402
+from text.places import default_cache_dir, default_data_dir  # noqa: E402
+
+PRETRAINING = 0.6  # of the minutes; the rest is for questions
+
+
+class Chain:
+    """The stages in one folder: each is run once, and its minutes are kept beside its log."""
+
+    def __init__(self, folder: Path, flags: list[str]):
+        self.folder, self.flags = folder, flags
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def stage(self, name: str, script: str, *words: str | float | Path) -> float:
+        """Run a command in the folder unless that was done before; gives its minutes, those of earlier tries included."""
+        kept = self.folder / f"{name}.json"
+        done = read_json(kept) if kept.exists() else {"minutes": 0.0, "command": [], "finished": False}
+        if done["finished"]:
+            return done["minutes"]
+        command, begun = [str(ROOT / script), *map(str, words), *self.flags], time.monotonic()
+        with open(self.folder / f"{name}.log", "a") as log:
+            code = subprocess.run([sys.executable, *command], cwd=self.folder, stdout=log, stderr=log).returncode
+        done["minutes"] += (time.monotonic() - begun) / 60
+        write_json(kept, {"minutes": done["minutes"], "command": [script, *map(str, words)], "finished": code == 0})
+        if code:
+            raise UserError(f"{script} ended with code {code}; see {self.folder / name}.log, and start again to go on")
+        return done["minutes"]
+
+    def task(self, name: str, minutes: float, *words: str | Path) -> float:
+        """A training of that budget; gives the minutes that it took."""
+        log = self.folder / name
+        return self.stage(name, f"{name}_task.py", "--minutes", f"{max(minutes, 0.1):.2f}", "--log-dir", log, "--no-test",
+                          "--resume", *words)  # fmt: skip
+
+    def score(self, name: str, model: str, *words: str) -> dict:
+        """The figures of a model on its test split."""
+        self.stage(f"{name}-score", f"{name}_task.py", "--evaluate", "--bert-model", model, "--log-dir", name, *words)
+        return read_json(self.folder / name / "evaluation.json")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--dataset", nargs="+", default=["BookCorpus", "SQuAD1"], help="texts to pretrain on")
+    parser.add_argument("--size", default="mini")
+    parser.add_argument("--race", action="store_true", help="a model for RACE as well")
+    parser.add_argument("--data-dir", default=default_data_dir())
+    parser.add_argument("--cache-dir", default=default_cache_dir())
+    args = parser.parse_args()
+    paths = [str(Path(name).resolve()) if Path(name).exists() else name for name in args.dataset]
+    places = ["--data-dir", str(Path(args.data_dir).resolve()), "--cache-dir", str(Path(args.cache_dir).resolve())]
+    chain, text = Chain(args.folder.resolve(), places), ["--dataset", *paths]
+    prepared = chain.stage("prepare", "data.py", "prepare", *text)
+    spent = prepared + chain.task("mlm", PRETRAINING * args.minutes - prepared, *text, "--size", args.size)
+    asked = args.minutes - spent
+    questions = chain.task("qa", asked, "--bert-model", "mlm_bert.pt", "--dataset", "SQuAD1")
+    words = chain.score("mlm", "mlm_bert.pt", *text)
+    squad = chain.score("qa", "qa_model.pt", "--dataset", "SQuAD1")
+    lines = [
+        ("text and vocabulary", prepared, ""),
+        ("masked words", spent - prepared, f"perplexity {words['test_ppl']:.2f}"),
+        ("SQuAD 1.1", questions, f"exact {squad['exact']:.2f}, F1 {squad['f1']:.2f}"),
+    ]
+    if args.race:
+        options = chain.task("race", asked, "--bert-model", "mlm_bert.pt", "--dataset", "RACE")
+        race = chain.score("race", "race_model.pt", "--dataset", "RACE")
+        lines.append(("RACE", options, f"accuracy {race['accuracy']:.2f}"))
+    print(f"{machine()}; {', '.join(args.dataset)}; {args.size}")
+    for what, minutes, result in lines:
+        print(f"{what:20} {minutes:7.1f} minutes   {result}")
+    print(f"{'in all, to SQuAD':20} {spent + questions:7.1f} minutes")
+
+
+if __name__ == "__main__":
+    run_main(main)
