@@ -2,6 +2,7 @@
 
 import http.server
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ["mlm", "ns", "qa", "race"]
-done = {}  # what was run once for all tests
 sys.path.insert(0, str(ROOT))
 
 
@@ -31,15 +31,31 @@ def shared_data():
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder that all processes of this run of the tests share, for what takes long to make."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def task_cache(shared):
+    return shared / "cache"  # the suite itself sees to it that two processes make nothing twice
+
+
 @pytest.fixture
-def run_script(tmp_path):
-    """Run a top-level script as a user would, in an empty folder; gives the finished process, output as text."""
+def run_script(tmp_path, task_cache):
+    """Run a top-level script as a user would, in an empty folder; gives the finished process, output as text.
+
+    The cache is shared, so that the embedded data set is written and read once.
+    """
 
     def run(*arguments, code=0, cwd=tmp_path, timeout=300, input=None, **environment):
         script, *rest = map(str, arguments)
         process = subprocess.run(
             [sys.executable, str(ROOT / script), *rest],
-            cwd=cwd, capture_output=True, text=True, input=input, timeout=timeout, env={**os.environ, **environment},
+            cwd=cwd, capture_output=True, text=True, input=input, timeout=timeout,
+            env={**os.environ, "BERT_CACHE": str(task_cache), **environment},
         )  # fmt: skip
         assert process.returncode == code, process.stdout + process.stderr
         return process
@@ -50,13 +66,8 @@ def run_script(tmp_path):
 # Runs of the tasks
 
 
-@pytest.fixture(scope="session")
-def task_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def run(run_script, task_cache):
+def run(run_script):
     """``run("mlm", "--steps 3")`` runs mlm_task.py with a tiny model, the shared cache, and these flags.
 
     On one thread: on a busy machine, a second one costs such a model more time than it saves.
@@ -64,20 +75,27 @@ def run(run_script, task_cache):
     tiny = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20".split()
 
     def call(task, flags, threads=1, **options):
-        flags = ["--cache-dir", task_cache, *tiny, *flags.split()]
-        return run_script(f"{task}_task.py", *flags, OMP_NUM_THREADS=str(threads), **options)
+        return run_script(f"{task}_task.py", *tiny, *flags.split(), OMP_NUM_THREADS=str(threads), **options)
 
     return call
 
 
 @pytest.fixture
-def trained(run, tmp_path_factory):
-    """A folder in which each of the four commands has trained for three steps, bare but for sizes and budget."""
-    if "trained" not in done:
-        folder = tmp_path_factory.mktemp("trained")
-        done["output"] = {task: run(task, "--steps 3", cwd=folder).stdout for task in TASKS}
-        done["trained"] = folder
-    return done["trained"]
+def trained(run, shared, tmp_path_factory):
+    """A folder in which each of the four commands has trained for three steps, bare but for sizes and budget.
+
+    output.json has what they printed. The folder is this process's copy: tests evaluate in it.
+    """
+    from text.cache import build_once
+
+    own = tmp_path_factory.getbasetemp() / "own_trained"
+    if not own.exists():
+        with build_once(shared / "trained") as folder:
+            if folder:
+                printed = {task: run(task, "--steps 3", cwd=folder).stdout for task in TASKS}
+                (folder / "output.json").write_text(json.dumps(printed))
+        shutil.copytree(shared / "trained", own)
+    return own
 
 
 # Pages, folders, a server

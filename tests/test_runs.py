@@ -12,7 +12,7 @@ import shutil
 import pytest
 import torch
 import toys
-from conftest import TASKS, done
+from conftest import TASKS
 
 MODELS = {"mlm": "mlm_bert.pt", "ns": "ns_bert.pt", "qa": "qa_model.pt", "race": "race_model.pt"}
 SHARED_KEYS = ["task", "dataset", "seconds", "steps", "tokens", "tokens_per_second", "peak_memory_bytes", "test_loss"]
@@ -86,7 +86,7 @@ def test_a_bare_command_leaves_a_model_and_its_figures(trained, task):
 @slow
 @every_task
 def test_the_last_lines_are_those_of_the_old_example(trained, task):
-    rule, line, end = done["output"][task].rstrip().split("\n")[-3:]
+    rule, line, end = read(trained / "output.json")[task].rstrip().split("\n")[-3:]
     assert rule == end == "=" * 89 and re.fullmatch(LAST_LINES[task], line)
     shown = [float(number) for number in re.findall(r"\d+\.\d+", line)]
     written = [value for name, value in figures(trained / "runs" / task).items() if name in ["test_loss", *KEYS[task]]]

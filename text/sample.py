@@ -20,6 +20,7 @@ options. Design choices:
   questions, and nothing is learned from them.
 """
 
+import functools
 import json
 import random
 import re
@@ -99,6 +100,12 @@ def set_aside(person, word):
     return zlib.crc32(f"{person} {word}".encode()) % 5 == 0
 
 
+@functools.cache
+def allowed(kind, person, held_out):
+    """The words of this kind that the stories, held out or not, may tell of this person."""
+    return [word for word in FACTS[kind]["words"] if set_aside(person, word) == held_out]
+
+
 def capital(text):
     return text[0].upper() + text[1:]
 
@@ -131,7 +138,7 @@ class Story:
         """A word of this kind for each person, all different; None where the pairs allowed do not suffice."""
         words = {}
         for person in self.people:
-            free = [w for w in FACTS[kind]["words"] if w not in words.values() and set_aside(person, w) == held_out]
+            free = [word for word in allowed(kind, person, held_out) if word not in words.values()]
             if not free:
                 return None
             words[person] = self.rng.choice(free)

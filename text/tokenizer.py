@@ -85,7 +85,7 @@ class Tokenizer:
         else:
             self._rules = BasicEnglish(index, self.unk_id)
         self._encoded = _Memo(self._rules.encode)
-        self._ids = _Memo(lambda chunk: self._rules.encode(chunk)[0])
+        self._ids = _Memo(self._rules.ids)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -202,7 +202,8 @@ def _sources(chunk, normalised, normalise, clusters=_clusters):
 
 
 # -- the kinds: prepare(text) keeps its length and makes whitespace of all that separates chunks; encode(chunk) gives
-# -- ids and spans; spell(token) gives what the token adds to a text, a space first where it begins a word
+# -- ids and spans, ids(chunk) the ids alone, which is less work; spell(token) gives what the token adds to a text, a
+# -- space first where it begins a word
 
 
 class _WordPiece:
@@ -262,16 +263,25 @@ class _WordPiece:
     def prepare(self, text):
         return self.NOT_A_SPACE.sub("\ufffd", text)
 
-    def encode(self, chunk):
+    def _words(self, chunk):
+        """``chunk`` in a form whose ids are its own, and the words of that form."""
         if chunk.isascii() and chunk.isprintable():
-            words = self.ASCII_WORD.finditer(chunk.lower() if self.lowercase else chunk)
+            normalised = chunk.lower() if self.lowercase else chunk
+            return normalised, self.ASCII_WORD.finditer(normalised)
+        if len(chunk) <= LONGEST_CHUNK:
+            normalised = self._normalise(chunk)
+        else:  # in bounded time
+            normalised = "".join(self.normal_form[chunk[start:end]] for start, end in _clusters(chunk))
+        return normalised, CHUNK.finditer(normalised)
+
+    def ids(self, chunk):
+        return [piece for word in self._words(chunk)[1] for piece, _ in self._pieces(word.group())]
+
+    def encode(self, chunk):
+        normalised, words = self._words(chunk)
+        if chunk.isascii() and chunk.isprintable():
             starts, ends = range(len(chunk)), range(1, len(chunk) + 1)
         else:
-            if len(chunk) <= LONGEST_CHUNK:
-                normalised = self._normalise(chunk)
-            else:  # in bounded time
-                normalised = "".join(self.normal_form[chunk[start:end]] for start, end in _clusters(chunk))
-            words = CHUNK.finditer(normalised)
             starts, ends = _sources(chunk, normalised, self.normal_form.__getitem__)
         ids, spans = [], []
         for word in words:
@@ -333,6 +343,10 @@ class _SentencePiece:
             start = quote.end()
         yield from ((start + a, start + b) for a, b in _clusters(chunk[start:]))
 
+    def ids(self, chunk):
+        parts = (chunk[base : base + LONGEST_CHUNK] for base in range(0, len(chunk), LONGEST_CHUNK))
+        return [self.index.get(piece, self.unk_id) for part in parts for piece in self._pieces(part)]
+
     def encode(self, chunk):
         ids, spans = [], []
         for base in range(0, len(chunk), LONGEST_CHUNK):
@@ -365,6 +379,9 @@ class BasicEnglish:
 
     def words(self, text: str) -> list[str]:
         return [word.replace('"', "") for word in self.WORD.findall(self.prepare(text).lower())]
+
+    def ids(self, chunk: str) -> list[int]:
+        return self.encode(chunk)[0]
 
     def encode(self, chunk: str) -> tuple[list[int], list[tuple[int, int]]]:
         lowered = chunk.lower()

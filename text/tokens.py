@@ -60,7 +60,9 @@ def note_unknown(notes, ids, text, tokenizer):
     """Add the unknown ones of a text's ids to the notes, and a word of which one comes."""
     unknown = ids.count(tokenizer.unk_id)
     if unknown and not notes["unknown"]:
-        encoding = tokenizer.encode(text)
+        encoding = tokenizer.encode(text[:1000])  # a line without blanks may have a megabyte, and offsets take time
+        if tokenizer.unk_id not in encoding.ids[:-1]:  # nor is it the last word there, which may be cut in two
+            encoding = tokenizer.encode(text)
         start, end = encoding.offsets[encoding.ids.index(tokenizer.unk_id)]
         notes["example"] = text[start : min(end, start + 30)]
     notes["unknown"] += unknown

@@ -5,6 +5,7 @@ with equal singular values, so that rare directions move as far as frequent ones
 needs several times fewer steps here; fine-tuning of weights that AdamW made stays with AdamW.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -37,6 +38,12 @@ class MuonAdamW(torch.optim.AdamW):
 
     PIECE = 1 << 16  # four such pieces, 1 MiB, stay in a core's cache
 
+    # torch keeps these out of what torch.compile compiles, and imports all of that for it: 1.5 s of a run's beginning.
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+
     def __init__(self, groups, dtype=torch.float32, shared=False, **options):
         super().__init__(groups, **options)
         self.dtype, self.shared = dtype, shared
@@ -52,7 +59,8 @@ class MuonAdamW(torch.optim.AdamW):
                     self.adamw_step(parameter, group)
             for parameter in here:
                 parameter.grad = None  # torch's AdamW passes over what has no gradient
-        return super().step(closure)
+        left = any(p.grad is not None for group in self.param_groups for p in group["params"])
+        return super().step(closure) if left or closure else None
 
     def adamw_step(self, parameter, group):
         """The operations of torch's AdamW, in its order, so with its very results (Loshchilov & Hutter 2019)."""
