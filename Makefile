@@ -2,6 +2,7 @@
 #
 #   make demo      pretrain, fine-tune and compare on the embedded data set (some minutes)
 #   make test      all tests
+#   make test-new  those that touch torch, tokenizers, ranks and what is resumed, on the new stack (below)
 #   make test-slurm   the same commands on a real Slurm (root on Debian; elsewhere it says why it skips)
 #   make install   .venv with the pinned packages; for Python 3.13 and later, torchtext not being there, those of the
 #                  new stack: the newest torch, numpy 2, sentencepiece
@@ -19,7 +20,7 @@ FOLDER = .venv$(if $(filter new,$(STACK)),-new)
 VENV = $(FOLDER)/bin/python
 PIP = $(VENV) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install demo test test-slurm browser lint bench clean
+.PHONY: install demo test test-new test-slurm browser lint bench clean
 install: $(FOLDER)/installed
 
 $(FOLDER)/installed: pyproject.toml
@@ -41,6 +42,10 @@ browser:  # the pages' tests click through them; without one they skip
 	@command -v chromedriver >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
 	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
 	chromium chromium-driver fonts-dejavu-core; } >/dev/null 2>&1 || echo "no browser could be installed: tests of pages skip"
+
+test-new:
+	@$(MAKE) --no-print-directory test STACK=new TESTS="$(addprefix tests/test_,$(addsuffix .py,model optimizer tokenizer \
+	vocabularies stacks torch_zip checkpoint states agreement sharding ranks resume))"
 
 test-slurm: $(FOLDER)/installed
 	@tests/slurm/with_slurm.sh $(VENV) -m pytest -q -rP tests/slurm/in_slurm.py
