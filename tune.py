@@ -318,8 +318,7 @@ class Tuner:
 
     def work(self):
         """Trial after trial until there are enough, or this process is told to stop. Gives the exit code."""
-        for number, code in ((signal.SIGINT, stopping.INTERRUPTED), (signal.SIGTERM, stopping.STOPPED),
-                             (signal.SIGUSR1, stopping.STOPPED)):  # fmt: skip
+        for number, code in stopping.CODES.items():
             signal.signal(number, lambda _, __, code=code: setattr(self, "stop", code))
         while not self.stop:
             self.bar.n = len(self.finished())

@@ -68,7 +68,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         for file in temporary.iterdir():
-            with open(file, "rb") as stream:
+            with open(file, "r+b") as stream:
                 os.fsync(stream.fileno())
         if path.exists():
             path.rmdir()

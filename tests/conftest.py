@@ -174,18 +174,7 @@ def minilm():
 
 
 @pytest.fixture(scope="session")
-def torchtext():
-    from files.mistakes import UserError
-    from text.tokenizer import torchtext_functions
-
-    try:
-        return torchtext_functions()
-    except UserError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
-def tokenizers(minilm, torchtext):
+def tokenizers(minilm):
     """A tokenizer of each of ``toys.KINDS``."""
     import toys
 

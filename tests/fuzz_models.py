@@ -101,7 +101,7 @@ def read_model(folder, rng):
 def trainer():
     model = small_model(MLMTask, toys.letters())
     return sharding.Engine(model, model, model, optimizer.make_optimizer(model, "adamw", 0.01),
-                           torch.cuda.amp.GradScaler(enabled=False))  # fmt: skip
+                           torch.amp.GradScaler("cuda", enabled=False))  # fmt: skip
 
 
 def restored(run, saved):

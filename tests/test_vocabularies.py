@@ -29,13 +29,13 @@ def test_saving_and_loading_gives_the_same_tokenizer(tokenizers, kind, tmp_path)
         assert loaded.encode("A Café!") == saved.encode("A Café!")
 
 
-def test_without_torchtext_a_vocabulary_still_loads_and_decodes(tokenizers, tmp_path):
-    """New GPUs need a torch that torchtext does not know; a run from a cache of ids must not care."""
+def test_without_a_library_for_sentencepiece_a_vocabulary_still_loads_and_decodes(tokenizers, tmp_path):
+    """A run from a cache of ids must not care."""
     save_vocab(tokenizers["sentencepiece"], tmp_path / "vocab.pt")
     ids = tokenizers["sentencepiece"].encode_ids("the cat slept")
     code = f"""
 import sys
-sys.modules["torchtext"] = None
+sys.modules["torchtext"] = sys.modules["sentencepiece"] = None
 from files.mistakes import UserError
 from text.vocabularies import load_vocab
 tokenizer = load_vocab("vocab.pt")
@@ -50,7 +50,7 @@ except UserError as error:
     command = [sys.executable, "-c", code]
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert 'pip install torch==2.3.1 torchtext==0.18.0 "numpy<2"' in process.stdout
+    assert "pip install sentencepiece==0.2.1" in process.stdout
     assert process.stdout.count("\n") == 1
 
 
@@ -77,26 +77,26 @@ def test_the_same_lines_train_the_same_model(tokenizers):
     assert len(again) == VOCAB_SIZE and again.tokens[:5] == list(SPECIALS)
 
 
-def test_a_tiny_text_gets_the_vocabulary_it_can_fill(torchtext, capfd):
+def test_a_tiny_text_gets_the_vocabulary_it_can_fill(capfd):
     tokenizer = train_tokenizer("sentencepiece", ["hello world"], 30_000)
     assert tokenizer.decode(tokenizer.encode_ids("hello world")) == "hello world"
     assert len(tokenizer) < 100
     assert capfd.readouterr() == ("", "")  # the trainer itself writes pages
 
 
-def test_special_tokens_in_the_training_text_stay_ordinary(torchtext):
+def test_special_tokens_in_the_training_text_stay_ordinary():
     tokenizer = train_tokenizer("sentencepiece", ["<s> <mask> <unk> <pad> </s>"] * 50, 60)
     ids = tokenizer.encode_ids("<mask> <pad> <s>")
     assert min(ids) >= len(SPECIALS)
     assert tokenizer.decode(ids) == "<mask> <pad> <s>"
 
 
-def test_very_long_lines_are_not_lost_in_training(torchtext):
+def test_very_long_lines_are_not_lost_in_training():
     tokenizer = train_tokenizer("sentencepiece", [" ".join(LINES * 20), "é" * 5_000], VOCAB_SIZE)
     assert tokenizer.unk_id not in tokenizer.encode_ids("asleep é")
 
 
-def test_the_sample_bounds_what_is_read(torchtext):
+def test_the_sample_bounds_what_is_read():
     lines = iter(["some words of text"] * 1000)
     vocabularies.train_sentencepiece(lines, 30, sample_bytes=1000)
     assert 900 < len(list(lines)) < 1000
@@ -143,14 +143,14 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "basic_english"])
-def test_a_text_without_words_or_a_vocabulary_without_room_is_refused(torchtext, kind):
+def test_a_text_without_words_or_a_vocabulary_without_room_is_refused(kind):
     with pytest.raises(UserError, match="no word in the text"):
         train_tokenizer(kind, ["", " \n", "\u200b" if kind == "sentencepiece" else ""], 100)
     with pytest.raises(UserError, match="--vocab-size 5: 5 tokens are special"):
         train_tokenizer(kind, LINES, 5)
 
 
-def test_too_few_tokens_for_the_characters_is_told_with_the_number(torchtext):
+def test_too_few_tokens_for_the_characters_is_told_with_the_number():
     with pytest.raises(UserError, match="characters alone need 13"):
         train_tokenizer("sentencepiece", ["hello world"], 10)
     assert len(train_tokenizer("sentencepiece", ["hello world"], 13)) == 13

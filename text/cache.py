@@ -17,6 +17,7 @@ import glob
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -345,17 +346,19 @@ def with_sentences(documents, count):
 _work = None  # in a worker process: the function that turns a piece into arrays
 
 
-def _start_worker(parent, function, arguments):
+def _start_worker(function, arguments):
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _work = function(*pickle.loads(arguments))
 
 
-def _leave_with(parent):
-    """Workers outlive a parent that is killed, and with them its lock, which they inherit; so these look once a second."""
-    while os.getppid() == parent:
-        time.sleep(1)
+def _leave_with_parent():
+    """Workers outlive a parent that is killed, and with them its lock, which they inherit; so these wait for its end.
+
+    Not by os.getppid(): from Python 3.14 on a third process starts them.
+    """
+    multiprocessing.parent_process().join()
     os._exit(1)
 
 
@@ -376,7 +379,7 @@ def _work_through(pieces, make_worker, arguments):
     # Not multiprocessing.Pool: when a worker is killed, it waits for ever.
     # The arguments as bytes: where processes are spawned, as by a rank, torch would hand over tensors as shared memory
     # by means of file descriptors, which fails now and then.
-    initial = (os.getpid(), make_worker, pickle.dumps(arguments))
+    initial = (make_worker, pickle.dumps(arguments))
     pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=initial)
     waiting = collections.deque()
     try:

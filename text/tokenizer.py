@@ -12,31 +12,30 @@ nothing because no token of any kind crosses whitespace (a whole line through Se
 are equally likely: 4 of 25,523 lines of books); and its result is remembered, because most chunks of a corpus
 were seen before. Therefore the slow part may be plain Python, and a corpus still passes at several MB/s.
 
-- "sentencepiece": a unigram model (Kudo 2018, arXiv:1804.10959), trained and applied by torchtext. Unigram and not
-  BPE: 10 s instead of 8 s for 16 MB, but torchtext's BPE trainer crashes the process on some small corpora.
+- "sentencepiece": a unigram model (Kudo 2018, arXiv:1804.10959), trained and applied in text/subwords.py. Unigram and
+  not BPE: 10 s instead of 8 s for 16 MB, but torchtext's BPE trainer crashes the process on some small corpora.
 - "wordpiece": BERT's own (Devlin et al. 2018, arXiv:1810.04805) for a given vocab.txt; the ids are those of
   transformers' BertTokenizer. Plain Python, because torchtext's knows no offsets.
 - "basic_english": the words of torchtext's tokenizer of that name, the most frequent ones kept.
 
 Traps: what a user types never becomes a special token ("[MASK]" is three pieces), only the unknown one; a model's
-vocabulary must work where torchtext cannot be installed, so torchtext is imported when SentencePiece first encodes.
+vocabulary must work where no library for SentencePiece is, so that is imported when SentencePiece first encodes.
 """
 
 import functools
 import hashlib
-import io
 import itertools
 import json
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from files.mistakes import UserError
+from text import subwords
 
 SPECIALS = ("<pad>", "<unk>", "<cls>", "<sep>", "<mask>")  # ids 0 to 4 of every vocabulary made here
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # wherever vocab.txt has them
@@ -136,7 +135,7 @@ class Tokenizer:
 
     @staticmethod
     def from_state(state: Any) -> "Tokenizer":
-        """The tokenizer whose ``state()`` this is; needs no torchtext. Raises UserError for anything else."""
+        """The tokenizer whose ``state()`` this is; needs no SentencePiece. Raises UserError for anything else."""
         kinds = ("sentencepiece", "wordpiece", "basic_english")
         if not isinstance(state, dict) or state.get("kind") not in kinds:
             raise UserError("no tokenizer in this state: 'kind' must be one of " + ", ".join(kinds))
@@ -306,17 +305,14 @@ class _SentencePiece:
         self.normal_form = _Memo(lambda cluster: "".join(self._pieces(cluster)).removeprefix("▁"))
 
     @functools.cached_property
-    def processor(self):
-        try:
-            return torchtext_functions().load_sp_model(io.BufferedReader(io.BytesIO(self.model)))
-        except RuntimeError:
-            raise UserError("the vocabulary's SentencePiece model is damaged; fetch it again") from None
+    def cut(self):
+        return subwords.encoder(self.model)
 
     def prepare(self, text):
         return text if text.isascii() else self.SURROGATE.sub("\ufffd", text)
 
     def _pieces(self, text):
-        return self._albert_pieces(text) if self.clean else self.processor.EncodeAsPieces(text)
+        return self._albert_pieces(text) if self.clean else self.cut(text)
 
     def _albert_pieces(self, text):
         """The pieces after ALBERT's clean-up (Lan et al.'s code): plain quotes, no accents, no capitals; a comma that a
@@ -324,11 +320,11 @@ class _SentencePiece:
         text = unicodedata.normalize("NFKD", self.QUOTES.sub('"', text))
         text = "".join(character for character in text if not unicodedata.combining(character))
         pieces = []
-        for piece in self.processor.EncodeAsPieces(text.lower() if self.lowercase else text):
+        for piece in self.cut(text.lower() if self.lowercase else text):
             if piece[-1] != "," or not piece[-2:-1].isdigit():
                 pieces.append(piece)
                 continue
-            number = self.processor.EncodeAsPieces(piece[:-1].replace("▁", ""))
+            number = self.cut(piece[:-1].replace("▁", ""))
             if number and not piece.startswith("▁"):
                 number[0] = number[0].removeprefix("▁")
             pieces += [*filter(None, number), ","]
@@ -397,19 +393,3 @@ class BasicEnglish:
 
     def spell(self, token):
         return " " + token
-
-
-def torchtext_functions() -> ModuleType:
-    """torchtext.data.functional, or the one line that says what to install."""
-    try:
-        import torchtext
-
-        torchtext.disable_torchtext_deprecation_warning()
-        from torchtext.data import functional
-    except (ImportError, OSError, AttributeError, RuntimeError) as error:  # its compiled part fits one torch only
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:80]
-        raise UserError(
-            f"SentencePiece needs torchtext to read raw text, and it cannot be imported ({reason}); pip install "
-            'torch==2.3.1 torchtext==0.18.0 "numpy<2" under Python 3.10 to 3.12, or use a prepared cache'
-        ) from None
-    return functional

@@ -16,7 +16,8 @@ from pathlib import Path
 from files.mistakes import UserError
 from files.reading import read_text
 from files.writing import atomic_write
-from text.tokenizer import BERT_SPECIALS, SPECIALS, BasicEnglish, Tokenizer, torchtext_functions
+from text import subwords
+from text.tokenizer import BERT_SPECIALS, SPECIALS, BasicEnglish, Tokenizer
 
 # SentencePiece skips lines over 4192 bytes: 999 characters, ending at whitespace where there is any.
 TRAINING_LINE = re.compile(r"\S.{0,998}(?!\S)|\S{1,999}", re.DOTALL)
@@ -62,8 +63,8 @@ def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
     most frequent words would fall to pieces.
     """
     _check_size(vocab_size)
-    generate = torchtext_functions().generate_sp_model
-    size = vocab_size - len(SPECIALS) + 3  # torchtext counts <unk>, <s> and </s>, which ours replace
+    subwords.library()  # raises UserError where there is none
+    size = vocab_size - len(SPECIALS) + 3  # the trainer counts <unk>, <s> and </s>, which ours replace
     with tempfile.TemporaryDirectory() as folder:
         if re.search(r"[\s,]", folder):
             raise UserError(f"{folder}: SentencePiece takes no path with blanks or commas; set TMPDIR to another")
@@ -71,7 +72,7 @@ def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
         _write_sample(lines, sample, sample_bytes)
         algorithm = "unigram"
         while True:
-            failure = _in_a_process(generate, sample, size, algorithm, prefix)
+            failure = _in_a_process(subwords.train, sample, size, algorithm, prefix)
             if not failure:
                 break
             least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", failure)
@@ -112,19 +113,8 @@ def _write_sample(lines, path, sample_bytes):
 
 def _in_a_process(function, *arguments):
     """Call a function of C++ that talks on stderr, and that some texts make crash. Gives why it failed, or ""."""
-
-    def call():
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        try:
-            function(*arguments)
-        except RuntimeError as error:
-            sender.send(" ".join(str(error).split()))
-
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=call)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.Process(target=_call, args=(sender, function, arguments))
     process.start()
     sender.close()
     try:
@@ -133,6 +123,17 @@ def _in_a_process(function, *arguments):
         failure = ""
     process.join()
     return failure or (f"it ended with exit code {process.exitcode}" if process.exitcode else "")
+
+
+def _call(sender, function, arguments):
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    try:
+        function(*arguments)
+    except RuntimeError as error:
+        sender.send(" ".join(str(error).split()))
+
 
 # -- given vocabularies ------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ import ctypes
 import multiprocessing.connection
 import os
 import re
-import resource
 import signal
 import socket
 import sys
@@ -39,6 +38,7 @@ from tqdm import tqdm
 
 from files.mistakes import UserError
 from text import cache
+from training.stopping import CODES
 
 GRACE = 10  # seconds that a rank's last words may take
 WAIT = 30.0  # minutes that a rank waits for another, where no --timeout-minutes says otherwise
@@ -169,8 +169,7 @@ def start_ranks(function, args, nodes):
         place = dict(RANK=sum(counts[:node]) + local, WORLD_SIZE=sum(counts), LOCAL_RANK=local, LOCAL_WORLD_SIZE=here,
                      **address)  # fmt: skip
         processes.append(context.Process(target=run_rank, args=(place, function, args, os.getpid())))
-    handlers = {number: signal.signal(number, lambda number, _: tell(processes, number))
-                for number in (signal.SIGTERM, signal.SIGUSR1)}  # fmt: skip
+    handlers = {number: signal.signal(number, lambda number, _: tell(processes, number)) for number in CODES}
     handlers[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the ranks as well
     try:
         for process in processes:
@@ -228,10 +227,10 @@ def wait_for(processes):
             rank, code = min(failed, key=lambda one: (one[1] >= 0, one[1] != 2))  # the others have lost that one
             until = time.monotonic() + (0 if code == 2 else GRACE)  # a user's mistake has been told by now
             if code < 0:
-                why = {signal.SIGKILL: " (by hand, or for want of memory)",
-                       signal.SIGABRT: " (by NCCL, if it told of a timeout: --timeout-minutes have passed)"}  # fmt: skip
-                print(f"error: {signal.Signals(-code).name} ended the process of local rank {rank}{why.get(-code, '')}",
-                      file=sys.stderr)  # fmt: skip
+                name = signal.Signals(-code).name
+                why = {"SIGKILL": " (by hand, or for want of memory)",
+                       "SIGABRT": " (by NCCL, if it told of a timeout: --timeout-minutes have passed)"}  # fmt: skip
+                print(f"error: {name} ended the process of local rank {rank}{why.get(name, '')}", file=sys.stderr)
                 code = 128 - code  # as shells have it
     return code
 
@@ -414,7 +413,11 @@ def precision_of(args: Namespace, ranks: Ranks) -> torch.dtype:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that the GPU, or else this process, has held."""
+    """Bytes: the most that the GPU, or else this process, has held; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -148,7 +148,7 @@ def make_scaler(parallel, enabled):
         from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
         return ShardedGradScaler(enabled=enabled)
-    return torch.cuda.amp.GradScaler(enabled=enabled)
+    return torch.amp.GradScaler("cuda", enabled=enabled)
 
 
 def clip(parallel: torch.nn.Module, largest: float) -> torch.Tensor:

@@ -16,7 +16,9 @@ from types import FrameType
 
 STOPPED = 75  # exit code after SIGTERM or SIGUSR1: saved, to be continued (EX_TEMPFAIL of sysexits.h)
 INTERRUPTED = 130  # after Ctrl-C, as shells have it; saved as well
-CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: STOPPED, signal.SIGUSR1: STOPPED}
+CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: STOPPED}
+if hasattr(signal, "SIGUSR1"):  # not on Windows
+    CODES[signal.SIGUSR1] = STOPPED
 DEADLINE = 300  # seconds from a signal to the end: a step, a validation that has begun, and a state on a slow disk
 AGAIN = 3  # seconds after which a SIGTERM is a second one: a rank gets the first from its group and from who started it
 
