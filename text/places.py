@@ -19,6 +19,7 @@ from files.archives import ARCHIVES, extract
 from files.downloads import download
 from files.mistakes import UserError
 from files.reading import CHUNK, texts_in
+from files.tables import ending
 from text import cache, sample
 from text.splits import NAMES, SPLITS, folders_by_name, question_files
 
@@ -98,10 +99,10 @@ SOURCES = {
 
 
 class Places:
-    """The two folders that every reader needs."""
+    """The two folders that every reader needs, and which column of a table is its text, where that was said."""
 
-    def __init__(self, data: str | Path, cache: str | Path):
-        self.data, self.cache = Path(data), Path(cache)
+    def __init__(self, data: str | Path, cache: str | Path, column: str | None = None):
+        self.data, self.cache, self.column = Path(data), Path(cache), column
 
     def find(self, relative: str, name: str) -> Path:
         """The path of ``relative``, from SOURCES[name]: in the data folder, else in its archive, else downloaded."""
@@ -153,7 +154,7 @@ class Places:
         Of an archive, the folder with its content.
         """
         path = Path(name)
-        if path.name.lower().endswith(ARCHIVES) and path.is_file():
+        if path.name.lower().endswith(ARCHIVES) and not ending(path) and path.is_file():
             content = self.unpacked(path, path.name)
             entries = [entry for entry in content.iterdir() if not entry.name.startswith(".")]
             only = entries[0] if len(entries) == 1 and entries[0].is_dir() else content
