@@ -24,7 +24,7 @@ from files.pretrained import resolved
 from metrics import LETTERS
 from text.corpus import COLUMN_HELP, FORMAT_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
 from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kinds_of
-from text.questions import load_race_splits, load_squad_splits, squad_path
+from text.questions import load_race_splits, load_squad_splits, squad_source
 from text.sentences import sentence_language
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer, names_of
@@ -81,7 +81,7 @@ def squad_at_hand(name, places):
     """All splits of a set of questions; without its training file, the test split and a warning."""
     try:
         if name != "Sample":
-            squad_path(name, "train", places)
+            squad_source(name, "train", places)
     except UserError as error:
         test = load_squad_splits(name, places, ("test",))
         warn(f"only the test split; {error}")

@@ -19,8 +19,9 @@ from files.archives import ARCHIVES, extract
 from files.downloads import download
 from files.mistakes import UserError
 from files.reading import CHUNK, texts_in
-from files.tables import ending
+from files.tables import columns_of, ending, tables_at
 from text import cache, sample
+from text.question_tables import kind_of
 from text.splits import NAMES, SPLITS, folders_by_name, question_files
 
 
@@ -182,7 +183,10 @@ def kinds_of(name: str, places: Places) -> list[str]:
         return ["questions"]
     inner = [folder for folders in folders_by_name(path).values() for folder in folders]
     first = next((text for folder in inner for text in texts_in(folder)), None)
-    return ["choices"] if first and begins_with_json(first) else ["text"]
+    if first and begins_with_json(first):
+        return ["choices"]
+    tables = tables_at(path)
+    return ["text"] if places.column or not tables else [kind_of(columns_of(tables[0]))]
 
 
 def begins_with_json(path):
