@@ -62,15 +62,16 @@ def parse_json(text: str, where: str | Path, line: int | None = None) -> Any:
     """The value of a JSON text, or of one line of a file of such."""
     if not text.strip():
         raise UserError(f"{where}: empty file; JSON was expected")
+    at = f": line {line}" if line else ""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
         raise UserError(f"{where}: broken JSON at {place} ({error.msg}); fetch the file again or mend it") from None
     except RecursionError:
-        raise UserError(f"{where}: JSON nested too deeply; fetch the file again") from None
+        raise UserError(f"{where}{at}: JSON nested too deeply; fetch the file again") from None
     except ValueError:
-        raise UserError(f"{where}: JSON with a number of thousands of digits; fetch the file again") from None
+        raise UserError(f"{where}{at}: JSON with a number of thousands of digits; fetch the file again") from None
 
 
 def digest_of(path: str | Path, algorithm: str = "sha256") -> str:

@@ -191,7 +191,7 @@ GOOD = json.dumps({"text": "The cat sat on the mat. " * 9}).encode() + b"\n"
     ("a.jsonl", GOOD + b'["The cat."]', ["line 2: not a JSON object; each line must be one"]),
     ("a.jsonl", GOOD + b'{"body": "The cat."}', ["line 2: no column 'text'; --text-column takes text"]),
     ("a.jsonl", GOOD + b'{"text": ["The cat."]}', ["line 2: 'text' is not a text; mend the row, or name another"]),
-    ("a.jsonl", GOOD + b"[" * 100_000, ["nested too deeply"]),
+    ("a.jsonl", GOOD + b"[" * 100_000, ["a.jsonl: line 2: JSON nested too deeply"]),
     ("a.jsonl", b'[\n{"text": "The cat."}\n]', ["broken JSON at line 1"]),
     ("a.jsonl.gz", gzip.compress(GOOD * 9)[:-12], ["a.jsonl.gz: damaged (Compressed file ended", "fetch the file again"]),
     ("a.jsonl.gz", GOOD, ["a.jsonl.gz: damaged (Not a gzipped file"]),
