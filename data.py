@@ -22,9 +22,9 @@ import numpy as np
 from files.mistakes import UserError, run_main, spellings, warn
 from files.pretrained import resolved
 from metrics import LETTERS
-from text.corpus import FORMAT_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
+from text.corpus import COLUMN_HELP, FORMAT_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
 from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kinds_of
-from text.questions import load_race_splits, load_squad_splits, squad_path
+from text.questions import load_race_splits, load_squad_splits, squad_source
 from text.sentences import sentence_language
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer, names_of
@@ -81,7 +81,7 @@ def squad_at_hand(name, places):
     """All splits of a set of questions; without its training file, the test split and a warning."""
     try:
         if name != "Sample":
-            squad_path(name, "train", places)
+            squad_source(name, "train", places)
     except UserError as error:
         test = load_squad_splits(name, places, ("test",))
         warn(f"only the test split; {error}")
@@ -190,6 +190,7 @@ def main():
         flags = [("dataset", "name of a data set, or a path; several: of pretraining, together",
                   {"default": "Sample", "nargs": "+"}),
                  ("text-format", FORMAT_HELP, {"choices": list(STYLES)}),
+                 ("text-column", COLUMN_HELP, {}),
                  ("data-dir", "where data sets lie", {"default": default_data_dir()}),
                  ("cache-dir", "where tokens and unpacked archives are kept", {"default": default_cache_dir()}),
                  ("sentences", "where they end: by rules, or as sentencex has it for a language such as de",
@@ -210,7 +211,7 @@ def main():
             p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
     args.dataset = args.dataset[0] if len(args.dataset) == 1 else args.dataset
-    args.function(args, Places(args.data_dir, args.cache_dir))
+    args.function(args, Places(args.data_dir, args.cache_dir, args.text_column))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def arguments(words: list[str] | None = None) -> "Namespace":
            "model holds; with --predict, --evaluate or --ask", type=flags.share)  # fmt: skip
     p.flag("show", "question: hide the context, to see what can be had without reading", choices=["all", "question"],
            default="all")  # fmt: skip
-    p.flag("predict", "no training: answer the questions of this SQuAD file")
+    p.flag("predict", "no training: answer the questions of this file of SQuAD's layout or rows")
     p.flag("output", "where the answers of --predict go", default="predictions.json")
     p.flag("ask", "no training: answer this question")
     p.flag("context", "the text in which --ask looks for the answer: a file, or - for standard input")

@@ -44,7 +44,7 @@ def arguments(words: list[str] | None = None) -> "Namespace":
            " that grows with their length (default: all, or the trained model's)", type=flags.positive(int))  # fmt: skip
     p.flag("show", "question: hide the article, options: the question too, to see what can be had without reading",
            choices=["all", "question", "options"], default="all")  # fmt: skip
-    p.flag("predict", "no training: choose for the articles of this folder")
+    p.flag("predict", "no training: choose for the articles of this folder, or file of rows")
     p.flag("output", "where the answers of --predict go", default="answers.json")
     p.flag("scores", "with --predict: the probabilities of the options too, in NAME.scores.json", action="store_true",
            default=False)  # fmt: skip

@@ -32,9 +32,17 @@ def read_lines(path: str | Path) -> list[str]:
 
 
 def texts_in(folder: str | Path) -> list[Path]:
-    """The .txt files of a folder, at any depth, in the order of their paths, but for hidden ones, as macOS makes them."""
+    """The .txt files of a folder, as `files_in` has them."""
+    return files_in(folder, (".txt",))
+
+
+def files_in(folder: str | Path, endings: tuple[str, ...]) -> list[Path]:
+    """The files of a folder whose names end so, at any depth, in the order of their paths.
+
+    But for hidden ones, as macOS makes them.
+    """
     return sorted(path for path in Path(folder).rglob("*")
-                  if path.suffix.lower() == ".txt" and not path.name.startswith(".") and path.is_file())  # fmt: skip
+                  if path.name.lower().endswith(endings) and not path.name.startswith(".") and path.is_file())  # fmt: skip
 
 
 def read_context(path: str) -> str:
@@ -50,18 +58,20 @@ def read_json(path: str | Path) -> Any:
     return parse_json(read_text(path), path)
 
 
-def parse_json(text: str, where: str | Path) -> Any:
+def parse_json(text: str, where: str | Path, line: int | None = None) -> Any:
+    """The value of a JSON text, or of one line of a file of such."""
     if not text.strip():
         raise UserError(f"{where}: empty file; JSON was expected")
+    at = f": line {line}" if line else ""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
+        place = f"line {line or error.lineno}, column {error.colno}"
         raise UserError(f"{where}: broken JSON at {place} ({error.msg}); fetch the file again or mend it") from None
     except RecursionError:
-        raise UserError(f"{where}: JSON nested too deeply; fetch the file again") from None
+        raise UserError(f"{where}{at}: JSON nested too deeply; fetch the file again") from None
     except ValueError:
-        raise UserError(f"{where}: JSON with a number of thousands of digits; fetch the file again") from None
+        raise UserError(f"{where}{at}: JSON with a number of thousands of digits; fetch the file again") from None
 
 
 def digest_of(path: str | Path, algorithm: str = "sha256") -> str:

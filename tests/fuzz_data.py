@@ -1,4 +1,4 @@
-"""What tests/fuzz.py damages of data: token caches, questions and answers, archives, plain text, folders of splits.
+"""What tests/fuzz.py damages of data: token caches, questions and answers, tables, archives, plain text, folders of splits.
 
 Of each kind, good(folder) writes what is right, and read(folder, rng) reads it as the program does; archives, text and
 folders of splits are made anew for each input.
@@ -15,7 +15,7 @@ import warnings
 import zipfile
 
 import toys
-from fuzz_changes import change_bytes, change_folder
+from fuzz_changes import change_bytes, change_folder, change_one
 
 import data as program
 import metrics
@@ -25,7 +25,7 @@ from text import cache, sample, vocabularies
 from text.corpus import STYLES, paragraphs, pieces, share
 from text.masked_blocks import MaskedBlocks
 from text.option_rows import OptionRows
-from text.places import Places
+from text.places import Places, kinds_of
 from text.question_windows import QuestionWindows
 from text.questions import load_race, load_squad
 from text.sentence_pairs import SentencePairs
@@ -99,6 +99,49 @@ def read_race(folder, rng):
         return run_metrics("race", folder / "test", folder / "answers.json")
     found = load_race(folder / "test", answers_needed=rng.random() < 0.7)
     data = OptionRows(found, toys.letters(), Places(folder, folder / "cache"), 64, 0, "window")
+    data.collate(list(range(min(len(data), 4))), 0)
+
+
+# Tables
+
+COMPRESSED = {"": bytes, ".gz": gzip.compress}
+
+
+def good_tables(folder):
+    """Each layout as .jsonl, and as Parquet where the library is there."""
+    answers = {"text": ["cat"], "answer_start": [4]}
+    layouts = {
+        "questions": {"id": "{}", "context": "The cat sat.", "question": "Who?", "answers": answers},
+        "choices": {"example_id": "{}", "article": "The cat.", "question": "Who?", "options": ["a", "b"], "answer": "B"},
+        "sense": {"question": "Who {}?", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "2"},
+        "texts": {"text": "The cat {}.\n\nThe dog."},
+    }
+    for name, layout in layouts.items():
+        rows = [{column: value.format(number) if isinstance(value, str) else value for column, value in layout.items()}
+                for number in range(9)]  # fmt: skip
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        for ending, compress in COMPRESSED.items():
+            (folder / f"{name}.jsonl{ending}").write_bytes(compress(lines))
+        with contextlib.suppress(ImportError):
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{name}.parquet")
+        with contextlib.suppress(ImportError):
+            import zstandard
+
+            (folder / f"{name}.jsonl.zst").write_bytes(zstandard.compress(lines))
+
+
+def read_tables(folder, rng):
+    path = folder / (folder / "chosen").read_text()
+    places = Places(folder, folder / "cache", rng.choice([None, "text", "question"]))
+    (kind,), needed = kinds_of(str(path), places), rng.random() < 0.7
+    if kind == "text":
+        return load_corpus(str(path), "train", toys.letters(), places)
+    if kind == "questions":
+        data = QuestionWindows(load_squad(path, needed), toys.letters(), places, 64, 16)
+    else:
+        data = OptionRows(load_race(path, "all", needed), toys.letters(), places, 64, 0, rng.choice(["window", "select"]))
     data.collate(list(range(min(len(data), 4))), 0)
 
 
@@ -191,7 +234,7 @@ def read_text(folder, rng):
     kind, style = rng.randrange(3), rng.choice(list(STYLES))
     if kind == 0:
         for split in ("train", "valid", "test"):
-            for _, piece in pieces(share([path], split, style), style):
+            for _, piece in pieces(share({path: path}, split, style), style):
                 for _, paragraph in paragraphs(piece, style):
                     sentences(paragraph)
         return
@@ -210,6 +253,8 @@ NAMES_OF_SPLITS = ["train", "train", "Train", "valid", "validation", "dev", "tes
                    "train.d"]  # fmt: skip
 DEEPER = ["", "", "", "-v1", "/a", "/high/1", "/high/2", "/middle/1", "/x/y"]
 TEXTS = ["", "\n", "The cat sat. The dog sat.\n", "The cat sat.\n\n" * 40, "the dog\n" * 300, "\ufeffred\r\n\r\n" * 30]
+ROWS = ['{"text": "The cat sat."}\n', '{"question": "Who?", "options": ["a", "b"], "answer": "A", "passage": "The cat."}\n',
+        '{"id": 1, "context": "The cat.", "question": "Who?", "answers": {"text": [], "answer_start": []}}\n']  # fmt: skip
 
 
 def article(rng):
@@ -220,10 +265,10 @@ def article(rng):
 def hostile_splits(folder, rng):
     """Files, folders and links called like splits or nearly so: texts, questions, articles, nothing, and all mixed."""
     made = [lambda: rng.choice(TEXTS), lambda: json.dumps(toys.small_squad(rng.randrange(4))),
-            lambda: json.dumps(article(rng))]  # fmt: skip
+            lambda: json.dumps(article(rng)), lambda: rng.choice(ROWS) * rng.randrange(9)]  # fmt: skip
     ours = rng.choice([*made, None])  # most are of one kind
     for _ in range(rng.randint(1, 9)):
-        ending = rng.choice([".txt", ".txt", ".json", ".TXT", "", ".md"])
+        ending = rng.choice([".txt", ".txt", ".json", ".TXT", "", ".md", ".jsonl", ".jsonl"])
         path = folder / "mine" / f"{rng.choice(NAMES_OF_SPLITS)}{rng.choice(DEEPER)}{ending}"
         with contextlib.suppress(OSError):  # a file where a folder is wanted
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,6 +296,7 @@ KINDS = {
     "cache": (good_cache, change_folder, read_cache),
     "squad": (good_squad, change_folder, read_squad),
     "race": (good_race, change_folder, read_race),
+    "tables": (good_tables, change_one, read_tables),
     "archive": (no_files, hostile_archive, read_archive),
     "text": (no_files, hostile_text, read_text),
     "splits": (no_files, hostile_splits, read_splits),

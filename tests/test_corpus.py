@@ -89,7 +89,7 @@ any_text = st.text(st.sampled_from("aé中.\n ") | st.characters(exclude_categor
 def test_the_splits_of_a_single_file_cover_it_without_overlap(tmp_path_factory, text, style):
     path = tmp_path_factory.mktemp("single") / "text.txt"
     path.write_bytes(text.encode())
-    parts = [content(share([path], split, style)) for split in SPLITS]
+    parts = [content(share({path: path}, split, style)) for split in SPLITS]
     assert b"".join(parts) == text.encode()
     for part in parts:
         part.decode()  # no character is cut in two
@@ -97,10 +97,10 @@ def test_the_splits_of_a_single_file_cover_it_without_overlap(tmp_path_factory, 
 
 def test_a_single_file_is_cut_between_paragraphs_near_85_and_90_percent(text_file):
     path = text_file("".join(f"Paragraph {number}\ngoes on.\n\n" for number in range(1000)))
-    sizes = [len(content(share([path], split, "book"))) / os.path.getsize(path) for split in SPLITS]
+    sizes = [len(content(share({path: path}, split, "book"))) / os.path.getsize(path) for split in SPLITS]
     assert sizes == pytest.approx([0.85, 0.05, 0.10], abs=0.003)
     for split in SPLITS:
-        part = content(share([path], split, "book"))
+        part = content(share({path: path}, split, "book"))
         assert part.startswith(b"Paragraph") and part.endswith(b"on.\n\n")
 
 

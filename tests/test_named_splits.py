@@ -45,13 +45,13 @@ def test_files_beside_all_three_are_left_out_with_a_warning(write, places, capsy
     name = write({"train.txt": LONG, "valid.txt": LONG, "test.txt": LONG, "README.txt": "Read me."})
     assert all("README.txt" not in files for files in corpus_files(name, places).values())
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "1 .txt files are left out, such as" in error and "README.txt" in error
+    assert error.count("\n") == 1 and "1 files are left out, such as" in error and "README.txt" in error
 
 
 def test_without_train_all_others_are_trained_on_with_a_warning(write, places, capsys):
     name = write({"a.txt": LONG, "b/c.txt": LONG, "test.txt": LONG, "valid.txt": LONG})
     assert corpus_files(name, places) == {"train": ["a.txt", "b/c.txt"], "valid": ["valid.txt"], "test": ["test.txt"]}
-    assert "nothing is called train; all .txt files but valid and test are trained on, 2" in capsys.readouterr().err
+    assert "nothing is called train; all files but valid and test are trained on, 2" in capsys.readouterr().err
 
 
 def test_a_train_alone_among_others_is_no_split(write, places, capsys):

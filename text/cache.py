@@ -233,7 +233,7 @@ def build(
     with build_once(folder) as temporary:
         if temporary is not None:
             token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
-            written = _write(temporary, _work_through(pieces, make_worker, arguments), token_type, total, description)
+            written = _write(temporary, work_through(pieces, make_worker, arguments), token_type, total, description)
             _finish(temporary, written, meta, vocab_size, empty)
     return TokenCache(folder)
 
@@ -257,7 +257,7 @@ def build_together(
             continue
         with build_once(places[number]) as temporary:
             if temporary is not None:
-                work = _work_through(shares[number](), make_worker, arguments)
+                work = work_through(shares[number](), make_worker, arguments)
                 _finish(temporary, _write(temporary, work, token_type, total, description), meta, vocab_size)
     joined = join(folder, (TokenCache(place) for place in places), vocab_size, meta, total, empty)
     for place in places:
@@ -366,7 +366,9 @@ def _run_worker(piece):
     return _work(piece)
 
 
-def _work_through(pieces, make_worker, arguments):
+def work_through(
+    pieces: Iterable[tuple[int, Any]], make_worker: Callable[..., Callable], arguments: tuple
+) -> Iterator[tuple[int, Any]]:
     """Yield (size, result) for each piece, in order, never holding more than a few pieces."""
     pieces = iter(pieces)
     first = list(itertools.islice(pieces, 2))
@@ -381,7 +383,7 @@ def _work_through(pieces, make_worker, arguments):
     # by means of file descriptors, which fails now and then.
     initial = (make_worker, pickle.dumps(arguments))
     pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=initial)
-    waiting = collections.deque()
+    waiting: collections.deque = collections.deque()
     try:
         for size, piece in pieces:
             waiting.append((size, pool.submit(_run_worker, piece)))

@@ -7,6 +7,7 @@
 
 Design choices:
 
+- What is compressed or stands in tables is written out as plain text first (plain.py).
 - A split is a list of byte ranges of files, read in pieces of a megabyte that end with a paragraph, a line or at least
   a word. Nothing holds more than a few pieces, whatever the size of the corpus and of its lines.
 - A set that comes in one part is divided 85/5/10 (see splits.py): by whole files, or, where these are few or too unequal,
@@ -22,10 +23,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from files.mistakes import UserError, warn
-from files.reading import CONVERT, texts_in
+from files.reading import CONVERT, files_in
+from files.tables import TABLES, TEXTS
 from text import cache
 from text.passages import passage_files
 from text.places import CORPORA, Corpus, Places, kinds_of
+from text.plain import FILE_END, plain_texts
 from text.sentences import sentences
 from text.splits import SPLITS, by_name, spans, warn_of_twins, whole_files
 
@@ -42,19 +45,21 @@ FEW = 20  # files: fewer are each divided by length
 
 
 # Where a piece of text may end, best first; what is left over when none occurs is cut between characters.
+END = FILE_END.encode()  # of a document in any style
 STYLES = {
-    "lines": [b"\n", b" "],  # each line a document
-    "wiki": [b"\n", b" "],  # a line a paragraph; "= Title =" begins a document
-    "book": [b"\n\n", b"\r\n\r\n", b"\n", b" "],  # each file a document, with blank lines between paragraphs
-    "sentences": [b"\n\n", b"\r\n\r\n", b"\n", b" "],  # a line a sentence, with blank lines between documents
-    "xml": [b"</page>", b"\n", b" "],  # each page a document
+    "lines": [END, b"\n", b" "],  # each line a document
+    "wiki": [END, b"\n", b" "],  # a line a paragraph; "= Title =" begins a document
+    "book": [END, b"\n\n", b"\r\n\r\n", b"\n", b" "],  # each file a document, with blank lines between paragraphs
+    "sentences": [END, b"\n\n", b"\r\n\r\n", b"\n", b" "],  # a line a sentence, with blank lines between documents
+    "xml": [END, b"</page>", b"\n", b" "],  # each page a document
 }
 
 FORMAT_HELP = (
-    "how the text is laid out. book: a file a document, blank lines between paragraphs; sentences: a line a sentence, "
-    "blank lines between documents; lines: a line a document; wiki: a line a paragraph, = Title = begins a document; xml: "
-    "pages of a MediaWiki dump (default: as the set has it, of a path book)"
+    "how the text is laid out. book: a file (or row) a document, blank lines between paragraphs; sentences: a line a "
+    "sentence, blank lines between documents; lines: a line a document; wiki: a line a paragraph, = Title = begins a "
+    "document; xml: pages of a MediaWiki dump (default: as the set has it, of a path book)"
 )
+COLUMN_HELP = "of .jsonl and .parquet: the column that holds the text (default: text)"
 
 
 def corpus_parts(name: str, split: str, places: Places, style: str | None = None) -> tuple[list[Part], str]:
@@ -74,7 +79,7 @@ def corpus_parts(name: str, split: str, places: Places, style: str | None = None
         path = places.find(corpus.files["all"], name)
     else:  # somebody's own text: --dataset Text reads the data folder itself, --dataset PATH that path
         path = places.data if name == "Text" else places.own(name)
-    return divide(path, split, style), style
+    return divide(path, split, style, places), style
 
 
 def warn_of_twin_files(name: str, places: Places, style: str | None = None) -> None:
@@ -101,13 +106,13 @@ def text_files(path):
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; name a .txt file or a folder of them")
-    found = texts_in(path)
+    found = files_in(path, (*TEXTS, *TABLES))
     if not found:
-        raise UserError(f"{path}: holds no .txt file; put plain UTF-8 text there")
+        raise UserError(f"{path}: holds no .txt file; put plain UTF-8 text there, or .jsonl or .parquet files")
     return found
 
 
-def divide(path, split, style):
+def divide(path, split, style, places):
     """A split of somebody's own text: what has its name, else a share of all, or of what is trained on."""
     files = text_files(path)
     named = by_name(files, path) if path.is_dir() else {}
@@ -115,30 +120,31 @@ def divide(path, split, style):
     if len(held_out) == 2:
         if named.get("train") and named[None]:
             warn(f"{path}: what is called train is divided with the rest, for nothing beside it is called valid or test")
-        return share(files, split, style)
+        return share(plain_texts(files, places), split, style)
     train, others = named["train"] or named[None], named[None] if named["train"] else []
     if others:
-        warn(f"{path}: {len(others)} .txt files are left out, such as {others[0]}, for others are called train, "
+        warn(f"{path}: {len(others)} files are left out, such as {others[0]}, for others are called train, "
              + " and ".join(part for part in ("valid", "test") if named[part]) + "; move them into train to use them")
     elif not named["train"] and train:
-        warn(f"{path}: nothing is called train; all .txt files but valid and test are trained on, {len(train)}")
+        warn(f"{path}: nothing is called train; all files but valid and test are trained on, {len(train)}")
     if split not in held_out and split != "train":
-        return [whole(file) for file in named[split]]
+        return [whole(text) for text in plain_texts(named[split], places).values()]
     if not train:
         raise UserError(f"{path}: no text for the {split} split; add train.txt, or a folder train")
-    return share(train, split, style, held_out)
+    return share(plain_texts(train, places), split, style, held_out)
 
 
-def share(files, split, style, held_out=("valid", "test")):
+def share(texts, split, style, held_out=("valid", "test")):
     """85 % of the files for training, 5 % for validation, 10 % for testing, in bytes; those held out, the rest to train.
 
-    Where no whole files make that, each is divided by length.
+    Where no whole files make that, each is divided by length. ``texts``: file -> its plain text.
     """
-    chosen = whole_files({path: os.path.getsize(path) for path in files}, held_out) if len(files) >= FEW else None
+    sizes = {path: os.path.getsize(text) for path, text in texts.items()}
+    chosen = whole_files(sizes, held_out) if len(texts) >= FEW else None
     if chosen:
-        return [whole(path) for path in chosen[split]]
+        return [whole(texts[path]) for path in chosen[split]]
     low, high = spans(held_out)[split]
-    return [(path, cut_near(path, low, style), cut_near(path, high, style)) for path in sorted(files)]
+    return [(text, cut_near(text, low, style), cut_near(text, high, style)) for _, text in sorted(texts.items())]
 
 
 def cut_near(path, fraction, style):
@@ -189,6 +195,8 @@ def pieces(parts: list[Part], style: str) -> Iterator[tuple[int, Piece]]:
 
 def ends_document(text, style):
     """Does a document end with this piece's last line, whatever follows?"""
+    if text.rstrip().endswith(END):
+        return True
     if style == "sentences":
         return text.endswith(b"\n") and not text[text.rfind(b"\n", 0, -1) + 1 :].strip()
     return style == "lines" and text.endswith(b"\n")
@@ -223,10 +231,11 @@ def decode_piece(piece):
 
 def paragraphs(piece: Piece, style: str) -> Iterator[tuple[bool, str]]:
     """Yield (whether it begins a document, text with single blanks only) for each paragraph of a piece."""
-    text, begins = decode_piece(piece), piece[3]
-    if style == "xml":
-        yield from wiki_pages(text, begins)
-        return
+    for number, text in enumerate(decode_piece(piece).split(FILE_END)):
+        yield from (wiki_pages if style == "xml" else plain_paragraphs)(text, number > 0 or piece[3], style)
+
+
+def plain_paragraphs(text, begins, style):
     for paragraph in re.split(r"\n\s*\n" if style == "book" else r"\n", text):
         paragraph = " ".join(paragraph.split())
         if paragraph:
@@ -276,7 +285,7 @@ def without(body, opening, closing):
     return " ".join([*kept, body[at:]])
 
 
-def wiki_pages(text, begins):
+def wiki_pages(text, begins, _):
     """Paragraphs of EnWik9's pages without XML and wiki markup; a text that begins within a page goes on with it."""
     for number, page in enumerate(re.split(r"(?=<page>)", text)):
         begins = begins if number == 0 else True

@@ -19,7 +19,9 @@ from files.archives import ARCHIVES, extract
 from files.downloads import download
 from files.mistakes import UserError
 from files.reading import CHUNK, texts_in
+from files.tables import columns_of, ending, tables_at
 from text import cache, sample
+from text.question_tables import kind_of
 from text.splits import NAMES, SPLITS, folders_by_name, question_files
 
 
@@ -98,10 +100,10 @@ SOURCES = {
 
 
 class Places:
-    """The two folders that every reader needs."""
+    """The two folders that every reader needs, and which column of a table is its text, where that was said."""
 
-    def __init__(self, data: str | Path, cache: str | Path):
-        self.data, self.cache = Path(data), Path(cache)
+    def __init__(self, data: str | Path, cache: str | Path, column: str | None = None):
+        self.data, self.cache, self.column = Path(data), Path(cache), column
 
     def find(self, relative: str, name: str) -> Path:
         """The path of ``relative``, from SOURCES[name]: in the data folder, else in its archive, else downloaded."""
@@ -153,7 +155,7 @@ class Places:
         Of an archive, the folder with its content.
         """
         path = Path(name)
-        if path.name.lower().endswith(ARCHIVES) and path.is_file():
+        if path.name.lower().endswith(ARCHIVES) and not ending(path) and path.is_file():
             content = self.unpacked(path, path.name)
             entries = [entry for entry in content.iterdir() if not entry.name.startswith(".")]
             only = entries[0] if len(entries) == 1 and entries[0].is_dir() else content
@@ -181,7 +183,10 @@ def kinds_of(name: str, places: Places) -> list[str]:
         return ["questions"]
     inner = [folder for folders in folders_by_name(path).values() for folder in folders]
     first = next((text for folder in inner for text in texts_in(folder)), None)
-    return ["choices"] if first and begins_with_json(first) else ["text"]
+    if first and begins_with_json(first):
+        return ["choices"]
+    tables = tables_at(path)
+    return ["text"] if places.column or not tables else [kind_of(columns_of(tables[0]))]
 
 
 def begins_with_json(path):

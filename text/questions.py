@@ -1,4 +1,4 @@
-"""Questions: from the files of SQuAD and RACE, or of a folder laid out like them, to checked examples.
+"""Questions: from the files of SQuAD and RACE, of a folder laid out like them, or of tables, to checked examples.
 
     load_squad("dev-v2.0.json").questions[0]      # a Question on .contexts[question.context]
     load_race("RACE/dev/high")[0]                 # an Article with its questions, options and answers
@@ -11,90 +11,23 @@ is given: it is called with one line that says how many. Of a file to predict on
 test of a data set by its name or path; their ``places`` (see data.py) know where its files lie.
 """
 
-import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
-from files.mistakes import UserError
 from files.reading import parse_json, read_json, read_text, texts_in
+from files.tables import rows, tables_at
 from metrics import LETTERS, race_id
 from text.places import RACE_SETS, SPLITS, SQUAD_SETS, Places
-from text.splits import folders_by_name, hashed, of_split, question_files, set_apart, warn_of_twins
+from text.question_tables import CHOICE_COLUMNS, QUESTIONS, choice_of, question_of
+from text.records import Records, Skip, entry, want
+from text.splits import folders_by_name, hashed, of_split, question_files, set_apart, table_files, warn_of_twins
 
 SET_ASIDE = {"valid": 1 / 25, "test": 1 / 10}  # of the questions, where a set has no such split
 TITLE, CONTEXT = attrgetter("title"), attrgetter("context")
-
-Skip = Callable[[str], None] | None
-
-
-def want(condition, where, what, remedy="mend the file or leave the entry out"):
-    if not condition:
-        raise UserError(f"{where}: {what}; {remedy}")
-
-
-def entry(record, name, kind, where):
-    """``record[name]``, which must be there and of the given type."""
-    want(isinstance(record, dict), where, "not a JSON object")
-    want(name in record, where, f"no {name!r}")
-    kinds = {list: "a list", str: "a text", int: "a whole number", str | int | float: "a text or a number"}
-    want(isinstance(record[name], kind), where, f"{name!r} is not {kinds[kind]}")
-    return record[name]
-
-
-class Records:
-    """Counts the records of a file or folder, good and bad; a bad one is left out, or refused where ``skip`` is None."""
-
-    def __init__(self, skip, training=False):
-        self.skip, self.training = skip, training
-        self.good, self.bad, self.first = Counter(), Counter(), None
-        self.ids, self.twice = {}, []  # of questions: where each stood first; those that were there before
-
-    @contextlib.contextmanager
-    def one(self, kind):
-        """Within it one record is read, an "article", a "question"."""
-        try:
-            yield
-        except UserError as error:
-            if self.skip is None:
-                raise
-            self.bad[kind] += 1
-            self.first = self.first or error
-        else:
-            self.good[kind] += 1
-
-    def own_id(self, id, place, number, where):
-        """The id of a question, or in training another where a question before has it: nothing there goes by ids.
-
-        SQuAD 1.1 made from its texts has such: the same question on several paragraphs.
-        """
-        first = self.ids.setdefault(id, (place, number))
-        if first == (place, number):
-            return id
-        what = f"has the id of question {first[1]} in {first[0]}"
-        want(self.training, where, what, "answers go by id: give each question its own")
-        self.twice.append(f"{where}: {what}")
-        return f"{where} ({number})"
-
-    def tell(self):
-        """A line on what was left out, if anything, and one on ids that stand twice.
-
-        Raises UserError where most was left out: that is no set to train on.
-        """
-        parts = []
-        for kind, bad in self.bad.items():
-            part = f"{bad:,} of {bad + self.good[kind]:,} {kind}s"
-            if bad > self.good[kind]:
-                raise UserError(f"{self.first} ({part} are bad, too many to leave out)")
-            parts.append(part)
-        if parts:
-            self.skip(f"{' and '.join(parts)} left out as bad, the first: {self.first} (--strict refuses them)")
-        if self.twice and self.skip:
-            self.skip(f"{len(self.twice):,} ids stand twice, the first: {self.twice[0]}; training keeps all")
-
 
 # --------------------------------------------------------------------------------------------------------------------
 # On a passage, answered by a part of it: SQuAD
@@ -118,16 +51,50 @@ class SquadSet:
     with_impossible: bool  # laid out as version 2.0, where a question may have no answer
 
 
-def load_squad(
-    path: str | Path, answers_needed: bool = True, training: bool = False, skip: Skip = None
-) -> SquadSet:
-    """The questions of a SQuAD 1.1 or 2.0 file, every one; ``answers_needed=False`` for files to predict on.
+Source = str | Path | Sequence[Path]  # a file or a folder, or the files of a split's rows
 
-    Raises UserError that names the file and the article, paragraph or question where something is missing or does not
-    fit, such as an ``answer_start`` at which the answer does not stand, or, but in ``training``, an id that another
+
+def load_squad(
+    source: Source, answers_needed: bool = True, training: bool = False, skip: Skip = None
+) -> SquadSet:
+    """The questions of a SQuAD 1.1 or 2.0 file, or of tables, every one; ``answers_needed=False`` for files to predict on.
+
+    Raises UserError that names the file and the article, paragraph, row or question where something is missing or does
+    not fit, such as an ``answer_start`` at which the answer does not stand, or, but in ``training``, an id that another
     question has. ``skip`` is for training, too.
     """
-    found, records = SquadSet([], [], False), Records(skip, training)
+    found, records, tables = SquadSet([], [], False), Records(skip, training), tables_of(source)
+    path = tables[0] if tables else place_of(source)
+    if tables:
+        read_question_tables(tables, found, answers_needed, records)
+    else:
+        read_articles(path, found, answers_needed, records)
+    records.tell()
+    want(found.questions, path, "holds no question", "name another file")
+    return found
+
+
+def tables_of(source):
+    return list(source) if isinstance(source, Sequence) and not isinstance(source, str) else tables_at(Path(source))
+
+
+def read_question_tables(tables, found, answers_needed, records):
+    """Add the questions of rows to a SquadSet; those of one title with the same context share it."""
+    numbers = {}
+    for path in tables:
+        for row in rows(path, QUESTIONS):
+            with records.one("question"):
+                where, record, context, title, unanswered = question_of(row, answers_needed)
+                question = read_question(record, context, where, answers_needed)
+                question.id, question.title = records.own_id(question.id, str(path), row.number, where), title
+                question.context = numbers.setdefault((title, context), len(found.contexts))
+                if question.context == len(found.contexts):
+                    found.contexts.append(context)
+                found.questions.append(question)
+                found.with_impossible |= unanswered
+
+
+def read_articles(path, found, answers_needed, records):
     for a, article in enumerate(entry(read_json(path), "data", list, path)):
         where = f"{path}: article {a + 1}"
         title = article.get("title", "") if isinstance(article, dict) else ""
@@ -136,9 +103,6 @@ def load_squad(
                 with records.one("paragraph"):
                     place = f"{where} ({title}), paragraph {p + 1}"
                     read_paragraph(paragraph, place, str(title), found, answers_needed, records)
-    records.tell()
-    want(found.questions, path, "holds no question", "name another file")
-    return found
 
 
 def read_paragraph(paragraph, place, title, found, answers_needed, records):
@@ -184,16 +148,16 @@ def load_squad_splits(
         return {split: load_squad(places.sample() / f"squad-{split}.json") for split in splits}
     missing, found = ["valid"], {}
     if name not in SQUAD_SETS:
-        files = question_files(places.own(name, "questions"))
+        files = split_files(places.own(name, "questions"))
         missing = [split for split in ("valid", "test") if not files[split]]
     for split in splits:
         if split not in ("train", *missing):
             with of_split(split):
-                found[split] = load_squad(squad_path(name, split, places))
+                found[split] = load_squad(squad_source(name, split, places))
     if set(splits) != set(found):
         with of_split("train"):
-            path = squad_path(name, "train", places)
-            found |= set_aside(load_squad(path, training=True, skip=skip), path, missing)
+            source = squad_source(name, "train", places)
+            found |= set_aside(load_squad(source, training=True, skip=skip), source, missing)
     found = {split: found[split] for split in splits}
     titles = {split: {q.context: q.title for q in squad.questions} for split, squad in found.items()}
     warn_of_twins(((split, found[split].contexts[context], title) for split in found
@@ -201,24 +165,29 @@ def load_squad_splits(
     return found
 
 
-def squad_path(name: str, split: str, places: Places) -> Path:
-    """The file of a split. Raises UserError where it is not to be had."""
-    if name not in SQUAD_SETS:
-        return only_json(places.own(name, "questions"), split)
-    file = f"{'train' if split == 'train' else 'dev'}-{SQUAD_SETS[name]}.json"
-    return places.find(f"squad/{file}", file)
+def split_files(path):
+    """split -> its files: SQuAD's JSON where the folder has some, else tables."""
+    files = question_files(path)
+    return files if any(files.values()) else table_files(path, dev_is_test=True)
 
 
-def only_json(folder, split):
-    found = question_files(folder)[split]
+def squad_source(name: str, split: str, places: Places) -> Source:
+    """Where a split lies: its file, or those of its rows. Raises UserError where that is not to be had."""
+    if name in SQUAD_SETS:
+        file = f"{'train' if split == 'train' else 'dev'}-{SQUAD_SETS[name]}.json"
+        return places.find(f"squad/{file}", file)
+    folder = places.own(name, "questions")
+    found = split_files(folder)[split]
+    if found and tables_at(found[0]):
+        return found
     names = {"train": "train*.json", "valid": "valid*.json or dev*.json", "test": "test*.json or dev*.json"}[split]
     want(len(found) == 1, folder, f"{len(found)} files {names}; exactly one is needed", "name a folder that has it")
     return found[0]
 
 
-def set_aside(squad, path, parts=("valid",)):
+def set_aside(squad, source, parts=("valid",)):
     """Training questions, and those set aside of them for other splits."""
-    found = {}
+    found, path = {}, place_of(source)
     for part, share in ((part, SET_ASIDE[part]) for part in ("test", "valid") if part in parts):
         wanted = share * len(squad.questions)
         titles, contexts = (Counter(of(q) for q in squad.questions) for of in (TITLE, CONTEXT))
@@ -231,6 +200,11 @@ def set_aside(squad, path, parts=("valid",)):
         found[part] = with_questions(squad, [q for q in squad.questions if of(q) in aside])
         squad = with_questions(squad, [q for q in squad.questions if of(q) not in aside])
     return {"train": squad, **found}
+
+
+def place_of(source):
+    """What a mistake in a split is told of."""
+    return source[0] if isinstance(source, list) else source
 
 
 def some_of(ordered, wanted):
@@ -276,18 +250,24 @@ def level_of(name):
 
 
 def load_race(
-    folder: str | Path, level: str = "all", answers_needed: bool = True, skip: Skip = None
+    source: Source, level: str = "all", answers_needed: bool = True, skip: Skip = None
 ) -> list[Article]:
-    """The articles of a folder laid out like RACE: ``folder/**/N.txt``, one JSON object a file, in the order of names."""
-    return list(read_race(Path(folder), level, answers_needed, skip).values())
+    """The articles of a folder laid out like RACE, ``folder/**/N.txt``, one JSON object a file, in the order of names; or
+    those of tables, in the order of their first questions."""
+    return list(read_race(source, level, answers_needed, skip).values())
 
 
-def read_race(folder, level, answers_needed, skip):
-    """path -> Article."""
-    paths = race_paths(folder, level)
-    want(paths, folder, "no .txt file of RACE's kind" + ("" if level == "all" else f" of level {level}"),
-         "name a folder laid out like RACE, e.g. RACE/dev")  # fmt: skip
+def read_race(source, level, answers_needed, skip):
+    """path, or of tables what tells articles apart -> Article."""
     articles, records = {}, Records(skip)
+    paths = [] if isinstance(source, list) else race_paths(Path(source), level)
+    tables = [] if paths else tables_of(source)
+    if tables:
+        read_choice_tables(tables, level, answers_needed, records, articles)
+        records.tell()
+        return articles
+    want(paths, source, "no .txt file of RACE's kind" + ("" if level == "all" else f" of level {level}"),
+         "name a folder laid out like RACE, e.g. RACE/dev, or one of .jsonl or .parquet")  # fmt: skip
     first: dict[str, Path] = {}
     for path in paths:
         with records.one("article"):
@@ -300,7 +280,34 @@ def read_race(folder, level, answers_needed, skip):
 
 
 def race_paths(folder, level="all"):
-    return [path for path in texts_in(folder) if level in ("all", path.parent.name, level_of(path.name))]
+    return [path for path in texts_in(folder) if of_level(path, None, level)]
+
+
+def of_level(key: Hashable, article: Article | None, level: str) -> bool:
+    """Is an article of this level? RACE's files tell by their names."""
+    if isinstance(key, Path):
+        return level in ("all", key.parent.name, level_of(key.name))
+    return article is not None and level in ("all", article.level)
+
+
+def read_choice_tables(tables, level, answers_needed, records, articles):
+    """Add the articles of rows, each put together of the questions that are asked on it."""
+    first: dict[str, tuple[Hashable, str]] = {}
+    for path in tables:
+        for row in rows(path, CHOICE_COLUMNS):
+            with records.one("question"):
+                choice = choice_of(row, answers_needed)
+                answer = read_choice(choice.question, choice.options, choice.answer, choice.where, answers_needed)
+                article = articles.get(choice.key) or Article(choice.id, choice.article, [], [], [])
+                if not of_level(choice.key, article, level):
+                    continue
+                key, where = first.setdefault(article.id, (choice.key, choice.where))
+                want(key == choice.key and article.text == choice.article, choice.where,
+                     f"has the id {article.id} of {where}, and another article", "give each article its own")  # fmt: skip
+                articles[choice.key] = article
+                article.questions.append(choice.question)
+                article.options.append(choice.options)
+                article.answers.append(answer)
 
 
 def read_article(path, answers_needed, records):
@@ -312,19 +319,24 @@ def read_article(path, answers_needed, records):
          f"{len(questions)} questions, {len(options)} lists of options and {len(answers)} answers")  # fmt: skip
     article = Article(race_id(record, path), text, [], [], [])
     for number, (question, choice, answer) in enumerate(zip(questions, options, answers, strict=True), 1):
-        where = f"{path}: question {number}"
         with records.one("question"):
-            want(isinstance(question, str), where, "not a text")
-            texts = isinstance(choice, list) and all(isinstance(option, str) for option in choice)
-            want(texts, where, "options not texts")
-            want(2 <= len(choice) <= len(LETTERS), where, f"{len(choice)} options; it must have 2 to {len(LETTERS)}")
-            *others, last = LETTERS[: len(choice)]
-            known = answer in (*others, last) or not answers_needed
-            want(known, where, f"answer {answer!r}; it must be {', '.join(others)} or {last}")
+            right = read_choice(question, choice, answer, f"{path}: question {number}", answers_needed)
             article.questions.append(question)
             article.options.append(choice)
-            article.answers.append(LETTERS.index(answer) if answers_needed else None)
+            article.answers.append(right)
     return article
+
+
+def read_choice(question, options, answer, where, answers_needed):
+    """The number of a question's right option; None where answers are not needed."""
+    want(isinstance(question, str), where, "not a text")
+    texts = isinstance(options, list) and all(isinstance(option, str) for option in options)
+    want(texts, where, "options not texts")
+    want(2 <= len(options) <= len(LETTERS), where, f"{len(options)} options; it must have 2 to {len(LETTERS)}")
+    *others, last = LETTERS[: len(options)]
+    known = answer in (*others, last) or not answers_needed
+    want(known, where, f"answer {answer!r}; it must be {', '.join(others)} or {last}")
+    return LETTERS.index(answer) if answers_needed else None
 
 
 def load_race_splits(
@@ -338,43 +350,53 @@ def load_race_splits(
         root = places.sample() / "RACE"
     else:
         root = places.find("RACE", "RACE") if name == "RACE" else places.own(name, "choices")
-    folders, found = folders_by_name(root), {}
-    missing = [split for split in ("valid", "test") if name not in RACE_SETS and not folders[split]]
+    sources, found = race_sources(root), {}
+    missing = [split for split in ("valid", "test") if name not in RACE_SETS and not sources[split]]
     for split in splits:
         if split not in (["train", *missing] if missing else ()):
             with of_split(split):
                 may_skip = skip if split == "train" else None
-                found[split] = load_race(race_folder(root, split, folders[split]), level, skip=may_skip)
+                found[split] = load_race(race_source(root, split, sources[split]), level, skip=may_skip)
     if set(splits) != set(found):
         with of_split("train"):
-            found |= race_set_aside(race_folder(root, "train", folders["train"]), level, missing, skip)
+            found |= race_set_aside(race_source(root, "train", sources["train"]), level, missing, skip)
     for split in splits:
         want(any(article.questions for article in found[split]), root, f"no question in the {split} split", "add some")
     found = {split: found[split] for split in splits}
     if name != "Sample":
-        warn_of_twins(((split, article.text, article.id) for split, articles in found.items() for article in articles),
-                      "the same text")  # fmt: skip
+        warn_of_twins(((split, article.text, article.id) for split, articles in found.items() for article in articles
+                       if article.text), "the same text")  # fmt: skip
     return found
 
 
-def race_folder(root, split, folders):
+def race_sources(root):
+    """split -> its folders of RACE's kind; where there is no article in any, its files of rows."""
+    folders = folders_by_name(root)
+    of_race = any(path.suffix.lower() == ".txt" for found in folders.values() for folder in found
+                  for path in folder.rglob("*"))  # fmt: skip
+    return folders if of_race or not tables_at(root) else table_files(root)
+
+
+def race_source(root, split, found):
     expected = root / {"valid": "dev"}.get(split, split)
-    want(folders, expected, "no such folder", "a RACE folder has train, dev and test")
-    want(len(folders) == 1, folders[-1], f"the second folder of the {split} split", "leave one")
-    return folders[0]
+    want(found, expected, "no such folder", "a RACE folder has train, dev and test")
+    if found[0].is_file():
+        return found
+    want(len(found) == 1, found[-1], f"the second folder of the {split} split", "leave one")
+    return found[0]
 
 
-def race_set_aside(folder, level, parts, skip):
-    """The articles of a folder for training, and those set aside of them: the same ones whichever level is asked for."""
-    articles = read_race(folder, "all", True, skip)
+def race_set_aside(source, level, parts, skip):
+    """The articles to train on, and those set aside of them: the same ones whichever level is asked for."""
+    articles, place = read_race(source, "all", True, skip), place_of(source)
     total, found, rest = sum(len(article.questions) for article in articles.values()), {}, articles
     for part in (part for part in ("test", "valid") if part in parts):
-        want(len(rest) > 1, folder, f"one article, and some must be set aside for the {part} split", "add another")
-        sizes = {path: len(article.questions) for path, article in rest.items()}
-        chosen = set(some_of(in_order(sizes, lambda path: articles[path].id), SET_ASIDE[part] * total))
-        found[part], rest = chosen, {path: article for path, article in rest.items() if path not in chosen}
-    wanted = [path for path in race_paths(folder, level) if path in articles]
-    return {part: [articles[path] for path in wanted if path in paths] for part, paths in {"train": rest, **found}.items()}
+        want(len(rest) > 1, place, f"one article, and some must be set aside for the {part} split", "add another")
+        sizes = {key: len(article.questions) for key, article in rest.items()}
+        chosen = set(some_of(in_order(sizes, lambda key: articles[key].id), SET_ASIDE[part] * total))
+        found[part], rest = chosen, {key: article for key, article in rest.items() if key not in chosen}
+    wanted = [key for key, article in articles.items() if of_level(key, article, level)]
+    return {part: [articles[key] for key in wanted if key in keys] for part, keys in {"train": rest, **found}.items()}
 
 
 PARTS = ("; ", ";", "/", "...", "…", ",")  # what stands between the parts of an option, the surest first; RACE has ";"

@@ -15,11 +15,13 @@ Design choices:
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from files.mistakes import UserError, warn
+from files.tables import ending, stem, tables_at
 
 T = TypeVar("T")
 
@@ -28,12 +30,21 @@ NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev": "vali
 SHARES = {"valid": 5, "test": 10}  # % of the bytes of a corpus
 
 
+def word_of(path: Path, folder: Path) -> str:
+    """What a file below a folder is called: as its folder at the top, else by its own name.
+
+    Of a table that is the first word of it: train-00000-of-00002.parquet, dev_v2.jsonl.
+    """
+    first, *deeper = path.relative_to(folder).parts
+    name = (first if deeper else stem(path)).lower()
+    return name if deeper or ending(path) in ("", ".txt") else re.split(r"[^a-z]", name)[0]
+
+
 def by_name(files: Iterable[Path], folder: Path) -> dict[str | None, list[Path]]:
     """The files below a folder by the split whose name their file or folder at its top has; None: those of no split."""
     found: dict[str | None, list[Path]] = {split: [] for split in (*SPLITS, None)}
     for path in files:
-        first, *deeper = path.relative_to(folder).parts
-        found[NAMES.get((first if deeper else path.stem).lower())].append(path)
+        found[NAMES.get(word_of(path, folder))].append(path)
     return found
 
 
@@ -55,6 +66,23 @@ def question_files(folder: Path) -> dict[str, list[Path]]:
             found[name].append(path)
     valid, dev = found["valid"] + found["validation"], found["dev"]
     return {"train": found["train"], "valid": valid + dev if found["test"] else valid, "test": found["test"] or dev}
+
+
+def table_files(path: Path, dev_is_test: bool = False) -> dict[str, list[Path]]:
+    """The files of rows of each split, of a folder or a file alone; where none is called train, all that have no name.
+
+    ``dev_is_test``: with no test beside it, what is called dev or validation is the test: SQuAD's own and the hub's name.
+    """
+    files = tables_at(path)
+    found = by_name(files, path) if path.is_dir() else {split: [] for split in SPLITS} | {None: files}
+    if found["train"] and found[None]:
+        warn(f"{path}: {len(found[None])} files are left out, such as {found[None][0]}, for others are called train; move "
+             "them into train to use them")  # fmt: skip
+    train, valid, test = found["train"] or found[None], found["valid"], found["test"]
+    if dev_is_test and not test:
+        test = [file for file in valid if word_of(file, path) != "valid"]
+        valid = [file for file in valid if file not in test]
+    return {"train": train, "valid": valid, "test": test}
 
 
 def hashed(name: str) -> str:

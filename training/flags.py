@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from files.mistakes import UserError, run_main, spellings, warn
 from files.pretrained import resolved, shipped
-from text.corpus import FORMAT_HELP, STYLES
+from text.corpus import COLUMN_HELP, FORMAT_HELP, STYLES
 from text.places import default_cache_dir, default_data_dir
 from text.sentences import sentence_language
 from text.vocabularies import says_itself
@@ -145,6 +145,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
            nargs="+" if running_text else None, default="Sample")  # fmt: skip
     if running_text:
         p.flag("text-format", FORMAT_HELP, choices=list(STYLES))
+        p.flag("text-column", COLUMN_HELP)
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
     p.flag("sentences", "where they end: by rules for the common scripts, or as sentencex has it for a language such as de",
