@@ -1,13 +1,19 @@
-"""Text into the token cache: MB/s, and the memory that it takes.
+"""Text into the token cache: MB/s, the processors' seconds, and the memory that it takes.
 
     python benchmarks/tokenise.py --data-dir data
+    python benchmarks/tokenise.py --data-dir data --forms 200       # 200 MB as .txt, .jsonl.gz and .parquet
 
 BookCorpus's books, unpacked and read once before, with each tokenizer and both parts of the work counted: tokenising
-in one process for each core, and writing the arrays. Memory is the sum over the processes, sampled ten times a second.
+in one process for each core, and writing the arrays. With --forms the books' pages, over and over, in the forms that text
+comes in. Memory is the sum over the processes, sampled ten times a second.
 """
 
 import argparse
+import gzip
+import itertools
+import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -37,30 +43,60 @@ def memory_of(process):
     return sum(size for number, (parent, size) in found.items() if process in (number, parent))
 
 
+def measure(name, size, *flags):
+    """Prepare a data set, and print what that took."""
+    command = [sys.executable, str(ROOT / "data.py"), "prepare", *map(str, flags)]
+    begun, peak, before = time.perf_counter(), 0, resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, memory_of(process.pid))
+        time.sleep(0.1)
+    seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed")
+    work = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{name:24} {size / 1e6 / seconds:6.1f} MB/s of {size / 1e6:.0f} MB, {work:5.0f} processor seconds, peak memory "
+          f"{peak / 2**20:5.0f} MiB", flush=True)  # fmt: skip
+
+
+def write_forms(books, folder, size):
+    """The books' pages, of some 5 kB each, as many as make ``size`` bytes, in one file of each form. Gives the files."""
+    import pyarrow
+    import pyarrow.parquet
+
+    pages = [text[at : at + 5000] for text in map(Path.read_text, books) for at in range(0, len(text), 5000)]
+    taken = list(itertools.islice(itertools.cycle(pages), size * len(pages) // sum(len(page.encode()) for page in pages)))
+    files = [folder / name for name in ("pages.txt", "pages.jsonl.gz", "pages.parquet")]
+    with open(files[0], "w") as stream:
+        stream.writelines(f"{page}\n\n" for page in taken)
+    with gzip.open(files[1], "wt", compresslevel=6) as stream:
+        stream.writelines(f"{json.dumps({'text': page})}\n" for page in taken)
+    pyarrow.parquet.write_table(pyarrow.table({"text": taken}), files[2])
+    return files
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=default_data_dir())
+    parser.add_argument("--forms", type=int, metavar="MB", help="so much text, in each of the forms that it comes in")
     args = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         shutil.unpack_archive(Path(args.data_dir) / "books.tar.gz", folder)
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*.txt"))
+        books = sorted(Path(folder).rglob("*.txt"))
+        if args.forms:
+            for path in write_forms(books, Path(folder), args.forms * 10**6):
+                measure(path.name, args.forms * 10**6, "--dataset", path, "--cache-dir", f"{folder}/cache-{path.name}",
+                        "--vocab", vocabulary())  # fmt: skip
+            return
+        size = sum(path.stat().st_size for path in books)
         kinds = {
-            "wordpiece": ["--vocab", str(vocabulary())],
+            "wordpiece": ["--vocab", vocabulary()],
             "sentencepiece, trained": ["--tokenizer", "sentencepiece"],
         }
         for name, flags in kinds.items():
-            command = [sys.executable, str(ROOT / "data.py"), "prepare", "--dataset", "BookCorpus", "--data-dir", folder,
-                       "--cache-dir", f"{folder}/cache-{name[:4]}", *flags]  # fmt: skip
-            begun, peak = time.perf_counter(), 0
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while process.poll() is None:
-                peak = max(peak, memory_of(process.pid))
-                time.sleep(0.1)
-            seconds = time.perf_counter() - begun
-            if process.returncode:
-                sys.exit(f"{' '.join(command)} failed")
-            print(f"{name:24} {size / 1e6 / seconds:6.1f} MB/s of {size / 1e6:.0f} MB, peak memory {peak / 2**20:5.0f} MiB")
+            places = ["--data-dir", folder, "--cache-dir", f"{folder}/cache-{name[:4]}"]
+            measure(name, size, "--dataset", "BookCorpus", *places, *flags)
 
 
 if __name__ == "__main__":

@@ -65,10 +65,10 @@ def extract(archive: str | Path, folder: str | Path) -> Path:
 class Limit:
     """Counts bytes; raises UserError where they are more than an archive can honestly hold."""
 
-    def __init__(self, archive):
+    def __init__(self, archive: Path):
         self.archive, self.left = archive, SWELLING * archive.stat().st_size + ALLOWANCE
 
-    def add(self, count):
+    def add(self, count: int) -> None:
         self.left -= count
         if self.left < 0:
             raise UserError(f"{self.archive}: unpacks to more than {SWELLING} times its size; unpack it by hand")

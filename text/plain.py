@@ -3,7 +3,7 @@
     plain_texts([Path("a.txt"), Path("b.parquet")], places)      # {a.txt: a.txt, b.parquet: cache/b.parquet-text-.../...}
 
 It is written out under the cache folder, once, a file at a time to each core, and read from there as any .txt is: its parts
-are ranges of bytes, which neither Parquet nor gzip has. That costs a twentieth of what tokenising does. A row is a
+are ranges of bytes, which neither Parquet nor gzip has. That costs about a twentieth of what tokenising does. A row is a
 document, and FILE_END stands between them.
 """
 
