@@ -108,7 +108,7 @@ def test_the_files_are_plain_arrays_that_are_read_without_torch(places, tokenize
         assert os.path.getsize(built.folder / f"{name}.bin") == np.dtype(dtype).itemsize * np.prod(shape)
     code = "import sys; sys.modules['torch'] = sys.modules['torchtext'] = None\n"
     code += "from text import cache; print(cache.TokenCache(sys.argv[1]).tokens.sum())"
-    output, _ = run_python(code, built.folder, stdout=subprocess.PIPE).communicate(timeout=60)
+    output, _ = run_python(code, built.folder, stdout=subprocess.PIPE).communicate(timeout=180)
     assert int(output) == built.tokens.sum()
 
 
@@ -242,9 +242,9 @@ def test_a_build_that_was_killed_half_way_is_done_again_and_leaves_nothing(place
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.kill()
-    process.communicate(timeout=60)  # until its workers have gone too
+    process.communicate(timeout=180)  # until its workers have gone too
     assert any(".tmp" in name for name in caches(places))
-    output, _ = start_build(places, tmp_path / "log2", 0).communicate(timeout=60)  # not held up by a lock
+    output, _ = start_build(places, tmp_path / "log2", 0).communicate(timeout=180)  # not held up by a lock
     direct = tokens.load_corpus("Text", "train", tokenizer, Places(places.data, tmp_path / "other"))
     assert json.loads(output) == direct.tokens.tolist()
     assert caches(places) == caches(Places(places.data, tmp_path / "other"))
@@ -253,7 +253,7 @@ def test_a_build_that_was_killed_half_way_is_done_again_and_leaves_nothing(place
 def test_two_builds_at_once_do_the_work_once(places, tokenizer, tmp_path):
     write_books(places.data, 2)
     processes = [start_build(places, tmp_path / "log", 0.01) for _ in range(2)]
-    first, second = (process.communicate(timeout=60)[0] for process in processes)
+    first, second = (process.communicate(timeout=180)[0] for process in processes)
     assert json.loads(first) == json.loads(second)
     count = len(list(corpus_pieces(places)))
     assert (tmp_path / "log").read_text().count("piece") == count > 10

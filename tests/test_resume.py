@@ -92,7 +92,7 @@ def after_lines(process, count, number, whole_group=True):
             (os.killpg if whole_group else os.kill)(process.pid, number)
             break
     lines += process.stdout.read()
-    return process.wait(timeout=60), "".join(lines)
+    return process.wait(timeout=180), "".join(lines)
 
 
 def saved(folder, name="state.pt"):
@@ -135,7 +135,7 @@ def test_a_run_killed_again_and_again_ends_with_the_very_weights(start, run, tmp
         environment = {} if kill.startswith("lines") else {"KILL": point}
         process = start(task, f"{flags} --resume", folder=killed, environment=environment)
         if environment:
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=180)
             code = process.returncode
         else:
             code, output = after_lines(process, int(kill.split()[1]), signal.SIGKILL)

@@ -60,6 +60,6 @@ def test_several_at_once(alone, tmp_path, killed):
         )
         for first in (0, 2, 4)
     ]  # fmt: skip
-    errors = [process.communicate(timeout=60)[1] for process in processes]
+    errors = [process.communicate(timeout=180)[1] for process in processes]
     assert [process.returncode for process in processes] in ([0, 0, 0], [0, -signal.SIGKILL if killed else 0, 0]), errors
     assert content(tmp_path / "made") == alone
