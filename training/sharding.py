@@ -170,28 +170,21 @@ def clip(parallel: torch.nn.Module, largest: float) -> torch.Tensor:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def as_whole(parallel, first_only):
-    """Within it, the state dict of FSDP's module is that of the whole model, on the CPU."""
-    from torch.distributed.fsdp import FullStateDictConfig, StateDictType
-
-    moved = parallel.compute_device.type != "cpu"  # "moving" from the CPU to the CPU reads freed memory (torch 2.3)
-    config = FullStateDictConfig(offload_to_cpu=moved, rank0_only=moved and first_only)
-    return parallel.state_dict_type(parallel, StateDictType.FULL_STATE_DICT, config)
-
-
 def weights_of(parallel):
-    """The whole weights under the names of model.py; of a model that is cut, on rank 0 only."""
+    """The whole weights under the names of model.py; of a model that is cut, on rank 0 only, in the CPU's memory."""
     if is_cut(parallel):
-        with as_whole(parallel, first_only=True):  # detached, as FSDP leaves notes on the tensors, which a file would hold
-            return {name: weight.detach() for name, weight in parallel.state_dict().items()}
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        moved = parallel.compute_device.type != "cpu"  # "moving" from the CPU to the CPU reads freed memory (torch 2.3)
+        whole = get_model_state_dict(parallel, options=StateDictOptions(full_state_dict=True, cpu_offload=moved))
+        return {name: weight.detach() for name, weight in whole.items()}  # FSDP's notes on a tensor would go to the file
     return getattr(parallel, "module", parallel).state_dict()
 
 
 def load_weights(parallel: torch.nn.Module, weights: dict[str, torch.Tensor], ranks: Ranks) -> None:
     """Load weights that `Ranks.told` gave. Raises ValueError where they are not those of the model."""
     if is_cut(parallel):
-        with as_whole(parallel, first_only=False):
-            parallel.load_state_dict({name: ranks.numbers(weight) for name, weight in weights.items()})
+        parallel.load_state_dict({name: ranks.numbers(weight) for name, weight in weights.items()})
         return
     own = getattr(parallel, "module", parallel).state_dict()
     if {n: w.shape for n, w in own.items()} != {n: w.shape for n, w in weights.items()}:
