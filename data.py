@@ -22,10 +22,11 @@ import numpy as np
 from files.mistakes import UserError, run_main, spellings, warn
 from files.pretrained import resolved
 from metrics import LETTERS
-from text.corpus import COLUMN_HELP, FORMAT_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
+from text.corpus import COLUMN_HELP, FORMAT_HELP, SHARE_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
 from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kinds_of
 from text.questions import load_race_splits, load_squad_splits, squad_source
 from text.sentences import sentence_language
+from text.splits import share_of_text
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer, names_of
 from text.vocabularies import says_itself
@@ -191,6 +192,8 @@ def main():
                   {"default": "Sample", "nargs": "+"}),
                  ("text-format", FORMAT_HELP, {"choices": list(STYLES)}),
                  ("text-column", COLUMN_HELP, {}),
+                 ("valid-share", SHARE_HELP.format("validation", 0.05), {"type": share_of_text}),
+                 ("test-share", SHARE_HELP.format("test", 0.1), {"type": share_of_text}),
                  ("data-dir", "where data sets lie", {"default": default_data_dir()}),
                  ("cache-dir", "where tokens and unpacked archives are kept", {"default": default_cache_dir()}),
                  ("sentences", "where they end: by rules, or as sentencex has it for a language such as de",
@@ -211,7 +214,7 @@ def main():
             p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
     args.dataset = args.dataset[0] if len(args.dataset) == 1 else args.dataset
-    args.function(args, Places(args.data_dir, args.cache_dir, args.text_column))
+    args.function(args, Places.of_text(args))
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def fill(args, ranks, model, tokenizer):
 
 @in_its_place
 def run(args, ranks):
-    places = Places(args.data_dir, args.cache_dir, args.text_column)
+    places = Places.of_text(args)
     if args.fill or args.predict:
         return fill(args, ranks, *flags.trained_models(MLMTask, args, READING)[0])
     model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)

@@ -125,7 +125,7 @@ def predict(args, ranks, model, tokenizer):
 
 @in_its_place
 def run(args, ranks):
-    places = Places(args.data_dir, args.cache_dir, args.text_column)
+    places = Places.of_text(args)
     model, tokenizer = flags.new_or_loaded(
         NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places), READING
     )

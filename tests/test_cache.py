@@ -357,3 +357,33 @@ def test_a_line_of_20_megabytes_is_tokenised_in_bounded_memory(tmp_path, blank):
     if blank:  # no word is cut in two: three known ones, and the one that is not
         counts = np.bincount(built.tokens)
         assert set(counts[counts > 1]) == {counts.max()}
+
+
+OPEN = """
+import sys
+from test_cache import high_water
+from text.batches import epoch_batches
+from text.cache import TokenCache
+before = high_water("self")  # torch alone takes 360 MB
+corpus = TokenCache(sys.argv[1])
+order = epoch_batches(len(corpus.tokens) // 127, 256, 1, 0)
+print(len(corpus.tokens), corpus.tokens[127 * order[5][0]], high_water("self") - before)
+"""
+
+
+def test_a_cache_of_a_hundred_thousand_million_tokens_is_opened_in_little_memory(tmp_path, places, tokenizer):
+    if not high_water("self"):
+        pytest.skip("no /proc/PID/status to read the memory of processes from")
+    write_books(places.data, 2)
+    folder = tokens.load_corpus("Text", "train", tokenizer, places).folder
+    meta, count = json.loads((folder / "meta.json").read_text()), 10**11
+    meta["arrays"]["tokens"][1] = [count]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    try:
+        os.truncate(folder / "tokens.bin", 2 * count)  # a hole, which takes no room
+    except OSError:
+        pytest.skip("no file of 200 GB can be here, even of holes")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    out, _ = run_python(OPEN, folder, stdout=subprocess.PIPE, env=environment).communicate()
+    length, token, memory = map(int, out.split())
+    assert (length, token) == (count, 0) and memory < 300e6

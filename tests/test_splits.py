@@ -1,12 +1,14 @@
 """Splits go by size and by names: train is the largest, what is called test is the test, and what stands twice is told."""
 
 import random
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from files.mistakes import UserError
 from text.corpus import corpus_parts
-from text.places import SPLITS
+from text.places import SPLITS, Places
 from text.questions import Question, SquadSet, set_aside
 from text.splits import set_apart, whole_files
 
@@ -43,6 +45,29 @@ def test_whole_files_of_any_sizes_make_about_the_wanted_shares_or_none_are_chose
 def test_books_of_about_one_size_are_still_divided_by_number():
     found = whole_files({Path(f"{number}.txt"): 100 + number for number in range(40)})
     assert [len(found[split]) for split in SPLITS] == [34, 2, 4]
+
+
+def test_of_a_large_corpus_ten_megabytes_each_are_scored_unless_shares_are_given(monkeypatch, write, places, capsys):
+    monkeypatch.setattr("text.corpus.MOST", 10_000)
+    monkeypatch.setattr("text.splits.MOST", 10_000)
+    name = write({"long.txt": "A long novel.\n\n" * 40_000})  # 600 kB
+    sizes = corpus_sizes(name, places)
+    assert (sizes["valid"], sizes["test"]) == pytest.approx((10_000, 10_000), rel=0.01)
+    assert "1 MB of text: 1.7 % for valid and 1.7 % for test" in capsys.readouterr().err
+    places.shares = {"test": 0.5}
+    assert shares(corpus_sizes(name, places)) == pytest.approx([0.483, 0.017, 0.5], abs=0.001)
+
+
+def test_whole_files_of_a_large_corpus_are_set_aside_up_to_ten_megabytes():
+    found = whole_files({Path(f"{number}.txt"): 1_000_000 + number for number in range(1000)})
+    assert [len(found[split]) for split in SPLITS] == [980, 10, 10]
+
+
+@pytest.mark.parametrize("given", [{"valid": 0.2, "test": 0.8}, {"valid": 0.999, "test": 0.5}])
+def test_shares_that_leave_nothing_to_train_on_are_refused(given):
+    flags = Namespace(data_dir="d", cache_dir="c", text_column=None, valid_share=given["valid"], test_share=given["test"])
+    with pytest.raises(UserError, match="leave nothing to train on"):
+        Places.of_text(flags)
 
 
 def test_what_is_set_apart_comes_near_the_wanted_size_and_passes_over_what_is_too_large():

@@ -14,10 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from text.permutation import ROUNDS, permuted
 from text.tokenizer import Tokenizer
 
 EVALUATION = -1
 IGNORED = -100  # a label that no loss counts
+HELD = 1 << 20  # examples: the order of more is computed; a shuffle is the better one of few, and these take 8 MB
+STRETCH = 50  # batches, within which examples are sorted by length
 RowPiece = tuple[np.ndarray | list[int], int | np.ndarray, int | np.ndarray]  # tokens, type, part; see pad_pieces
 
 
@@ -30,20 +33,49 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 def epoch_batches(
     count: int, batch_size: int, seed: int, epoch: int, lengths: np.ndarray | None = None
-) -> list[np.ndarray]:
-    """The examples of an epoch as a list of index arrays, every example once, in a new order each epoch.
+) -> Sequence[np.ndarray]:
+    """The examples of an epoch as a sequence of index arrays, every example once, in a new order each epoch.
 
     With ``lengths``, examples of similar length come together: the shuffled order is sorted within stretches of 50
     batches, and the batches are shuffled again, which costs little randomness and saves most of the padding.
     """
     rng = generator(seed, epoch, (1 << 63) - 1)
+    if count > HELD:
+        return ComputedBatches(count, batch_size, rng, lengths)
     order = rng.permutation(count)
     if lengths is not None:
-        stretch = 50 * batch_size
+        stretch = STRETCH * batch_size
         stretches = [order[i : i + stretch] for i in range(0, count, stretch)]
         order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in stretches])
     batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))] if lengths is not None else batches
+
+
+class ComputedBatches(Sequence):
+    """The same of so many examples that their order would fill the memory: each batch is worked out when asked for."""
+
+    def __init__(self, count: int, batch_size: int, rng: np.random.Generator, lengths: np.ndarray | None):
+        self.count, self.batch_size, self.lengths = count, batch_size, lengths
+        self.keys, self.batch_keys = rng.integers(1 << 64, size=(2, ROUNDS), dtype=np.uint64)
+
+    def __len__(self):
+        return -(-self.count // self.batch_size)
+
+    def __getitem__(self, number):
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        if self.lengths is None:
+            return self.examples(number, number + 1)
+        number = int(permuted(np.array([number]), len(self), self.batch_keys)[0])
+        first = number - number % STRETCH
+        stretch = self.examples(first, first + STRETCH)
+        stretch = stretch[np.argsort(self.lengths[stretch], kind="stable")]
+        return stretch[(number - first) * self.batch_size :][: self.batch_size]
+
+    def examples(self, first, last):
+        """Those of the batches from ``first`` up to, not including, ``last``, in shuffled order."""
+        places = np.arange(first * self.batch_size, min(last * self.batch_size, self.count))
+        return permuted(places, self.count, self.keys)
 
 
 def evaluation_batches(count: int, batch_size: int, lengths: np.ndarray | None = None) -> list[np.ndarray]:

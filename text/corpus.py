@@ -10,8 +10,8 @@ Design choices:
 - What is compressed or stands in tables is written out as plain text first (plain.py).
 - A split is a list of byte ranges of files, read in pieces of a megabyte that end with a paragraph, a line or at least
   a word. Nothing holds more than a few pieces, whatever the size of the corpus and of its lines.
-- A set that comes in one part is divided 85/5/10 (see splits.py): by whole files, or, where these are few or too unequal,
-  each file by length.
+- A set that comes in one part is divided 85/5/10, or less of a large one (see splits.py): by whole files, or, where
+  these are few or too unequal, each file by length.
 - What is not as it should be is a UserError that names file, place and remedy.
 """
 
@@ -30,7 +30,7 @@ from text.passages import passage_files
 from text.places import CORPORA, Corpus, Places, kinds_of
 from text.plain import FILE_END, plain_texts
 from text.sentences import sentences
-from text.splits import SPLITS, by_name, spans, warn_of_twins, whole_files
+from text.splits import MOST, SHARES, SPLITS, by_name, held_out, spans, warn_of_twins, whole_files
 
 Part = tuple[Path, int, int]  # of a split: a file, first byte, last byte
 Piece = tuple[str, int, bytes, bool]  # path, offset, bytes, whether a document begins here
@@ -59,6 +59,7 @@ FORMAT_HELP = (
     "sentence, blank lines between documents; lines: a line a document; wiki: a line a paragraph, = Title = begins a "
     "document; xml: pages of a MediaWiki dump (default: as the set has it, of a path book)"
 )
+SHARE_HELP = "share of a corpus' bytes that is kept for {}, where it has none (default: {:g}, no more than 10 MB)"
 COLUMN_HELP = "of .jsonl and .parquet: the column that holds the text (default: text)"
 
 
@@ -116,34 +117,40 @@ def divide(path, split, style, places):
     """A split of somebody's own text: what has its name, else a share of all, or of what is trained on."""
     files = text_files(path)
     named = by_name(files, path) if path.is_dir() else {}
-    held_out = [part for part in ("valid", "test") if not named.get(part)]
-    if len(held_out) == 2:
+    missing = [part for part in SHARES if not named.get(part)]
+    if len(missing) == 2:
         if named.get("train") and named[None]:
             warn(f"{path}: what is called train is divided with the rest, for nothing beside it is called valid or test")
-        return share(plain_texts(files, places), split, style)
+        return share(plain_texts(files, places), split, style, places)
     train, others = named["train"] or named[None], named[None] if named["train"] else []
     if others:
         warn(f"{path}: {len(others)} files are left out, such as {others[0]}, for others are called train, "
              + " and ".join(part for part in ("valid", "test") if named[part]) + "; move them into train to use them")
     elif not named["train"] and train:
         warn(f"{path}: nothing is called train; all files but valid and test are trained on, {len(train)}")
-    if split not in held_out and split != "train":
+    if split not in missing and split != "train":
         return [whole(text) for text in plain_texts(named[split], places).values()]
     if not train:
         raise UserError(f"{path}: no text for the {split} split; add train.txt, or a folder train")
-    return share(plain_texts(train, places), split, style, held_out)
+    return share(plain_texts(train, places), split, style, places, missing)
 
 
-def share(texts, split, style, held_out=("valid", "test")):
-    """85 % of the files for training, 5 % for validation, 10 % for testing, in bytes; those held out, the rest to train.
+def share(texts, split, style, places, missing=tuple(SHARES)):
+    """What of the files is for training, and for validation and testing where these are ``missing``, by `held_out`.
 
     Where no whole files make that, each is divided by length. ``texts``: file -> its plain text.
     """
     sizes = {path: os.path.getsize(text) for path, text in texts.items()}
-    chosen = whole_files(sizes, held_out) if len(texts) >= FEW else None
+    total = sum(sizes.values())
+    shares = held_out(total, places.shares, missing)
+    if split == "train" and any(round(percent * total / 100) == MOST for percent in shares.values()):
+        parts = " and ".join(f"{percent:.2g} % for {part}" for part, percent in shares.items())
+        warn(f"{total / 1e6:.0f} MB of text: {parts}, no more than {MOST / 1e6:.0f} MB each, for all of it is scored; "
+             "--valid-share and --test-share override that")  # fmt: skip
+    chosen = whole_files(sizes, shares) if len(texts) >= FEW else None
     if chosen:
         return [whole(texts[path]) for path in chosen[split]]
-    low, high = spans(held_out)[split]
+    low, high = spans(shares)[split]
     return [(text, cut_near(text, low, style), cut_near(text, high, style)) for _, text in sorted(texts.items())]
 
 

@@ -11,6 +11,7 @@ under ``--cache-dir``, so that the data folder may be read-only.
 
 import difflib
 import os
+from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,10 +101,22 @@ SOURCES = {
 
 
 class Places:
-    """The two folders that every reader needs, and which column of a table is its text, where that was said."""
+    """The two folders that every reader needs, and what a user said of texts: which column of a table they stand in, and
+    which shares of them, of 1, are for validation and test."""
 
-    def __init__(self, data: str | Path, cache: str | Path, column: str | None = None):
-        self.data, self.cache, self.column = Path(data), Path(cache), column
+    def __init__(
+        self, data: str | Path, cache: str | Path, column: str | None = None, shares: dict[str, float] | None = None
+    ):
+        self.data, self.cache, self.column, self.shares = Path(data), Path(cache), column, shares or {}
+
+    @classmethod
+    def of_text(cls, args: Namespace) -> "Places":
+        """As the flags of pretraining say it. Raises UserError for shares that leave nothing to train on."""
+        given = {"valid": args.valid_share, "test": args.test_share}
+        if sum(share or 0 for share in given.values()) >= 1:
+            raise UserError(f"--valid-share {args.valid_share} and --test-share {args.test_share}: leave nothing to train "
+                            "on; lower them")  # fmt: skip
+        return cls(args.data_dir, args.cache_dir, args.text_column, {split: x for split, x in given.items() if x})
 
     def find(self, relative: str, name: str) -> Path:
         """The path of ``relative``, from SOURCES[name]: in the data folder, else in its archive, else downloaded."""

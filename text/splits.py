@@ -13,6 +13,7 @@ Design choices:
 - What goes where is decided by hashes of names, so that it is the same on every machine, in whatever order it lists them.
 """
 
+import argparse
 import contextlib
 import hashlib
 import re
@@ -27,7 +28,8 @@ T = TypeVar("T")
 
 SPLITS = ("train", "valid", "test")
 NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
-SHARES = {"valid": 5, "test": 10}  # % of the bytes of a corpus
+SHARES = {"valid": 5.0, "test": 10.0}  # % of the bytes of a corpus, but no more than
+MOST = 10_000_000  # bytes, for what is scored takes its time
 
 
 def word_of(path: Path, folder: Path) -> str:
@@ -107,27 +109,45 @@ def set_apart(sizes: Sequence[tuple[T, int]], wanted: float, most: float) -> lis
     return [sizes[min(enough)[1]][0]] if enough else []
 
 
-def spans(held_out: Collection[str] = ("valid", "test")) -> dict[str, tuple[float, float]]:
-    """Where each split begins and ends in a whole of 1: train first, then those of SHARES that are held out of it."""
-    end, found = 100, {}
+def share_of_text(text: str) -> float:
+    """A flag's value."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def held_out(total: int, given: dict[str, float] | None = None, among: Collection[str] = tuple(SHARES)) -> dict[str, float]:
+    """How many % of ``total`` bytes are for validation and test, those of the two that are to be set aside.
+
+    ``given``: what the user wants, as shares of 1.
+    """
+    wanted = {split: 100 * share for split, share in (given or {}).items()}
+    return {split: wanted.get(split, min(SHARES[split], 100 * MOST / max(total, 1))) for split in among}
+
+
+def spans(shares: dict[str, float]) -> dict[str, tuple[float, float]]:
+    """Where each split begins and ends in a whole of 1: train first, then those that have a share, in %."""
+    end = 100.0
+    found: dict[str, tuple[float, float]] = {}
     for split in ("test", "valid"):
-        if split in held_out:
-            found[split] = ((end - SHARES[split]) / 100, end / 100)
-            end -= SHARES[split]
+        if split in shares:
+            found[split] = ((end - shares[split]) / 100, end / 100)
+            end -= shares[split]
     return {"train": (0.0, end / 100), **found}
 
 
-def whole_files(
-    sizes: dict[Path, int], held_out: Collection[str] = ("valid", "test")
-) -> dict[str, list[Path]] | None:
-    """Files for each split that is held out, and the others for training; None where none come near their shares.
+def whole_files(sizes: dict[Path, int], percent: dict[str, float] | None = None) -> dict[str, list[Path]] | None:
+    """Files for each split that has a share, in %, and the others for training; None where none come near their shares.
 
     By their number, as long as that gives about the wanted bytes.
     """
     rest = sorted(sizes, key=lambda path: (hashed(path.name), str(path)))
     count = len(rest)
-    found = {split: rest[round(low * count) : round(high * count)] for split, (low, high) in spans(held_out).items()}
-    shares = {split: SHARES[split] / 100 * sum(sizes.values()) for split in found if split != "train"}
+    total = sum(sizes.values())
+    percent = held_out(total) if percent is None else percent
+    found = {split: rest[round(low * count) : round(high * count)] for split, (low, high) in spans(percent).items()}
+    shares = {split: percent[split] / 100 * total for split in found if split != "train"}
     if not all(share / 2 <= sum(map(sizes.__getitem__, found[split])) <= 1.5 * share for split, share in shares.items()):
         for split, share in shares.items():
             found[split] = set_apart([(path, sizes[path]) for path in reversed(rest)], share, 2 * share)

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from files.mistakes import UserError, run_main, spellings, warn
 from files.pretrained import resolved, shipped
-from text.corpus import COLUMN_HELP, FORMAT_HELP, STYLES
+from text.corpus import COLUMN_HELP, FORMAT_HELP, SHARE_HELP, STYLES
 from text.places import default_cache_dir, default_data_dir
 from text.sentences import sentence_language
+from text.splits import share_of_text
 from text.vocabularies import says_itself
 
 if TYPE_CHECKING:  # not when it runs, for start-up time
@@ -146,6 +147,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
     if running_text:
         p.flag("text-format", FORMAT_HELP, choices=list(STYLES))
         p.flag("text-column", COLUMN_HELP)
+        p.flag("valid-share", SHARE_HELP.format("validation", 0.05), type=share_of_text)
+        p.flag("test-share", SHARE_HELP.format("test", 0.1), type=share_of_text)
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
     p.flag("sentences", "where they end: by rules for the common scripts, or as sentencex has it for a language such as de",
