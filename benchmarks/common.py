@@ -9,6 +9,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,11 +20,21 @@ ROOT = Path(__file__).resolve().parent.parent
 # Masked words at sizes S: the step of benchmarks/mlm.py
 SIZES = dict(vocab_size=30522, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
 ROWS, LENGTH, MASKED = 32, 128, 0.15
+SECONDS, FASTER, LONGEST = 5, 1.03, 8  # a turn settles in spans of so long, until one is not faster, or after so many
 KEPT = ", freed memory kept"  # ends the name of a peer that also gets ranks.keep_freed_memory, which ours calls itself
 
 
-def alternate(script, contestants, rounds, *flags):
-    """What each contestant does a second, the median of its turns, and its peak resident bytes: {name: (rate, bytes)}.
+@dataclass
+class Rates:
+    """What a contestant does a second, medians of its turns, and the most memory that it held."""
+
+    steady: float
+    waking: float  # in the first seconds of a turn, when a process that waited must fetch its pages again
+    memory: int  # bytes
+
+
+def alternate(script: str, contestants: Iterable[str], rounds: int, *flags: str) -> dict[str, Rates]:
+    """Let contestants work by turns, each alone on the machine while it does.
 
     Each is a process of its own, ``python script --contestant NAME flags``, which calls ``take_turns``. After one turn
     each that does not count, all take turns every round; who has none, waits.
@@ -32,11 +44,14 @@ def alternate(script, contestants, rounds, *flags):
         command = [sys.executable, script, *flags, "--contestant", name]
         processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         turn(processes[name], name)
-    rates = {name: [] for name in contestants}
+    turns: dict[str, list[dict]] = {name: [] for name in processes}
     for _ in range(rounds):
         for name, process in processes.items():
-            rates[name].append(turn(process, name)["rate"])
-    return {name: (statistics.median(rates[name]), leave(process)) for name, process in processes.items()}
+            turns[name].append(turn(process, name))
+    return {
+        name: Rates(*(statistics.median(one[kind] for one in turns[name]) for kind in ("steady", "waking")), leave(process))
+        for name, process in processes.items()
+    }
 
 
 def turn(process, name):
@@ -52,15 +67,33 @@ def leave(process):
     return json.loads(process.communicate()[0])["peak_memory_bytes"]
 
 
-def take_turns(call):
-    """A contestant's side: ``call()`` does a turn's work and returns how much it was."""
+def take_turns(step: Callable[[], float], steps: int) -> None:
+    """A contestant's side: each turn is ``steps`` calls of ``step``, which tells how much it did, once it runs steadily."""
     for _ in sys.stdin:
-        begun = time.perf_counter()
-        done = call()
-        print(json.dumps({"rate": done / (time.perf_counter() - begun)}), flush=True)
+        waking, begun = settle(step), time.perf_counter()
+        done = sum(step() for _ in range(steps))
+        print(json.dumps({"steady": done / (time.perf_counter() - begun), "waking": waking}), flush=True)
     # getrusage's figure begins with that of the process that started this one
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     print(json.dumps({"peak_memory_bytes": 1024 * int(peak[1])}))
+
+
+def settle(step: Callable[[], float]) -> float:
+    """Work until some seconds bring no more than those before; gives the rate in the first of them."""
+    rates: list[float] = []
+    while len(rates) < 2 or (rates[-1] > FASTER * rates[-2] and len(rates) < LONGEST):
+        begun, done = time.perf_counter(), 0.0
+        while time.perf_counter() - begun < SECONDS:
+            done += step()
+        rates.append(done / (time.perf_counter() - begun))
+    return rates[0]
+
+
+def differing(found: dict[str, Rates]) -> str:
+    """A line for each contestant whose turns begin at quite another rate than they go on at."""
+    lines = [f"{name}: {rates.waking:.4g} in the first {SECONDS} s of a turn, after waiting, {rates.steady:.4g} once steady"
+             for name, rates in found.items() if abs(rates.waking / rates.steady - 1) > 0.1]  # fmt: skip
+    return "\n".join(lines)
 
 
 def vocabulary():

@@ -8,6 +8,7 @@ read hidden. The fine-tuning runs stand beside each other, two at a time with on
 less time than one after the other. Prints one table.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -58,7 +59,9 @@ def chance():
 
 
 def main():
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo").resolve()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("folder", nargs="?", type=Path, default="runs/demo")
+    folder = parser.parse_args().folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     begun, results = time.monotonic(), {}
     print(f"Pretraining and fine-tuning on the embedded data set; logs and models in {folder}", flush=True)

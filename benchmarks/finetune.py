@@ -5,7 +5,7 @@
 
 MiniLM's sizes (6 layers, width 384, 12 heads, bert-base-uncased's vocabulary), random weights, the same questions of the
 real training sets for all, the same threads, bf16 autocast, AdamW, dropout 0.1, alternating, each in its own process;
-the median of the rounds.
+its steps counted once its rate is steady; the median of the rounds.
 The peer pads to the full length (384 tokens with a stride of 128 for SQuAD, 512 for RACE), as its scripts do, or to the
 longest of the batch; once more with the allocator setting that ours makes for itself (ranks.keep_freed_memory), which
 its scripts do not have. Nobody's tokenising is counted. A question counts once, however many windows it has.
@@ -27,10 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import qa_task
 import race_task
-from benchmarks.common import KEPT, alternate, machine, take_turns, vocabulary
+from benchmarks.common import KEPT, alternate, differing, machine, take_turns, vocabulary
 from model import BertConfig, QuestionAnswerTask, RaceTask
 from text import batches
+from text.option_rows import OptionRows
 from text.places import Places, default_data_dir
+from text.question_windows import QuestionWindows
 from text.questions import SquadSet, fill, load_race_splits, load_squad_splits
 from text.vocabularies import load_vocab
 from training.optimizer import make_optimizer
@@ -53,11 +55,11 @@ def ours(task, data_dir, tokenizer, layout="separate"):
     if task == "squad":
         whole = load_squad_splits("SQuAD1", places, ("train",))["train"]
         part = SquadSet(whole.contexts, some(whole.questions, QUESTIONS[task]), whole.with_impossible)
-        data, model = batches.QuestionWindows(part, tokenizer, places, 384, 128), QuestionAnswerTask(config)
+        data, model = QuestionWindows(part, tokenizer, places, 384, 128), QuestionAnswerTask(config)
         rows, loss = qa_task.make_rows(20, 30), qa_task.loss
     else:
         part = some(load_race_splits("RACE", places, "all", ("train",))["train"], QUESTIONS[task] // 3)
-        data, model = batches.OptionRows(part, tokenizer, places, 512, 0, "truncate", layout=layout), RaceTask(config)
+        data, model = OptionRows(part, tokenizer, places, 512, 0, "truncate", layout=layout), RaceTask(config)
         rows, loss = race_task.rows, race_task.loss
     share = len(part.questions) / len(data) if task == "squad" else 1.0  # questions a window
     optimizer = make_optimizer(model, "adamw", 0.01)
@@ -172,7 +174,7 @@ def contestant(name, kind, task, data_dir):
     if name in OURS and kind == "prediction":  # weights are made narrower once, as in utils.Computer.rows
         context = torch.autocast("cpu", torch.bfloat16)
     with context:
-        take_turns(lambda: sum(call() for _ in range(count)))
+        take_turns(call, count)
 
 
 def main():
@@ -191,9 +193,11 @@ def main():
         found = alternate(__file__, names, args.rounds, args.task, "--data-dir", args.data_dir, "--kind", kind)
         print(f"\n{kind:58} questions/s" + "".join(f"{f'/ ({i})':>7}" for i in range(1, 5)))
         peers = names[-4:]
-        for name, (rate, _) in found.items():
+        for name, rates in found.items():
             number = f"({peers.index(name) + 1}) " if name in peers else ""
-            print(f"{number + name:58} {rate:11.2f}" + "".join(f"{rate / found[peer][0]:7.2f}" for peer in peers))
+            print(f"{number + name:58} {rates.steady:11.2f}"
+                  + "".join(f"{rates.steady / found[peer].steady:7.2f}" for peer in peers))  # fmt: skip
+        print(differing(found))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@
 
 4 layers, width 256, 4 heads, feed-forward 1024, vocabulary 30,522, 32 sequences of 128 tokens, dropout 0.1, AdamW, 15 %
 masked. Ours and transformers' BertForMaskedLM get the same batches with the same threads, alternating, each in its own
-process; the median of the rounds. The peer runs in bf16 (autocast) and fp32; once more in bf16 with the allocator
-setting that ours makes for itself (ranks.keep_freed_memory), which its scripts do not have. All tokens of a batch count;
-there is no padding. FLOPs are those of the matrix products that the task needs, forward and twice that backward,
-the vocabulary's at the masked positions only; they are set beside the rate at which this machine multiplies matrices
-of these shapes (roofline.py), measured in the same run.
+process, its steps counted once its rate is steady; the median of the rounds. The peer runs in bf16 (autocast) and fp32;
+once more in bf16 with the allocator setting that ours makes for itself (ranks.keep_freed_memory), which its scripts do
+not have. All tokens of a batch count; there is no padding. FLOPs are those of the matrix products that the task needs,
+forward and twice that backward, the vocabulary's at the masked positions only; they are set beside the rate at which this
+machine multiplies matrices of these shapes (roofline.py), measured in the same run.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mlm_task
-from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, SIZES, alternate, machine, products, take_turns
+from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, SIZES, alternate, differing, machine, products, take_turns
 from benchmarks.roofline import matrix_rate
 from model import BertConfig, MLMTask
 from training.optimizer import make_optimizer
@@ -82,7 +82,7 @@ CONTESTANTS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="steps a turn")
+    parser.add_argument("--steps", type=int, default=12, help="steps of a turn that count")
     parser.add_argument("--contestant", choices=CONTESTANTS, help="be this one, and take a turn for each line read")
     args = parser.parse_args()
     if args.contestant:
@@ -90,17 +90,18 @@ def main():
         if args.contestant.startswith("ours") or args.contestant.endswith(KEPT):
             keep_freed_memory()
         step = CONTESTANTS[args.contestant]()
-        return take_turns(lambda: sum(step() for _ in range(args.steps)))
+        return take_turns(step, args.steps)
 
     found = alternate(__file__, CONTESTANTS, args.rounds, "--steps", str(args.steps))
-    peers = max("transformers bf16", "transformers fp32", key=lambda name: found[name][0]), "transformers bf16" + KEPT
+    peers = max("transformers bf16", "transformers fp32", key=lambda name: found[name].steady), "transformers bf16" + KEPT
     flops = sum(2 * n * r * i * c for n, r, i, c in products())
     limit = matrix_rate(products(), torch.bfloat16)
     print(machine())
-    for name, (rate, memory) in found.items():
-        times = ", ".join(f"{rate / found[peer][0]:5.2f} x {peer}" for peer in peers)
-        print(f"{name:36} {rate:8.0f} tokens/s, {memory / 2**20:6.0f} MiB: {times}")
-    rate = found["ours bf16"][0] * flops / (ROWS * LENGTH)
+    for name, rates in found.items():
+        times = ", ".join(f"{rates.steady / found[peer].steady:5.2f} x {peer}" for peer in peers)
+        print(f"{name:36} {rates.steady:8.0f} tokens/s, {rates.memory / 2**20:6.0f} MiB: {times}")
+    print(differing(found))
+    rate = found["ours bf16"].steady * flops / (ROWS * LENGTH)
     print(f"ours bf16: {rate / 1e9:.0f} GFLOP/s of {limit / 1e9:.0f}, which matrix products of these shapes reach "
           f"alone: {100 * rate / limit:.0f} %")  # fmt: skip
 

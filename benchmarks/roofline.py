@@ -6,6 +6,7 @@ The FLOPs of all products of a step divided by the time that they take one after
 in bf16 or fp32. What a step reaches of it is its utilisation; the rest goes to everything that is no matrix product.
 """
 
+import argparse
 import statistics
 import sys
 import time
@@ -37,6 +38,7 @@ def matrix_rate(products, dtype):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False).parse_args()
     print(machine())
     for dtype in (torch.bfloat16, torch.float32):
         print(f"{str(dtype).removeprefix('torch.'):9} {matrix_rate(products(), dtype) / 1e9:6.0f} GFLOP/s")
