@@ -1,6 +1,8 @@
 """Benchmarks: each says what it does, and what is timed is timed as it is said to be."""
 
 import json
+import random
+import statistics
 import subprocess
 import sys
 import types
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import common
+from benchmarks.goodput import simulate
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "common.py")
@@ -59,3 +62,26 @@ def test_what_never_settles_is_counted_after_some_time(clock):
 def test_a_rate_that_waiting_changes_by_more_than_a_tenth_is_told():
     found = {"ours": common.Rates(100.0, 98.0, 1), "peer": common.Rates(100.0, 60.0, 1)}
     assert common.differing(found) == "peer: 60 in the first 5 s of a turn, after waiting, 100 once steady"
+
+
+def test_without_failures_only_saves_take_time():
+    share = simulate(work=100, between=1e12, interval=10, stall=1, write=0, restart=5, chance=random.Random(0))
+    assert share == 100 / 109  # nine saves; the last span ends the run
+
+
+@pytest.mark.parametrize(("between", "interval"), [(1440, 10), (1440, 60), (10080, 1)])
+def test_where_failures_are_rare_the_simulation_agrees_with_the_formula(between, interval):
+    chance = random.Random(1)
+    shares = [simulate(14400, between, interval, 0.02, 0.5, 5, chance) for _ in range(300)]
+    lost = 0.02 / interval + (interval / 2 + 0.5 + 5) / between
+    assert 1 - statistics.mean(shares) == pytest.approx(lost, rel=0.1)
+
+
+def test_a_job_that_fails_before_its_first_state_is_written_gains_nothing():
+    class Chance:
+        lives = iter([5.0, 10.2, 1e9])  # in the first span; while the first state is being written; never
+
+        def expovariate(self, rate):
+            return next(self.lives)
+
+    assert simulate(20, 1, 10, 0, 1, 2, Chance()) == 20 / (5 + 2 + 10.2 + 2 + 20)
