@@ -24,7 +24,7 @@ from files.reading import read_json  # noqa: E402
 from files.writing import write_json  # noqa: E402
 from text.places import default_cache_dir, default_data_dir  # noqa: E402
 
-PRETRAINING = 0.6  # of the minutes; the rest is for questions
+PRETRAINING = 0.6  # of the minutes, by default; the rest is for questions
 
 
 class Chain:
@@ -68,6 +68,9 @@ def main():
     parser.add_argument("--dataset", nargs="+", default=["BookCorpus", "SQuAD1"], help="texts to pretrain on")
     parser.add_argument("--size", default="mini")
     parser.add_argument("--race", action="store_true", help="a model for RACE as well")
+    parser.add_argument("--pretraining", type=float, default=PRETRAINING, help="share of the minutes for masked words")
+    for task in ("mlm", "qa", "race"):
+        parser.add_argument(f"--{task}-flags", default="", help=f"more flags of {task}_task.py, to try what they are worth")
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--cache-dir", default=default_cache_dir())
     args = parser.parse_args()
@@ -75,9 +78,10 @@ def main():
     places = ["--data-dir", str(Path(args.data_dir).resolve()), "--cache-dir", str(Path(args.cache_dir).resolve())]
     chain, text = Chain(args.folder.resolve(), places), ["--dataset", *paths]
     prepared = chain.stage("prepare", "data.py", "prepare", *text)
-    spent = prepared + chain.task("mlm", PRETRAINING * args.minutes - prepared, *text, "--size", args.size)
+    spent = prepared + chain.task("mlm", args.pretraining * args.minutes - prepared, *text, "--size", args.size,
+                                  *args.mlm_flags.split())  # fmt: skip
     asked = args.minutes - spent
-    questions = chain.task("qa", asked, "--bert-model", "mlm_bert.pt", "--dataset", "SQuAD1")
+    questions = chain.task("qa", asked, "--bert-model", "mlm_bert.pt", "--dataset", "SQuAD1", *args.qa_flags.split())
     words = chain.score("mlm", "mlm_bert.pt", *text)
     squad = chain.score("qa", "qa_model.pt", "--dataset", "SQuAD1")
     lines = [
@@ -86,7 +90,7 @@ def main():
         ("SQuAD 1.1", questions, f"exact {squad['exact']:.2f}, F1 {squad['f1']:.2f}"),
     ]
     if args.race:
-        options = chain.task("race", asked, "--bert-model", "mlm_bert.pt", "--dataset", "RACE")
+        options = chain.task("race", asked, "--bert-model", "mlm_bert.pt", "--dataset", "RACE", *args.race_flags.split())
         race = chain.score("race", "race_model.pt", "--dataset", "RACE")
         lines.append(("RACE", options, f"accuracy {race['accuracy']:.2f}"))
     print(f"{machine()}; {', '.join(args.dataset)}; {args.size}")

@@ -21,7 +21,7 @@ def passage_files(name: str, places: Places) -> Path:
     A document is an article, all of its passages. A training passage of which ALIKE words in a row stand in one of
     another split is left out, so that nothing is read ahead of its questions.
     """
-    documents = squad_passages(name, places) if "questions" in kinds_of(name, places) else race_passages(name, places)
+    documents = passages_of(name, places)
     others = set().union(*(runs(text) for split in ("valid", "test") for texts in documents[split] for text in texts))
     train = [[text for text in texts if runs(text).isdisjoint(others)] for texts in documents["train"]]
     count, left = (sum(map(len, part)) for part in (documents["train"], train))
@@ -36,8 +36,12 @@ def passage_files(name: str, places: Places) -> Path:
     return folder
 
 
+def passages_of(name: str, places: Places) -> dict[str, list[list[str]]]:
+    """split -> the texts of each article of a set of questions, each on one line."""
+    return squad_passages(name, places) if "questions" in kinds_of(name, places) else race_passages(name, places)
+
+
 def squad_passages(name, places):
-    """split -> the texts of each article, each on one line."""
     found = {}
     for split, squad in load_squad_splits(name, places, skip=warn).items():
         articles = {}
@@ -52,7 +56,7 @@ def race_passages(name, places):
     return {split: [[" ".join(article.text.split())] for article in sets[split]] for split in SPLITS}
 
 
-def runs(text):
+def runs(text: str) -> set[tuple[str, ...]]:
     """All runs of ALIKE words; of a shorter text the whole."""
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[at : at + ALIKE]) for at in range(max(1, len(words) - ALIKE + 1))}

@@ -1,0 +1,69 @@
+"""What of the passages that will be asked about stands in the text that is pretrained on: eight words in a row.
+
+    python benchmarks/overlap.py --dataset BookCorpus SQuAD1 library.tar.gz [--held-out SQuAD1 RACE]
+
+Reads the training text of the sets as the tasks do, and looks for every run of eight words of each passage to validate and
+test with (text/passages.py). Prints how many passages share one, and how many share a fifth of their runs or more, with an
+example: single runs are mostly phrases that everybody uses or quotes, a fifth is a common source.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from files.mistakes import run_main
+from text.corpus import corpus_parts, paragraphs, pieces
+from text.passages import passages_of, runs
+from text.places import Places, default_cache_dir, default_data_dir
+
+COPIED = 0.2  # share of a passage's runs from which on it is called copied
+
+
+def found_runs(dataset: list[str], places: Places, wanted: set) -> dict:
+    """Those of the ``wanted`` runs that stand in the training text, each with the file where it was first seen."""
+    found: dict = {}
+    for name in dataset:
+        parts, style = corpus_parts(name, "train", places)
+        for _, piece in pieces(parts, style):
+            for _, text in paragraphs(piece, style):
+                for run in runs(text) & wanted:
+                    found.setdefault(run, Path(piece[0]).name)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--dataset", nargs="+", default=["BookCorpus", "SQuAD1"], help="what is pretrained on")
+    parser.add_argument("--held-out", nargs="+", default=["SQuAD1", "RACE"], help="sets whose valid and test are sought")
+    parser.add_argument("--data-dir", default=default_data_dir())
+    parser.add_argument("--cache-dir", default=default_cache_dir())
+    args = parser.parse_args()
+    places, owners, sizes = Places(args.data_dir, args.cache_dir), defaultdict(list), {}
+    for name in args.held_out:
+        documents = passages_of(name, places)
+        for split in ("valid", "test"):
+            for number, text in enumerate(text for texts in documents[split] for text in texts):
+                own = runs(text)
+                sizes[name, split, number] = len(own)
+                for run in own:
+                    owners[run].append((name, split, number))
+    found, shared = found_runs(args.dataset, places, set(owners)), defaultdict(list)
+    for run in found:
+        for owner in owners[run]:
+            shared[owner].append(run)
+    for name, split in dict.fromkeys(key[:2] for key in sizes):
+        all_of_it = [key for key in sizes if key[:2] == (name, split)]
+        touched = [key for key in all_of_it if key in shared]
+        copied = [key for key in touched if len(shared[key]) >= COPIED * sizes[key]]
+        print(f"{name} {split}: of {len(all_of_it):,} passages {len(touched):,} share eight words in a row with the text, "
+              f"{len(copied):,} a fifth of them or more")  # fmt: skip
+        for key in (copied or touched)[:1]:
+            run = shared[key][0]
+            print(f"    such as {' '.join(run)!r} in {found[run]}")
+
+
+if __name__ == "__main__":
+    run_main(main)
