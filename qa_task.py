@@ -331,7 +331,6 @@ def run(args, ranks):
     task = make_task(args, model, tokenizer, places, sets, name)
     if not len(task.examples["test"]):
         raise UserError(f"{args.dataset}: no questions to score")
-    task.examples["valid"].spread(args.valid_examples)
     return utils.run(task, args, ranks)
 
 

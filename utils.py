@@ -224,7 +224,7 @@ class Trainer:
                     progress = self.schedule.progress(self.state)
                     break  # and on with the batches from there
                 if self.schedule.validation_due(progress, self.state):
-                    self.validate()
+                    self.validate(progress)
                 elif self.save:
                     self.saving.state(self.state)
                 if self.stop or progress >= 1.0:
@@ -282,18 +282,28 @@ class Trainer:
         self.stop, self.save = stop > 0, save > 0
         return rate, norm
 
-    def validate(self):
+    def validate(self, progress):
         begun = time.monotonic()
-        figures = self.compute.score(self.task, "valid", self.args.valid_examples)
-        self.state.validations += 1
+        figures = self.compute.score(self.task, "valid", self.valid_examples())
+        seconds = time.monotonic() - begun
+        self.schedule.validated(self.state, progress, seconds)
         value, best = figures[self.task.best], self.state.best
         better = np.isfinite(value) and np.isfinite(figures["loss"]) and (
             best is None or (value < best if self.task.best == "loss" else value > best)
         )  # fmt: skip
-        self.logs.validation(self.state, figures, time.monotonic() - begun)
+        self.logs.validation(self.state, figures, seconds)
         if self.ranks.of_first(better) and self.saving.best(self.state, figures):
             self.state.best = value
         self.saving.state(self.state)
+
+    def valid_examples(self):
+        """How many examples each validation takes, and of questions in windows the windows of as many."""
+        if self.state.valid_examples is None:
+            self.state.valid_examples = self.schedule.affordable(self.state)
+        data = self.task.examples["valid"]
+        if hasattr(data, "spread"):  # else any of them will do
+            data.spread(self.state.valid_examples)
+        return self.state.valid_examples
 
     def want_stop(self, number, _):
         """Stop where the state is whole. A second Ctrl-C interrupts."""

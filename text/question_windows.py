@@ -61,6 +61,8 @@ class QuestionWindows:
         Validation on a part of the examples needs this: a question that is shown without the window of its answer
         would look unanswerable.
         """
+        if len(self) <= limit:
+            return self
         counts = np.diff(self.first_of)
         for wanted in range(min(len(counts), limit), 0, -1):
             chosen = np.unique(np.linspace(0, len(counts) - 1, wanted).round().astype(int))

@@ -203,7 +203,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
     p.flag("no-test", "end with the last validation, the test split unseen", action="store_true", default=False)
     p.flag("seed", "of all random choices", type=seed, default=5431916812)
     p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
-    p.flag("valid-examples", "validate on at most this many examples while training", type=positive(int))
+    p.flag("valid-examples", "validate on at most this many examples while training; under --minutes on fewer and "
+           "more seldom, where all validations would take more than a tenth of the budget", type=positive(int))
 
     p.group("this machine")
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],

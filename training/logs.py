@@ -91,6 +91,8 @@ class Logs:
             self.bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.1e}, {left:.0f} s left")
 
     def validation(self, state: State, figures: dict, seconds: float) -> None:
+        """Tell of a validation, whose seconds are not counted where a rate of training is told."""
+        self.logged += seconds
         if self.ranks.first:
             self.say(LINE)
             self.say(f"| end of epoch {state.epoch_now:3d} | step {state.step:6d} | time: {seconds:5.2f}s | "

@@ -11,6 +11,11 @@ from model import BertConfig
 from training.ranks import Ranks
 from training.states import State
 
+TIMES = 5  # validations in a budget of steps or minutes
+VALIDATING = 0.1  # of the minutes, at most
+FORWARD = 1 / 3  # of a training step's time, where the backward pass takes twice as long as the forward pass
+FEWEST = 50  # examples of a validation; fewer tell nothing
+
 
 class Schedule:
     """When a run with these arguments, of so many batches an epoch, ends, validates, and how fast it learns."""
@@ -45,10 +50,30 @@ class Schedule:
         return self.args.lr * lowered * min(rise, (1.0 - progress) / (1.0 - self.args.warmup))
 
     def validation_due(self, progress: float, state: State) -> bool:
-        """At the end of each epoch; under --steps and --minutes five times in the whole budget."""
-        if self.args.steps or self.args.minutes:
-            return int(5 * progress) > state.validations
+        """At the end of each epoch; under --steps five times in the whole budget, under --minutes so often at most."""
+        if self.args.minutes:
+            return progress >= state.due
+        if self.args.steps:
+            return int(TIMES * progress) > state.validations
         return state.batch == 0
+
+    def affordable(self, state: State) -> int:
+        """Examples of a validation: those of --valid-examples, under --minutes fewer where TIMES times so many would take
+        more than VALIDATING of the minutes, by what steps have taken so far."""
+        wanted = self.args.valid_examples
+        if not self.args.minutes or not state.step:
+            return wanted
+        one = FORWARD * self.seconds(state) / (state.step * self.args.batch_size)  # seconds of an example
+        return int(self.ranks.of_first(min(wanted, max(FEWEST, VALIDATING * 60 * self.args.minutes / TIMES / one))))
+
+    def validated(self, state: State, progress: float, seconds: float) -> None:
+        """Note a validation that has taken so long: the next comes so late that all together take VALIDATING of the minutes
+        at most, but one is at the end."""
+        state.validations += 1
+        if self.args.minutes:
+            room = VALIDATING * 60 * self.args.minutes - state.validations * seconds
+            more = self.ranks.of_first(min(TIMES - state.validations, max(1, room // max(seconds, 1e-9))))
+            state.due = 1.0 if more <= 1 else progress + (1.0 - progress) / more
 
 
 def default_rate(task: str, config: BertConfig) -> float:

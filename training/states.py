@@ -29,6 +29,8 @@ from files.reading import CHUNK
 from files.torch_zip import holds_weights, read_torch
 from files.writing import atomic_write
 
+ADDED = {"due", "valid_examples"}  # to a state since the first ones were saved; they begin as they do in a new run
+
 
 @dataclass
 class State:
@@ -43,6 +45,8 @@ class State:
     seconds: float = 0.0
     tokens: int = 0
     validations: int = 0
+    due: float = 0.2  # under --minutes, the progress at which the next one is
+    valid_examples: int | None = None  # how many examples each takes, once that is known
     best: float | None = None
     skipped: int = 0  # steps whose loss or gradient was not finite
     bad: int = 0  # how many of them came last, in a row
@@ -166,9 +170,10 @@ def well_formed(saved):
     if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
         return False
     state, number = saved["state"], int | float
-    special = {"best": number | None, "finished": bool, "recent": list, "history": list}
+    special = {"best": number | None, "finished": bool, "recent": list, "history": list, "valid_examples": int | None}
     fields = {name: special.get(name, number) for name in State.__dataclass_fields__}
-    return (set(state) == set(fields) and all(isinstance(state[name], kind) for name, kind in fields.items())
+    return (set(fields) - ADDED <= set(state) <= set(fields)
+            and all(isinstance(state[name], fields[name]) for name in state)
             and all(isinstance(row, tuple) and len(row) == 3 for row in [*state["recent"], *state["history"]])
             and isinstance(saved["arguments"].get("lr"), number) and isinstance(saved["arguments"].get("save", ""), str)
             and holds_weights(saved["model"]))  # fmt: skip

@@ -1,0 +1,75 @@
+"""When a run validates, and on how much: a tenth of its minutes at most."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from training.ranks import Ranks
+from training.schedule import Schedule
+from training.states import State
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr("training.schedule.time.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def run(clock, minutes, step_seconds, example_seconds, wanted=300, batch_size=16):
+    """The progress at each validation, the examples of each, and the seconds that all took."""
+    args = SimpleNamespace(minutes=minutes, steps=None, epochs=None, valid_examples=wanted, batch_size=batch_size)
+    schedule, state, told, spent = Schedule(args, 1000, Ranks()), State(), [], 0.0
+    while schedule.progress(state) < 1.0:
+        clock.now += step_seconds
+        state.step += 1
+        if schedule.validation_due(progress := schedule.progress(state), state):
+            state.valid_examples = state.valid_examples or schedule.affordable(state)
+            seconds = state.valid_examples * example_seconds
+            clock.now += seconds
+            spent += seconds
+            schedule.validated(state, progress, seconds)
+            told.append(progress)
+    return told, state.valid_examples, spent
+
+
+def test_where_validations_cost_little_there_are_five_of_all_the_examples(clock):
+    told, examples, _ = run(clock, minutes=10, step_seconds=0.5, example_seconds=0.01)
+    assert told == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0], abs=0.01) and examples == 300
+
+
+@pytest.mark.parametrize("minutes", [1, 5, 30])
+@pytest.mark.parametrize("example_seconds", [0.02, 0.1, 0.15])
+def test_validations_take_a_tenth_of_the_minutes_or_are_one_of_the_fewest_examples(clock, minutes, example_seconds):
+    told, examples, spent = run(clock, minutes, 48 * example_seconds, example_seconds)  # a step: 16 forward and back
+    assert told[-1] >= 1.0 - 1e-9
+    assert spent <= 0.1 * 60 * minutes * 1.05 or (len(told) <= 2 and examples == 50)
+
+
+def test_where_scoring_takes_longer_than_the_steps_let_expect_it_is_done_less_often(clock):
+    """Training reads one window of an article, scoring all of them."""
+    told, examples, _ = run(clock, minutes=5, step_seconds=5.0, example_seconds=0.4)
+    assert examples == 57 and len(told) == 2 and told[-1] == 1.0
+
+
+def test_the_last_validation_is_at_the_end_whatever_the_rounding(clock):
+    for steps in range(3, 60):
+        told, *_ = run(clock, minutes=1, step_seconds=60 / steps, example_seconds=1e-6)
+        assert told[-1] == 1.0, steps
+
+
+def test_under_steps_and_epochs_all_is_as_it_was_said(clock):
+    args = SimpleNamespace(minutes=None, steps=10, epochs=None, valid_examples=300, batch_size=16)
+    schedule, state = Schedule(args, 100, Ranks()), State()
+    due = []
+    for state.step in range(1, 11):
+        clock.now += 1000.0
+        if schedule.validation_due(schedule.progress(state), state):
+            assert schedule.affordable(state) == 300
+            schedule.validated(state, schedule.progress(state), 1000.0)
+            due.append(state.step)
+    assert due == [2, 4, 6, 8, 10]
