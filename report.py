@@ -109,7 +109,7 @@ def results(runs):
     found = [(*line, run["settings"]) for run in runs for line in entries(run)]
     names = dict.fromkeys(name for _, result, _, _ in found for name, value in result.items()
                           if isinstance(value, int | float))  # fmt: skip
-    cost = ("steps", "tokens_per_second", "peak_memory_bytes", "skipped_steps")  # after the scores
+    cost = ("steps", "validation_seconds", "tokens_per_second", "peak_memory_bytes", "skipped_steps")  # after the scores
     names = [name for name in names if name not in (*cost, "seconds", "tokens", "total")] + [n for n in cost if n in names]
     rows = [
         [name, *(result.get(what) or told.get(what) for what in ("task", "dataset")), minutes, *map(result.get, names)]

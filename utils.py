@@ -372,8 +372,8 @@ def finish(task: Task, args: Namespace, ranks: Ranks, state: State) -> int:
     note_hparams(folder, settings(task.name, args, sum(p.numel() for p in task.model.parameters())), figures)
     write_json(folder / "result.json", {
         "task": task.name, "dataset": ", ".join(names_of(args.dataset)),
-        "seconds": round(state.seconds, 3), "steps": state.step,
-        "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+        "seconds": round(state.seconds, 3), "validation_seconds": round(state.validating, 3), "steps": state.step,
+        "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds - state.validating, 1e-9), 1),
         "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped, **for_result(task, figures),
     })  # fmt: skip
     return 0

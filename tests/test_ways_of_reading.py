@@ -58,7 +58,8 @@ def call(tmp_path, monkeypatch, capsys):
 
 def figures(folder):
     """The scores of a training run, or of an evaluation."""
-    told = "seconds steps tokens tokens_per_second peak_memory_bytes skipped_steps models examples".split()
+    told = ["seconds", "validation_seconds", "steps", "tokens", "tokens_per_second", "peak_memory_bytes", "skipped_steps",
+            "models", "examples"]  # fmt: skip
     path = next(path for path in (folder / "result.json", folder / "evaluation.json") if path.exists())
     return {name: value for name, value in json.loads(path.read_text()).items() if name not in told}
 

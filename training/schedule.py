@@ -70,8 +70,9 @@ class Schedule:
         """Note a validation that has taken so long: the next comes so late that all together take VALIDATING of the minutes
         at most, but one is at the end."""
         state.validations += 1
+        state.validating += seconds
         if self.args.minutes:
-            room = VALIDATING * 60 * self.args.minutes - state.validations * seconds
+            room = VALIDATING * 60 * self.args.minutes - state.validating
             more = self.ranks.of_first(min(TIMES - state.validations, max(1, room // max(seconds, 1e-9))))
             state.due = 1.0 if more <= 1 else progress + (1.0 - progress) / more
 

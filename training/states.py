@@ -29,7 +29,7 @@ from files.reading import CHUNK
 from files.torch_zip import holds_weights, read_torch
 from files.writing import atomic_write
 
-ADDED = {"due", "valid_examples"}  # to a state since the first ones were saved; they begin as they do in a new run
+ADDED = {"validating", "due", "valid_examples"}  # to states since the first were saved; they begin as in a new run
 
 
 @dataclass
@@ -45,6 +45,7 @@ class State:
     seconds: float = 0.0
     tokens: int = 0
     validations: int = 0
+    validating: float = 0.0  # seconds of ``seconds`` that validations took
     due: float = 0.2  # under --minutes, the progress at which the next one is
     valid_examples: int | None = None  # how many examples each takes, once that is known
     best: float | None = None
