@@ -19,6 +19,7 @@ from text.places import default_data_dir  # noqa: E402
 
 SCRIPTS = [  # what it is about, the script and its flags, what it needs in the data folder
     ("Masked language modelling", ["mlm.py"], None),
+    ("The commands themselves", ["commands.py"], None),
     ("SQuAD", ["finetune.py", "squad"], "squad/train-v1.1.json"),
     ("RACE", ["finetune.py", "race"], "RACE.tar.gz"),
     ("Tokenising into the cache", ["tokenise.py"], "books.tar.gz"),

@@ -1,0 +1,71 @@
+"""The commands themselves: tokens/s of training as a user starts it, with loader, logs and its own recipe.
+
+    python benchmarks/commands.py [--rounds 3] [--steps 60]
+
+Masked words first, at the sizes of benchmarks/mlm.py, beside its loop, which has no loader and takes AdamW, 15 % masked and
+batches of 32: the command as it comes, and with one after the other of these said to it, so that what each costs is seen.
+Then the other tasks as they come, on the embedded data set. Alternating, each run a process of its own; the median of a
+run's log lines but the first two, and of the rounds. Validations do not count.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import machine, vocabulary  # noqa: E402
+
+SIZES = ["--size", "mini", "--vocab", str(vocabulary()), "--bptt", "128"]
+MORE = [["--optimizer", "adamw"], ["--mask_frac", "0.15"], ["--batch_size", "32"]]
+COMMANDS = {
+    "mlm_task.py as it comes": ("mlm", SIZES),
+    "... with AdamW": ("mlm", [*SIZES, *MORE[0]]),
+    "... and 15 % masked": ("mlm", [*SIZES, *MORE[0], *MORE[1]]),
+    "... and batches of 32": ("mlm", [*SIZES, *MORE[0], *MORE[1], *MORE[2]]),
+    **{f"{task}_task.py as it comes": (task, ["--bert-model", "none", "--size", "mini"]) for task in ("ns", "qa", "race")},
+}
+
+
+def loop() -> float:
+    """Tokens a second of benchmarks/mlm.py's step."""
+    command = [sys.executable, str(ROOT / "benchmarks/mlm.py"), "--contestant", "ours bf16"]
+    out = subprocess.run(command, input="turn\n", stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(out.splitlines()[0])["steady"]
+
+
+def command(task: str, flags: list[str], steps: int, folder: str) -> float:
+    """Tokens a second of a task's training."""
+    words = [sys.executable, str(ROOT / f"{task}_task.py"), *flags, "--steps", str(steps), "--valid-examples", "1",
+             "--log-interval", str(max(1, steps // 10)), "--no-test", "--log-dir", f"{folder}/{task}", "--save", f"{folder}/{task}.pt",
+             "--cache-dir", f"{folder}/cache", "--save-vocab", f"{folder}/vocab.pt"]  # fmt: skip
+    subprocess.run(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    history = json.loads(Path(f"{folder}/{task}/history.json").read_text())
+    return statistics.median([figures["tokens_per_second"] for _, kind, figures in history if kind == "train"][2:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    args = parser.parse_args()
+    rates: dict[str, list[float]] = {"the loop of benchmarks/mlm.py": [], **{name: [] for name in COMMANDS}}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(args.rounds):
+            for name, found in rates.items():
+                found.append(command(*COMMANDS[name], args.steps, folder) if name in COMMANDS else loop())
+    print(machine())
+    whole = statistics.median(rates["the loop of benchmarks/mlm.py"])
+    for name, found in rates.items():
+        rate = statistics.median(found)
+        share = f"  {rate / whole:5.2f} of the loop" if name in COMMANDS and COMMANDS[name][0] == "mlm" else ""
+        print(f"{name:32} {rate:8.0f} tokens/s{share}")
+
+
+if __name__ == "__main__":
+    main()
