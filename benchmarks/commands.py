@@ -42,7 +42,8 @@ def loop() -> float:
 def command(task: str, flags: list[str], steps: int, folder: str) -> float:
     """Tokens a second of a task's training."""
     words = [sys.executable, str(ROOT / f"{task}_task.py"), *flags, "--steps", str(steps), "--valid-examples", "1",
-             "--log-interval", str(max(1, steps // 10)), "--no-test", "--log-dir", f"{folder}/{task}", "--save", f"{folder}/{task}.pt",
+             "--log-interval", str(max(1, steps // 10)), "--no-test",
+             "--log-dir", f"{folder}/{task}", "--save", f"{folder}/{task}.pt",
              "--cache-dir", f"{folder}/cache", "--save-vocab", f"{folder}/vocab.pt"]  # fmt: skip
     subprocess.run(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     history = json.loads(Path(f"{folder}/{task}/history.json").read_text())
