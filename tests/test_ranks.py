@@ -270,7 +270,7 @@ def test_torchrun_starts_the_ranks_and_its_restarts_go_on(books, tmp_path):
                "--master-port", str(ranks.free_port()), str(ROOT / "mlm_task.py"), *TINY, *books.split(),
                *"--steps 5 --parallel DDP --save-minutes 1e-9".split()]  # fmt: skip
     deadly = {"KILL": "fsync 5 state", "PYTHONPATH": str(ROOT / "tests" / "killer")}
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300,
                              env={**os.environ, "OMP_NUM_THREADS": "1", **deadly})  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr
     assert "resuming from runs/mlm/state.pt at step" in process.stdout and "End of training" in process.stdout
