@@ -18,10 +18,10 @@ from pathlib import Path
 from files.archives import ARCHIVES, extract
 from files.downloads import download
 from files.mistakes import UserError
+from files.question_tables import kind_of
 from files.reading import CHUNK, texts_in
 from files.tables import columns_of, ending, tables_at
 from text import cache, sample
-from text.question_tables import kind_of
 from text.splits import NAMES, SPLITS, folders_by_name, question_files
 
 
