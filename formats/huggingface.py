@@ -142,7 +142,7 @@ def scores_options(weights, architecture):
     return "classifier.weight" in weights and len(weights["classifier.weight"]) == 1
 
 
-def read_config(path):
+def read_config(path: Path) -> tuple[BertConfig, str, str | None]:
     """(BertConfig, model_type, the architecture's name or None) of a config.json."""
     found = read_json(path)
     if not isinstance(found, dict):
@@ -340,7 +340,9 @@ def read_tokenizer_json(path, settings):
     try:
         if found["model"].get("type") in ("BPE", "Unigram"):
             specials = special_tokens(settings, ROBERTA_SPECIALS)
-            return Tokenizer("json", tokens_of(found), specials, False, text.encode())
+            made = Tokenizer("json", tokens_of(found), specials, False, text.encode())
+            made.encode("a")  # what is damaged, or a library that is missing, is told before any work
+            return made
         vocabulary = found["model"]["vocab"]
         tokens = sorted(vocabulary, key=vocabulary.get)
         normalizer = found["normalizer"] or {}
@@ -395,7 +397,8 @@ def write_folder(content: dict[str, Any], folder: str | Path) -> list[str]:
     return lines
 
 
-def kind_of(config):
+def kind_of(config: BertConfig) -> str:
+    """The model_type as which a network of ours leaves. Raises UserError where transformers has none such."""
     if not config.norm_first:
         return "albert" if config.share_layers or config.embedding_size else "bert"
     if config.share_layers or config.embedding_size:

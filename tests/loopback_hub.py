@@ -26,6 +26,7 @@ from formats.huggingface import write_folder
 from model import BertConfig, QuestionAnswerTask
 
 TOKEN = "hf_loopback"
+TREE = re.compile(r"/api/(models|datasets)/(?P<repo>[^/]+(?:/(?!tree/)[^/]+)?)/tree/(?P<revision>.+)")
 API = re.compile(r"/api/(models|datasets)/(?P<repo>[^/]+(?:/(?!revision/)[^/]+)?)(?:/revision/(?P<revision>.+))?")
 RESOLVE = re.compile(r"(?:/(datasets))?/(?P<repo>[^/]+(?:/(?!resolve/)[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 UPLOAD = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>preupload|commit)/main")
@@ -95,11 +96,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         path = urlsplit(self.path).path
         self.hub.asked.append(f"{self.command} {path}")
-        if found := API.fullmatch(path):
+        if (found := API.fullmatch(path)) and "/tree/" not in path:
             files = self.files_of(found[1], found["repo"], unquote(found["revision"] or "main"))
             if files is not None:
                 self.answer({"_id": "1", "id": found["repo"], "sha": sha(files), "private": False, "tags": [], "likes": 0,
                              "downloads": 0, "siblings": [{"rfilename": name} for name in files]})  # fmt: skip
+        elif found := TREE.fullmatch(path):
+            files = self.files_of(found[1], found["repo"], unquote(found["revision"]))
+            if files is not None:
+                self.answer([{"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                             for name, content in files.items()])  # fmt: skip
         elif found := RESOLVE.fullmatch(path):
             files = self.files_of(found[1] or "models", found["repo"], unquote(found["revision"]))
             if files is not None and unquote(found["path"]) not in files:

@@ -78,7 +78,7 @@ def test_a_file_that_is_not_whole_is_one_line(folder):
     file = path / "tokenizer.json"
     content = json.loads(file.read_text())
     for damage in ({"model": {"type": "BPE"}}, {"model": {"type": "BPE", "vocab": {"a": 7}, "merges": []}},
-                   {"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}):  # fmt: skip
+                   {"model": {"type": "Unigram", "vocab": [["a"], 3]}}):  # fmt: skip
         file.write_text(json.dumps({**content, **damage}))
         refused(path, "tokenizer.json: no vocabulary that is known here")
     broken = Tokenizer("json", [*SPECIALS, "a"], ["<pad>", "<unk>", "<s>", "</s>", "<mask>"], False, b"{")

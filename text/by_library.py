@@ -31,7 +31,7 @@ class ByLibrary:
         self.lowercase = False
 
     @functools.cached_property
-    def library(self):
+    def library(self) -> Any:
         try:
             import tokenizers
         except ImportError:
@@ -44,7 +44,7 @@ class ByLibrary:
             raise UserError(f"this model's tokenizer.json is damaged ({str(error)[:100]}); fetch the model again") from None
 
     @functools.cached_property
-    def bytes_decoder(self):
+    def bytes_decoder(self) -> Any:
         """Turns the letters that stand for bytes back; None where pieces are text."""
         import tokenizers
 
