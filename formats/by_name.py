@@ -1,6 +1,6 @@
 """Models of Hugging Face's hub by name: only what is read of them is fetched, and nothing of other networks' weights.
 
-    folder, name = fetched("google-bert/bert-base-uncased")     # for huggingface.read_folder
+    folder = fetched("google-bert/bert-base-uncased")       # for huggingface.read_folder
 """
 
 import contextlib

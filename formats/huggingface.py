@@ -171,7 +171,7 @@ def read_config(path: Path) -> tuple[BertConfig, str, str | None]:
         raise UserError(f"{path}: lacks {missing[0]}; fetch the folder again")
     # The defaults are those of transformers' BertConfig and AlbertConfig.
     dropout = 0.0 if albert else 0.1
-    activation = found.get("hidden_act", "gelu_new" if albert else "gelu")
+    activation: str = found.get("hidden_act", "gelu_new" if albert else "gelu")
     try:
         unused = found.get("pad_token_id", 1) + 1 if kind in ROBERTAS else 0  # positions, up to that of padding
         config = BertConfig(
