@@ -141,7 +141,7 @@ def reason(error: Exception) -> str:
         if not isinstance(inner, Exception):
             break
         error = inner
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return " ".join(str(error).split()).rpartition(": ")[2][:120] or type(error).__name__
 
 
 def endpoint() -> str:

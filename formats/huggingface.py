@@ -97,9 +97,9 @@ def fit(weights, config, kind):
         return ["the token types (zeros)"]
     if kind not in ROBERTAS:
         return []
-    if POSITIONS in weights:
+    if POSITIONS in weights and weights[POSITIONS].dim() == 2:  # else it will be told
         weights[POSITIONS] = weights[POSITIONS][-config.max_position_embeddings :]
-    if name in weights and len(weights[name]) == 1:
+    if name in weights and weights[name].dim() == 2 and len(weights[name]) == 1:
         weights[name] = weights[name].repeat(2, 1)
         return ["a second token type (like the first)"]
     return []
@@ -152,7 +152,8 @@ def read_config(path: Path) -> tuple[BertConfig, str, str | None]:
     kind = str(found.get("model_type") or ("albert" if "embedding_size" in found else "bert"))
     albert, narrow = kind == "albert", kind in ("albert", "electra")
     if kind == "distilbert":
-        found = {**found, **{ours: found[theirs] for theirs, ours in DISTILBERT.items() if theirs in found}}
+        known = {ours: found[theirs] for theirs, ours in DISTILBERT.items() if theirs in found}
+        found = {**found, **known, "type_vocab_size": 2}
     if kind not in BODIES:
         raise UserError(f"{path}: model_type {kind} is another network; known are {', '.join(BODIES)}")
     refuse = [

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from their_models import CLASS, batch, change_json, refused, save, theirs
+from their_models import CLASS, batch, change_json, change_weights, refused, save, theirs
 
 from checkpoint import load_body, load_model, read_model
 from formats.huggingface import write_folder
@@ -91,3 +91,11 @@ def test_a_config_without_its_sizes_is_one_line(tmp_path):
     made = theirs("roberta", "Model", **KINDS["roberta"][0])
     change_json(save(made, tmp_path / "r"), max_position_embeddings=1)
     refused(tmp_path / "r", "config.json: max_position_embeddings is -1")
+
+
+def test_embeddings_of_a_wrong_shape_are_one_line(tmp_path):
+    for name in ("position", "token_type"):
+        folder = save(theirs("roberta", "Model", **KINDS["roberta"][0]), tmp_path / name)
+        change_weights(folder, lambda weights, name=name: weights.update({
+            f"embeddings.{name}_embeddings.weight": torch.tensor(1.0)}))  # fmt: skip
+        refused(folder, f"weight embeddings.{name}_embeddings.weight is []")

@@ -46,10 +46,8 @@ class ByLibrary:
     @functools.cached_property
     def bytes_decoder(self) -> Any:
         """Turns the letters that stand for bytes back; None where pieces are text."""
-        import tokenizers
-
-        decoder = json.loads(self.model).get("decoder") or {}
-        return tokenizers.decoders.ByteLevel() if decoder.get("type") == "ByteLevel" else None
+        of_bytes = type(self.library.decoder).__name__ == "ByteLevel"
+        return self.library.decoder if of_bytes else None
 
     def prepare(self, text: str) -> str:
         return text
