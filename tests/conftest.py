@@ -176,6 +176,7 @@ def hub():
 def here(hub, tmp_path, monkeypatch):
     """This process takes the loopback hub for the hub, and works in an empty folder but for ``data``."""
     import huggingface_hub.constants as constants
+    import huggingface_hub.utils._http as http
 
     from formats import by_name
     from text import hub_sets
@@ -187,7 +188,10 @@ def here(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     by_name.fetched.cache_clear()
     hub_sets.fetched.cache_clear()
-    return tmp_path
+    forget = getattr(http, "reset_sessions", None) or http.close_session  # the client keeps one that is offline, or not
+    forget()
+    yield tmp_path
+    forget()
 
 
 # Vocabularies and other people's models
