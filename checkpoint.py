@@ -3,9 +3,11 @@
     python checkpoint.py show FILE                # what is inside
     python checkpoint.py export FILE FOLDER       # as a Hugging Face folder, for transformers and its like
     python checkpoint.py save-as FILE NEW --precision bf16      # as a model file of ours, in half of the bytes
+    python checkpoint.py push FILE OWNER/NAME     # what export writes, with a card, to Hugging Face's hub
+    python checkpoint.py embed FILE --predict lines.txt --output vectors.npy    # a vector for each line
 
-FILE is a model file of ours, a Hugging Face folder (huggingface.py), or a file of torchtext's BERT example
-(torchtext_files.py, with the vocabulary that --save-vocab names).
+FILE is a model file of ours, a Hugging Face folder (huggingface.py), the name of a model on the hub (by_name.py), or a
+file of torchtext's BERT example (torchtext_files.py, with the vocabulary that --save-vocab names).
 
 A model file holds all that using the model needs: sizes, tokenizer, weights of body and head, and what the task noted
 (how the model reads, SQuAD's threshold). It is torch.save's zip format with tensors and plain values only, and it is
@@ -15,19 +17,23 @@ precision it holds its weights, who loads it computes with fp32 weights.
 
 import argparse
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from files import hub
 from files.mistakes import UserError, run_main, spellings
+from files.reading import read_json
 from files.torch_zip import holds_weights, read_torch, starts_as_zip
 from files.writing import atomic_write
-from formats import huggingface, torchtext_files
+from formats import by_name, card, huggingface, torchtext_files
 from formats.shapes import body_shapes, head_shapes
-from model import TASKS, BertConfig
+from model import TASKS, BertConfig, BertModel
 from text.tokenizer import Tokenizer
+from text.vectors import POOLS, write_vectors
 
 FIRST = "run mlm_task.py or ns_task.py first, or name a file that they saved"  # where a body is missing
 FORMAT = 1
@@ -52,7 +58,7 @@ def write_model(path, task, config, tokenizer, body, head, notes):
 
 
 def read_model(
-    path: str | Path, remedy: str = "name a file that one of the tasks saved, or a Hugging Face folder",
+    path: str | Path, remedy: str = "name a file that one of the tasks saved, a Hugging Face folder, or a model of the hub",
     vocab: str | Path | None = None, heads: int | None = None,
 ) -> dict:  # fmt: skip
     """The checked content of a model, ours or other people's.
@@ -61,6 +67,10 @@ def read_model(
     first of them, or None), ``notes``; of other people's files also ``dropped`` (names of weights that have no place
     here) and ``new`` (what had to be added). ``vocab`` and ``heads`` (a number) count for torchtext's files only.
     """
+    if hub.is_name(path):
+        folder = by_name.fetched(str(path))
+        with by_name.told_as(str(path), folder):
+            return huggingface.read_folder(folder)
     path = Path(path)
     if path.is_dir():
         return huggingface.read_folder(path)
@@ -112,14 +122,17 @@ def compare(own, weights, path):
 def load_model(
     cls: type[T], path: str | Path, dropout: float | None = None, vocab: str | Path | None = None, heads: int | None = None
 ) -> tuple[T, Tokenizer]:
-    """The model of class ``cls`` (a head of model.py) in ``path``, body and head, and its tokenizer.
+    """The model of class ``cls`` in ``path`` and its tokenizer: body and head of a task of model.py, or ``BertModel``, the
+    bare body, with the pooler where the file has one.
 
-    ``path`` is a model file, a Hugging Face folder, or a file of torchtext's BERT example; for the last, ``vocab`` is
-    the path of its vocabulary and ``heads`` its number of attention heads, where they are not 64 wide. ``dropout``
-    overrides the file's. Raises UserError where ``path`` holds no such head.
+    ``path`` is a model file, a Hugging Face folder, a name on the hub, or a file of torchtext's BERT example; for the
+    last, ``vocab`` is the path of its vocabulary and ``heads`` its number of attention heads, where they are not 64 wide.
+    ``dropout`` overrides the file's. Raises UserError where ``path`` holds no such head.
     """
     content = read_model(path, vocab=vocab, heads=heads)
     task = cls.__name__
+    if cls is BertModel:
+        return bare(content, dropout, path), Tokenizer.from_state(content["tokenizer"])
     if task not in content["heads"]:
         found = " and ".join(f"a {name}" for name in content["heads"]) or "no head of a task here"
         raise UserError(f"{path}: holds {found}, not a {task}; use --bert-model to take its body")
@@ -132,6 +145,15 @@ def load_model(
     tell(path, content["new"], unused)
     model.notes = content["notes"]
     return model, Tokenizer.from_state(content["tokenizer"])
+
+
+def bare(content, dropout, path):
+    """The body alone, a BertModel."""
+    model = BertModel(with_dropout(content["config"], dropout), "pooler.weight" in content["body"])
+    insert(model, content["body"], path)
+    tell(path, content["new"], others(content, None))
+    model.notes = content["notes"]
+    return model
 
 
 def whole(content: dict, task: str | None = None) -> dict[str, torch.Tensor]:
@@ -231,6 +253,24 @@ def export(args):
     tell(args.file, content["new"], content["dropped"])
 
 
+def push(args):
+    """Upload a model to Hugging Face's hub, as a folder that transformers loads, with a card."""
+    if not hub.NAME.fullmatch(args.name) or args.name.count("/") != 1 or "@" in args.name:
+        raise UserError(f"{args.name}: no name to push to; write owner/name, you or an organisation of yours the owner")
+    content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
+    result = read_json(Path(args.run) / "result.json") if args.run else {}
+    text = card.card(content, args.name, result if isinstance(result, dict) else {})
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args.name.partition("/")[2]) if args.dry_run else Path(temporary) / "model"
+        lines = huggingface.write_folder(content, folder)
+        with atomic_write(folder / "README.md", "w") as stream:
+            stream.write(text)
+        print(f"{folder}: written, nothing sent" if args.dry_run else hub.upload(folder, args.name, args.private))
+    for line in lines:
+        print(f"note: {line}")
+    tell(args.file, content["new"], content["dropped"])
+
+
 def save_as(args):
     """Write a model as a model file of this project, its weights in another precision."""
     content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
@@ -250,19 +290,38 @@ def in_precision(weights, args):
     return made
 
 
+def embed(args):
+    """Write a vector for each line of a text file, to a .npy file of (lines, width), fp32."""
+    model, tokenizer = load_model(BertModel, args.file, 0.0, args.save_vocab, args.nhead)
+    noted = model.notes.get("bptt")  # positions beyond it are untrained
+    longest = min(noted, model.config.max_position_embeddings) if type(noted) is int and noted > 8 else None
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    count, width = write_vectors(args.output, args.predict, model, tokenizer, args.pool, longest)
+    print(f"{args.output}: {count:,} vectors of {width:,}")
+
+
 def main():
     parser = argparse.ArgumentParser(description="Look into a model, or write it in another form.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    for function in (show, export, save_as):
+    for function in (show, export, push, save_as, embed):
         about = {"help": function.__doc__, "description": function.__doc__, "allow_abbrev": False}
         p = commands.add_parser(function.__name__.replace("_", "-"), **about)
         p.set_defaults(function=function)
-        p.add_argument("file", help="a model file, a Hugging Face folder, or a file of torchtext's BERT example")
+        p.add_argument("file", help="a model file, Hugging Face folder, name on the hub, or torchtext's BERT example")
         if function is export:
             p.add_argument("folder", help="a new folder")
+        if function is push:
+            p.add_argument("name", help="owner/name on the hub; made where it is not there")
+            p.add_argument("--run", help="the --log-dir of the run that trained it: its data and scores go into the card")
+            p.add_argument("--private", help="where it is made, for the owner alone", action="store_true")
+            p.add_argument("--dry-run", help="write the folder NAME here, and send nothing", action="store_true")
         if function is save_as:
             p.add_argument("new", help="the model file to write")
             p.add_argument("--precision", help="of its weights", choices=list(PRECISIONS), required=True)
+        if function is embed:
+            p.add_argument("--predict", help="a file of lines", required=True)
+            p.add_argument("--output", help="the .npy file to write", default="vectors.npy")
+            p.add_argument("--pool", help="mean: of all tokens; cls: the first one", choices=POOLS, default="mean")
         for name, help, options in (
             ("save-vocab", "the vocabulary of a file of torchtext's BERT example", {"default": "bert_vocab.pt"}),
             ("nhead", "its number of attention heads, where they are not 64 wide", {"type": int}),

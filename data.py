@@ -188,7 +188,7 @@ def main():
     for function in (prepare, inspect):
         p = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, allow_abbrev=False)
         p.set_defaults(function=function)
-        flags = [("dataset", "name of a data set, or a path; several: of pretraining, together",
+        flags = [("dataset", "name of a data set, a path, or hub:owner/name; several: of pretraining, together",
                   {"default": "Sample", "nargs": "+"}),
                  ("text-format", FORMAT_HELP, {"choices": list(STYLES)}),
                  ("text-column", COLUMN_HELP, {}),
@@ -206,8 +206,8 @@ def main():
                       ("lowercase", "are capitals small letters to a vocab.txt? auto: where it has none",
                        {"choices": ["auto", "yes", "no"], "default": "auto"}),
                       ("vocab-size", "size of a new vocabulary", {"type": int}),
-                      ("bert-model", "take the vocabulary of this model file or Hugging Face folder; pretrained: of the "
-                       "models that come with the suite", {}),
+                      ("bert-model", "take the vocabulary of this model file, Hugging Face folder or name on the hub; "
+                       "pretrained: of the models that come with the suite", {}),
                       ("save-vocab", "vocabulary of a --bert-model that torchtext's BERT example made",
                        {"default": "bert_vocab.pt"})]  # fmt: skip
         for name, help, options in flags:

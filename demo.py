@@ -4,7 +4,8 @@
     python demo.py --bert-model qa_model.pt other/qa_model.pt mlm_bert.pt    # several, side by side
     python demo.py --port 0                                 # a free port, which the line printed at the start names
 
-What a model does is read from its file (or Hugging Face folder). Ctrl-C ends the server, with exit code 0. Design choices:
+What a model does is read from its file (or Hugging Face folder, or what the hub has of its name). Ctrl-C ends the server,
+with exit code 0. Design choices:
 
 - Python's own http.server and one page, demo.html. Not Gradio: a hundred packages for one page, and none without network.
 - The answers are those of --ask and --fill: the same functions of the task scripts give the figures.
@@ -54,8 +55,8 @@ MODELS = ("mlm_bert.pt", "qa_model.pt", "race_model.pt")  # where none is named
 
 def arguments():
     p = flags.Parser(__doc__)
-    p.flag("bert-model", "model files or Hugging Face folders; pretrained: those that come with the suite (default: "
-           f"{', '.join(MODELS)}, where they exist, else pretrained)", nargs="+")  # fmt: skip
+    p.flag("bert-model", "model files, Hugging Face folders, names on the hub; pretrained: those that come with the suite "
+           f"(default: {', '.join(MODELS)}, where they exist, else pretrained)", nargs="+")  # fmt: skip
     p.flag("host", "the address to listen at; 0.0.0.0 lets other machines in", default="127.0.0.1")
     p.flag("port", "the port to listen at; 0 for any that is free", type=flags.natural, default=8000)
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],

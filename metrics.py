@@ -3,6 +3,7 @@
     python metrics.py squad DATA.json PREDICTIONS.json      # {id: text}; SQuAD 1.1 or 2.0, told by the data
     python metrics.py squad DATA.json PREDICTIONS.json --null-odds ODDS.json --no-answer-threshold 0.5
     python metrics.py race RACE/test ANSWERS.json           # {"high3132.txt": ["A", "C", ...]}
+    python metrics.py race test.jsonl ANSWERS.json          # rows, too: .jsonl, .parquet, or a folder of such, of either
 
 The figures go to stdout as JSON, warnings to stderr. Choices made here:
 
@@ -10,7 +11,7 @@ The figures go to stdout as JSON, warnings to stderr. Choices made here:
   evaluate-v2.0.py (Rajpurkar et al. 2018, arXiv 1806.03822), to the last digit and with their oddities, save one:
   a question without a prediction counts as wrong, always. (The 2.0 script leaves it out of the mean, or stops.)
 - Every question counts; nothing is filtered. What is missing or unknown is counted and reported.
-- No import but the standard library: predictions can be scored where no torch is installed.
+- No import but the standard library (and pyarrow for .parquet): predictions can be scored where no torch is installed.
 """
 
 import argparse
@@ -25,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from files.mistakes import UserError, run_main
+from files.question_tables import CHOICE_COLUMNS, LETTERS, QUESTIONS, choice_of, question_of
 from files.reading import read_json, texts_in
+from files.records import entry, want
+from files.tables import rows, tables_at
 
 # -- One question ------------------------------------------------------------------------------------------------------
 
-LETTERS = string.ascii_uppercase  # of options, in their order; RACE has A to D
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only: “curly quotes” and dashes stay
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -139,6 +142,22 @@ def _gold_texts(data, where):
     return list(dict(questions).items()) if version2 else questions, version2
 
 
+def read_squad(path: str | Path) -> Any:
+    """The parsed JSON of a SQuAD file; of rows, what they would be in such a file, but for the texts."""
+    tables = tables_at(Path(path))
+    if not tables:
+        return read_json(path)
+    questions, version2 = [], False
+    for row in (row for table in tables for row in rows(table, QUESTIONS)):
+        where, question, _, _, unanswered = question_of(row, answers_needed=True)
+        entry(question, "id", str | int | float, where)
+        questions.append(question)
+        version2 = version2 or unanswered
+    for question in [] if version2 else questions:
+        del question["is_impossible"]
+    return {"data": [{"paragraphs": [{"qas": questions}]}]}
+
+
 def _exact_and_f1(prediction, texts, version2):
     if prediction is None:
         return 0.0, 0.0
@@ -208,11 +227,13 @@ def race_id(article: dict, path: Path) -> str:
 
 
 def read_race_answers(folder: str | Path) -> dict[str, list[str]]:
-    """``{id: [letters]}`` of a folder laid out like RACE: any depth, one JSON object in each N.txt.
+    """``{id: [letters]}`` of a folder laid out like RACE: any depth, one JSON object in each N.txt; or of rows.
 
     Raises UserError where the folder or its files are not so, or where two files have the same id.
     """
     folder, gold = Path(folder), {}
+    if (tables := tables_at(folder)) and not (folder.is_dir() and texts_in(folder)):
+        return _answers_of_rows(tables)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one laid out like RACE/test, extracted from RACE.tar.gz")
     for path in texts_in(folder):
@@ -226,6 +247,18 @@ def read_race_answers(folder: str | Path) -> dict[str, list[str]]:
         gold[key] = letters
     if not gold:
         raise UserError(f"{folder}: no .txt files; give a folder laid out like RACE/test")
+    return gold
+
+
+def _answers_of_rows(tables):
+    """The letters of each id, which may be of an article, in the order of its rows, as race_task.py --predict has them."""
+    gold: dict[str, list[str]] = {}
+    for row in (row for table in tables for row in rows(table, CHOICE_COLUMNS)):
+        choice = choice_of(row, answers_needed=True)
+        want(isinstance(choice.options, list), choice.where, "options not texts")
+        known = [*LETTERS[: len(choice.options)]]
+        want(choice.answer in known, choice.where, f"answer {choice.answer!r}; it must be {' or '.join(known)}")
+        gold.setdefault(choice.id, []).append(choice.answer)
     return gold
 
 
@@ -256,12 +289,12 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Score a file of predictions; the figures go to stdout as JSON.")
     data_sets = parser.add_subparsers(dest="data_set", required=True)
     squad = data_sets.add_parser("squad", help="exact match and F1")
-    squad.add_argument("data", metavar="DATA.json", help="SQuAD 1.1 or 2.0")
+    squad.add_argument("data", metavar="DATA.json", help="SQuAD 1.1 or 2.0, or rows of .jsonl or .parquet")
     squad.add_argument("predictions", metavar="PREDICTIONS.json", help="{id: text}")
     squad.add_argument("--null-odds", metavar="FILE", help="{id: number}, higher: rather no answer (2.0 only)")
     squad.add_argument("--no-answer-threshold", type=float, metavar="X", help="no answer where the odds exceed X (1.0)")
     race = data_sets.add_parser("race", help="accuracy by level")
-    race.add_argument("data", metavar="FOLDER", help="laid out like RACE/test")
+    race.add_argument("data", metavar="FOLDER", help="laid out like RACE/test, or rows of .jsonl or .parquet")
     race.add_argument("predictions", metavar="ANSWERS.json", help='{id: ["A", "C", ...]}')
     args = parser.parse_args(arguments)
 
@@ -274,7 +307,7 @@ def main(arguments=None):
         threshold = 1.0 if args.no_answer_threshold is None else args.no_answer_threshold
         odds = None if args.null_odds is None else _read_dictionary(args.null_odds, _is_number, "a number")
         predictions = _read_dictionary(args.predictions, lambda item: isinstance(item, str), "a text")
-        scores = squad_scores(read_json(args.data), predictions, odds, threshold, where=args.data)
+        scores = squad_scores(read_squad(args.data), predictions, odds, threshold, where=args.data)
     for name, fate in (("missing", "questions without a prediction: wrong"), ("unknown", "predictions ignored")):
         if name in scores:
             print(f"warning: {scores[name]} {fate} ({args.predictions} against {args.data})", file=sys.stderr)

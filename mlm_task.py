@@ -46,6 +46,7 @@ import torch
 import torch.nn.functional as F
 
 import utils
+from files.hub import is_name
 from files.mistakes import UserError, run_main
 from files.reading import read_lines
 from files.writing import write_json
@@ -107,9 +108,11 @@ def layout(args: Namespace, model: MLMTask) -> tuple[int, bool]:
     """How a row was laid out in the model's training: how many tokens at most, and did a [SEP] end it?
 
     Ours and those of torchtext's example read blocks of running text, and their positions beyond --bptt are untrained.
-    The BERTs of Hugging Face folders read texts that a [SEP] ends, and were trained on all positions that they have.
+    The BERTs of Hugging Face's folders and hub read texts that a [SEP] ends, and were trained on all positions that they
+    have.
     """
-    if Path(args.checkpoint or args.bert_model).is_dir():
+    named = args.checkpoint or args.bert_model
+    if is_name(named) or Path(named).is_dir():
         return args.bptt or model.bert.config.max_position_embeddings, True
     return flags.reading(args, model, READING).bptt, False
 

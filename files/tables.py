@@ -90,7 +90,8 @@ def columns_of(path: Path) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def lines(path):
+def lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, unpacked, which \\n ends."""
     rest = b""
     for chunk in chunks(path):
         *whole, rest = (rest + chunk).split(b"\n")

@@ -1,10 +1,11 @@
-"""Hugging Face folders, in and out: BERT, Megatron-BERT (BERT with the norms first) and ALBERT.
+"""Hugging Face folders, in and out: BERT, Megatron-BERT (BERT with the norms first) and ALBERT; in: ELECTRA's
+discriminators, DistilBERT, RoBERTa, CamemBERT and XLM-R.
 
     content = read_folder("bert-base-uncased")       # as checkpoint.read_model gives it
     lines = write_folder(content, "folder")          # transformers' AutoModel... classes load it
 
 A folder holds config.json, the weights (model.safetensors, whole or in parts, or pytorch_model.bin) and the vocabulary
-(vocab.txt or spiece.model). Design choices:
+(vocab.txt, spiece.model or tokenizer.json). Design choices:
 
 - One table of names for both directions. What a folder must hold follows from its config: the names and shapes of our
   own model of that config, translated. So nothing is left at random, and nothing is left over unnoticed.
@@ -12,6 +13,8 @@ A folder holds config.json, the weights (model.safetensors, whole or in parts, o
 - transformers counts the pair that belongs together as class 0 of the next-sentence head, we as class 1: its rows are
   swapped on the way. ALBERT's sentence-order head counts the same way and is the same head to us.
 - A head of transformers that no task here has is dropped, and named.
+- What others lack becomes ours without changing a number: DistilBERT gets token types of zeros, RoBERTa a second one
+  like its only one; and the positions that RoBERTa leaves out, up to that of padding, are left out.
 """
 
 import json
@@ -24,9 +27,21 @@ from files.mistakes import UserError
 from files.reading import parse_json, read_json, read_text
 from files.torch_zip import holds_weights, read_torch
 from files.writing import atomic_folder, write_json
-from formats.names import ARCHITECTURES, BODIES, CLASSES, Weights, heads_of, swap_rows, take, their_names
+from formats.names import (
+    ARCHITECTURES,
+    BODIES,
+    CLASSES,
+    PREFIXES,
+    ROBERTAS,
+    Weights,
+    heads_of,
+    swap_rows,
+    take,
+    their_names,
+)
 from formats.shapes import body_shapes, head_shapes
 from model import BertConfig
+from text.by_library import tokens_of
 from text.tokenizer import BERT_SPECIALS, Tokenizer
 from text.vocabularies import is_lowercase, sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
 
@@ -35,8 +50,13 @@ from text.vocabularies import is_lowercase, sentencepiece_as_it_is, sentencepiec
 # --------------------------------------------------------------------------------------------------------------------
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu"}  # other names of ours
+ROBERTA_SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-OTHER_HEADS = ("cls.", "predictions.", "sop_classifier.", "qa_outputs.", "classifier.")
+OTHER_HEADS = ("cls.", "predictions.", "sop_classifier.", "qa_outputs.", "classifier.", "lm_head.", "vocab_",
+               "pre_classifier.", "discriminator_predictions.", "generator_", "sequence_summary.")  # fmt: skip
+DISTILBERT = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+              "hidden_dim": "intermediate_size", "dropout": "hidden_dropout_prob",
+              "attention_dropout": "attention_probs_dropout_prob", "activation": "hidden_act"}  # fmt: skip
 
 
 def read_folder(folder: str | Path) -> dict[str, Any]:
@@ -50,6 +70,7 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
     config, kind, architecture = read_config(folder / "config.json")
     weights = {plain_name(name, kind): weight for name, weight in read_weights(folder).items()}
     dropped = [name for name in BUFFERS if weights.pop(name, None) is not None]
+    new = fit(weights, config, kind)
     pooler = any(name.startswith("pooler.") for name in weights)
     body = take(weights, BODIES[kind], body_shapes(config, pooler), folder)
     heads = read_heads(weights, config, kind, architecture, folder)
@@ -62,12 +83,31 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
                         "this config does not have; fetch or convert it again")  # fmt: skip
     tokenizer = read_tokenizer(folder, config)
     return {"task": next(iter(heads), None), "config": config, "tokenizer": tokenizer.state(), "body": body, "heads": heads,
-            "notes": {}, "dropped": dropped, "new": []}  # fmt: skip
+            "notes": {}, "dropped": dropped, "new": new}  # fmt: skip
+
+
+TYPES, POSITIONS = "embeddings.token_type_embeddings", "embeddings.position_embeddings.weight"
+
+
+def fit(weights, config, kind):
+    """Bring the embeddings of those without parts, and whose positions begin later, into BERT's form; gives what is new."""
+    name = f"{TYPES}.weight"
+    if kind == "distilbert":
+        weights[name] = torch.zeros(config.type_vocab_size, config.hidden_size)
+        return ["the token types (zeros)"]
+    if kind not in ROBERTAS:
+        return []
+    if POSITIONS in weights and weights[POSITIONS].dim() == 2:  # else it will be told
+        weights[POSITIONS] = weights[POSITIONS][-config.max_position_embeddings :]
+    if name in weights and weights[name].dim() == 2 and len(weights[name]) == 1:
+        weights[name] = weights[name].repeat(2, 1)
+        return ["a second token type (like the first)"]
+    return []
 
 
 def plain_name(name, kind):
     """A weight's name without the body's prefix, and with the older names of LayerNorm's weights made new."""
-    name = name.removeprefix("albert." if kind == "albert" else "bert.")
+    name = name.removeprefix(PREFIXES.get(kind, "bert."))
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
         if name.endswith(old):
             name = name.removesuffix(old) + new
@@ -77,13 +117,13 @@ def plain_name(name, kind):
 def read_heads(weights, config, kind, architecture, folder):
     """task -> weights of each head in the folder that one of our tasks has."""
     heads = {}
-    prefix = heads_of(kind)["MLMTask"][""]
-    # The bias has two names, and a tied matrix is the word embedding again: transformers reads neither.
-    bias = weights.pop(f"{prefix}.decoder.bias", None)
-    if bias is not None:
-        weights.setdefault(f"{prefix}.bias", bias)
-    if config.tie_word_embeddings:
-        weights.pop(f"{prefix}.decoder.weight", None)
+    if words := heads_of(kind).get("MLMTask"):
+        # The bias has two names, and a tied matrix is the word embedding again: transformers reads neither.
+        bias = weights.pop(f"{words['decoder']}.bias", None)
+        if bias is not None:
+            weights.setdefault(f"{words['']}.bias", bias)
+        if config.tie_word_embeddings:
+            weights.pop(f"{words['decoder']}.weight", None)
     for task, table in heads_of(kind).items():
         if task == "RaceTask" and not scores_options(weights, architecture):
             continue
@@ -102,7 +142,7 @@ def scores_options(weights, architecture):
     return "classifier.weight" in weights and len(weights["classifier.weight"]) == 1
 
 
-def read_config(path):
+def read_config(path: Path) -> tuple[BertConfig, str, str | None]:
     """(BertConfig, model_type, the architecture's name or None) of a config.json."""
     found = read_json(path)
     if not isinstance(found, dict):
@@ -110,7 +150,10 @@ def read_config(path):
     names = found.get("architectures")
     architecture = str(names[0]) if isinstance(names, list) and names else None
     kind = str(found.get("model_type") or ("albert" if "embedding_size" in found else "bert"))
-    albert = kind == "albert"
+    albert, narrow = kind == "albert", kind in ("albert", "electra")
+    if kind == "distilbert":
+        known = {ours: found[theirs] for theirs, ours in DISTILBERT.items() if theirs in found}
+        found = {**found, **known, "type_vocab_size": 2}
     if kind not in BODIES:
         raise UserError(f"{path}: model_type {kind} is another network; known are {', '.join(BODIES)}")
     refuse = [
@@ -129,25 +172,28 @@ def read_config(path):
         raise UserError(f"{path}: lacks {missing[0]}; fetch the folder again")
     # The defaults are those of transformers' BertConfig and AlbertConfig.
     dropout = 0.0 if albert else 0.1
-    activation = found.get("hidden_act", "gelu_new" if albert else "gelu")
+    activation: str = found.get("hidden_act", "gelu_new" if albert else "gelu")
     try:
+        unused = found.get("pad_token_id", 1) + 1 if kind in ROBERTAS else 0  # positions, up to that of padding
         config = BertConfig(
             **{name: found[name] for name in sizes},
-            max_position_embeddings=found.get("max_position_embeddings", 512),
-            type_vocab_size=found.get("type_vocab_size", 2),
+            max_position_embeddings=found.get("max_position_embeddings", 512) - unused,
+            type_vocab_size=max(found.get("type_vocab_size", 2), 2 if kind in ROBERTAS else 0),
             hidden_dropout_prob=found.get("hidden_dropout_prob", dropout),
             attention_probs_dropout_prob=found.get("attention_probs_dropout_prob", dropout),
             hidden_act=ACTIVATIONS.get(activation, activation),
             layer_norm_eps=float(found.get("layer_norm_eps", 1e-12)),
             initializer_range=float(found.get("initializer_range", 0.02)),
             norm_first=kind == "megatron-bert",
-            embedding_size=found.get("embedding_size", 128) if albert else None,
+            embedding_size=found.get("embedding_size", 128) if narrow else None,
             share_layers=albert and found.get("num_hidden_groups", 1) == 1,
             classifier_dropout=found.get("classifier_dropout_prob", 0.1) if albert else found.get("classifier_dropout"),
             tie_word_embeddings=bool(found.get("tie_word_embeddings", True)),
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: {error}; choose another model") from None
+    if kind == "electra" and config.embedding_size == config.hidden_size:
+        config.embedding_size = None  # no projection there, and none here
     return config, kind, architecture
 
 
@@ -215,7 +261,8 @@ def read_parts(index, read):
 
 
 def read_tokenizer(folder, config):
-    """The folder's tokenizer: vocab.txt as WordPiece (or basic_english, where we wrote it), else spiece.model."""
+    """The folder's tokenizer: vocab.txt as WordPiece (or basic_english, where we wrote it), else spiece.model, else
+    tokenizer.json."""
     settings = {}
     if (folder / "tokenizer_config.json").is_file():
         settings = read_json(folder / "tokenizer_config.json")
@@ -287,9 +334,16 @@ def read_spiece(path, settings):
 
 
 def read_tokenizer_json(path, settings):
-    """The WordPiece vocabulary in a tokenizer.json: newer folders of BERT models hold no vocab.txt."""
-    found = parse_json(read_text(path), path)
+    """The WordPiece vocabulary in a tokenizer.json, since newer folders of BERT models hold no vocab.txt; or another, such
+    as RoBERTa's byte pairs, which the library tokenizers will apply."""
+    text = read_text(path)
+    found = parse_json(text, path)
     try:
+        if found["model"].get("type") in ("BPE", "Unigram"):
+            specials = special_tokens(settings, ROBERTA_SPECIALS)
+            made = Tokenizer("json", tokens_of(found), specials, False, text.encode())
+            made.encode("a")  # what is damaged, or a library that is missing, is told before any work
+            return made
         vocabulary = found["model"]["vocab"]
         tokens = sorted(vocabulary, key=vocabulary.get)
         normalizer = found["normalizer"] or {}
@@ -301,7 +355,7 @@ def read_tokenizer_json(path, settings):
         refuse_wordpiece(path, settings, lowercase)
         return Tokenizer("wordpiece", tokens, special_tokens(settings, BERT_SPECIALS), lowercase)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path}: not a BERT model's WordPiece; add its vocab.txt or spiece.model") from None
+        raise UserError(f"{path}: no vocabulary that is known here; add its vocab.txt or spiece.model") from None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -344,7 +398,8 @@ def write_folder(content: dict[str, Any], folder: str | Path) -> list[str]:
     return lines
 
 
-def kind_of(config):
+def kind_of(config: BertConfig) -> str:
+    """The model_type as which a network of ours leaves. Raises UserError where transformers has none such."""
     if not config.norm_first:
         return "albert" if config.share_layers or config.embedding_size else "bert"
     if config.share_layers or config.embedding_size:
@@ -392,6 +447,10 @@ def write_tokenizer(tokenizer, folder, config):
         if not tokenizer.clean:
             lines.append("spiece.model is meant for transformers' AlbertTokenizer, which cuts doubled quotes and digits "
                          "before commas in its own way: a few ids will differ")  # fmt: skip
+    elif tokenizer.kind == "json":
+        (folder / "tokenizer.json").write_bytes(tokenizer.model)
+        settings.update(tokenizer_class="PreTrainedTokenizerFast")
+        lines.append("tokenizer.json lays out pairs with two separators between them where here is one")
     else:
         (folder / "vocab.txt").write_bytes("".join(f"{token}\n" for token in tokenizer.tokens).encode())
         lowercase = tokenizer.lowercase or tokenizer.kind == "basic_english"

@@ -64,6 +64,25 @@ BODIES: dict[str, Table] = {  # by model_type
         "pooler": "pooler",
     },
 }  # fmt: skip
+BODIES["electra"] = {  # the discriminator's, without a pooler
+    **{ours: theirs for ours, theirs in BODIES["bert"].items() if ours != "pooler"},
+    "embedding.project": "embeddings_project",
+}
+BODIES["roberta"] = BODIES["camembert"] = BODIES["xlm-roberta"] = BODIES["bert"]
+DISTILBERT_LAYER = "transformer.layer.#"
+BODIES["distilbert"] = {
+    **EMBEDDING,
+    "layers.#.attention.in_proj": [f"{DISTILBERT_LAYER}.attention.{part}_lin" for part in "qkv"],
+    "layers.#.attention.out_proj": f"{DISTILBERT_LAYER}.attention.out_lin",
+    "layers.#.norm1": f"{DISTILBERT_LAYER}.sa_layer_norm",
+    "layers.#.linear1": f"{DISTILBERT_LAYER}.ffn.lin1",
+    "layers.#.linear2": f"{DISTILBERT_LAYER}.ffn.lin2",
+    "layers.#.norm2": f"{DISTILBERT_LAYER}.output_layer_norm",
+}
+# Those of "bert" but where said: these are read only, and leave as BERT (ELECTRA with a projection as ALBERT).
+PREFIXES = {"albert": "albert.", "electra": "electra.", "distilbert": "distilbert.", "roberta": "roberta.",
+            "camembert": "roberta.", "xlm-roberta": "roberta."}  # fmt: skip
+ROBERTAS = ("roberta", "camembert", "xlm-roberta")
 ALBERT_HEADS = {
     **HEADS,
     "MLMTask": {
@@ -72,13 +91,26 @@ ALBERT_HEADS = {
     },
     "NextSentenceTask": {"classifier": "sop_classifier.classifier"},
 }  # fmt: skip
+ROBERTA_HEADS = {
+    "MLMTask": {"transform": "lm_head.dense", "norm": "lm_head.layer_norm", "decoder": "lm_head.decoder", "": "lm_head"},
+    **{task: HEADS[task] for task in ("QuestionAnswerTask", "RaceTask")},
+}
+# Their heads for options have a layer of their own, which is none of ours; ELECTRA's for words are the generator's.
+ELECTRA_HEADS = {"QuestionAnswerTask": HEADS["QuestionAnswerTask"]}
+DISTILBERT_HEADS = {
+    "MLMTask": {"transform": "vocab_transform", "norm": "vocab_layer_norm", "decoder": "vocab_projector",
+                "": "vocab_projector"},
+    **ELECTRA_HEADS,
+}  # fmt: skip
 CLASSES = {"bert": "Bert", "megatron-bert": "MegatronBert", "albert": "Albert"}
 ARCHITECTURES = {"MLMTask": "ForMaskedLM", "NextSentenceTask": "ForNextSentencePrediction",
                  "QuestionAnswerTask": "ForQuestionAnswering", "RaceTask": "ForMultipleChoice"}  # fmt: skip
 
 
 def heads_of(kind: str) -> dict[str, dict[str, str]]:
-    return ALBERT_HEADS if kind == "albert" else HEADS
+    others = {"albert": ALBERT_HEADS, "electra": ELECTRA_HEADS, "distilbert": DISTILBERT_HEADS,
+              **dict.fromkeys(ROBERTAS, ROBERTA_HEADS)}  # fmt: skip
+    return others.get(kind, HEADS)
 
 
 def their_names(table: Table, name: str) -> list[str]:

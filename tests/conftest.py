@@ -16,6 +16,7 @@ pytest.register_assert_rewrite("toys", "their_models")
 
 # Models this small gain nothing from a second thread, and wait for it where something else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test wants the network: a name that is nowhere is a mistake at once
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ["mlm", "ns", "qa", "race"]
@@ -159,6 +160,38 @@ def site(tmp_path, monkeypatch):
     yield folder, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def hub():
+    """A hub on loopback, see loopback_hub.py."""
+    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install huggingface_hub")
+    from loopback_hub import Hub
+
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def here(hub, tmp_path, monkeypatch):
+    """This process takes the loopback hub for the hub, and works in an empty folder but for ``data``."""
+    import huggingface_hub.constants as constants
+    import huggingface_hub.utils._http as http
+
+    from formats import by_name
+    from text import hub_sets
+
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    by_name.fetched.cache_clear()
+    hub_sets.fetched.cache_clear()
+    forget = getattr(http, "reset_sessions", None) or http.close_session  # the client keeps one that is offline, or not
+    forget()
+    yield tmp_path
+    forget()
 
 
 # Vocabularies and other people's models

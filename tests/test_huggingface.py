@@ -175,8 +175,9 @@ def test_a_folder_with_nothing_but_tokenizer_json_is_read(tmp_path):
     (tmp_path / "vocab.txt").unlink()
     _, tokenizer = load_body(QuestionAnswerTask, tmp_path)
     assert tokenizer.tokens == LETTERS.tokens and not tokenizer.lowercase
-    change_json(tmp_path, "tokenizer.json", model={"type": "BPE", "vocab": {}})
-    refused(tmp_path, "tokenizer.json", "WordPiece")
+    for kind, told in (("BPE", "tokenizer.json is damaged"), ("WordLevel", "no vocabulary that is known here")):
+        change_json(tmp_path, "tokenizer.json", model={"type": kind, "vocab": {}})
+        refused(tmp_path, "tokenizer.json", told)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"model_type": "roberta"}, ["model_type roberta", "albert"]),
+    ({"model_type": "deberta"}, ["model_type deberta", "albert"]),
     ({"position_embedding_type": "relative_key"}, ["position_embedding_type", "relative_key"]),
     ({"classifier_dropout": 2}, ["head_dropout", "2"]), ({"model_type": ["bert"]}, ["model_type"]),
     ({"is_decoder": True}, ["is_decoder"]), ({"add_cross_attention": True}, ["add_cross_attention"]),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import metrics
 from files.mistakes import UserError
-from metrics import accuracy, exact_score, f1_score, race_scores, read_race_answers, squad_scores
+from metrics import accuracy, exact_score, f1_score, main, race_scores, read_race_answers, squad_scores
 
 # -- One answer --------------------------------------------------------------------------------------------------------
 
@@ -418,3 +418,43 @@ def test_metrics_needs_the_standard_library_only(run_script, tmp_path):
     for package in ("torch", "torchtext", "numpy", "tqdm"):
         (tmp_path / f"{package}.py").write_text("raise ImportError('metrics.py must not need this')")
     assert "usage" in run_script("metrics.py", "--help", PYTHONPATH=str(tmp_path)).stdout
+
+
+# Rows, of the command
+
+
+def test_rows_score_as_the_files_of_squad_and_race_do(tmp_path, capsys):
+    row = {"context": "The cat sat.", "question": "Who?"}
+    gold = {"q1": {"text": ["cat"], "answer_start": [4]}, "q2": {"text": ["sat"], "answer_start": [8]}}
+    with_none = {**gold, "q3": {"text": [], "answer_start": []}}
+    for number, answers in enumerate((gold, with_none)):
+        lines = [json.dumps({"id": id, **row, "answers": answer}) for id, answer in answers.items()]
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "p.json").write_text(json.dumps({"q1": "the cat", "q2": "dog", "q3": ""}))
+    main(["squad", str(tmp_path / "0.jsonl"), str(tmp_path / "p.json")])
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"exact": 50.0, "f1": 50.0, "total": 2, "unknown": 1} and "1 predictions ignored" in err
+    main(["squad", str(tmp_path / "1.jsonl"), str(tmp_path / "p.json")])
+    assert json.loads(capsys.readouterr().out)["NoAns_exact"] == 100.0
+
+    choices = [{"example_id": id, "article": "a", "question": "?", "options": ["a", "b"], "answer": answer}
+               for id, answer in (("high1", "B"), ("high1", "A"), ("middle2", 1))]  # fmt: skip
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "c.jsonl").write_text("\n".join(map(json.dumps, choices)))
+    (tmp_path / "a.json").write_text(json.dumps({"high1": ["B", "B"], "middle2": ["B"]}))
+    main(["race", str(tmp_path / "test"), str(tmp_path / "a.json")])
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["high_accuracy"], scores["middle_accuracy"], scores["total"]) == (50.0, 100.0, 3)
+
+
+@pytest.mark.parametrize(("kind", "row", "told"), [
+    ("squad", {"context": "a", "question": "?"}, "line 1: no 'answers'"),
+    ("squad", {"context": "a", "question": "?", "answers": {"text": [], "answer_start": []}}, "line 1: no 'id'"),
+    ("race", {"article": "a", "question": "?", "options": ["a", "b"], "answer": "C"}, "answer 'C'; it must be A or B"),
+    ("race", {"article": "a", "question": "?", "options": ["a", "b"], "label": -1}, "answer -1; it must be A or B"),
+])  # fmt: skip
+def test_a_bad_row_is_one_line(tmp_path, kind, row, told):
+    (tmp_path / "p.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=re.escape(told)):
+        main([kind, str(tmp_path / "rows.jsonl"), str(tmp_path / "p.json")])

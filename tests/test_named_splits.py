@@ -70,6 +70,7 @@ def test_a_folder_of_plain_text_in_train_and_test_is_text(write, places):
     assert kinds_of(write(dict(race("train", 1)), "r"), places) == ["choices"]
     assert kinds_of(write({"test.json": {}}, "q"), places) == ["questions"]
     assert kinds_of(write({"1.txt": LONG, "test.json": {}}, "t"), places) == ["text"]
+    assert kinds_of(write({"train/1.txt": LONG, "train/about.json": {}}, "u"), places) == ["text"]
 
 
 # -- Questions and choices ---------------------------------------------------------------------------------------------
@@ -96,8 +97,10 @@ def race(folder, count):
     (("train", "valid"), {"train": "train", "valid": "valid", "test": "train"}),
     (("train",), {"train": "train", "valid": "train", "test": "train"}),
 ])  # fmt: skip
-def test_question_files_are_what_they_are_called(write, places, files, expected):
-    name = write({f"{part}-v1.json": squad(part) for part in files})
+@pytest.mark.parametrize("form", ["{}-v1.json", "{}/a.json"])
+def test_question_files_are_what_they_are_called(write, places, files, expected, form):
+    name = write({form.format(part): squad(part) for part in files})
+    assert kinds_of(name, places) == ["questions"]
     found = load_squad_splits(name, places)
     assert {split: {q.title.split()[0] for q in part.questions} for split, part in found.items()} == {
         split: {part} for split, part in expected.items()}  # fmt: skip

@@ -11,9 +11,9 @@ from toys import refused
 import qa_task
 import race_task
 from files.mistakes import UserError
+from files.question_tables import kind_of
 from text.corpus import corpus_parts
 from text.places import SPLITS, Places, kinds_of
-from text.question_tables import kind_of
 from text.questions import load_race, load_race_splits, load_squad, load_squad_splits
 from training.ranks import Ranks
 

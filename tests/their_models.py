@@ -21,7 +21,9 @@ HEADS = [MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask]
 every_head = pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
 CLASS = {MLMTask: "MaskedLM", NextSentenceTask: "NextSentencePrediction", QuestionAnswerTask: "QuestionAnswering",
          RaceTask: "MultipleChoice"}  # fmt: skip
-FAMILY = {"bert": "Bert", "megatron-bert": "MegatronBert", "albert": "Albert"}
+FAMILY = {"bert": "Bert", "megatron-bert": "MegatronBert", "albert": "Albert", "electra": "Electra",
+          "distilbert": "DistilBert", "roberta": "Roberta", "camembert": "Camembert",
+          "xlm-roberta": "XLMRoberta"}  # fmt: skip
 LETTERS = toys.letters()
 V, OPTIONS, S = len(LETTERS), 4, 11
 SIZES = dict(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,

@@ -2,7 +2,7 @@
 
     places = Places("data", "cache")
     places.find("RACE", "RACE")         # in the data folder, else in its archive, else downloaded
-    places.own("my/texts", "text")      # a path of the user's, a folder, a file, or an archive
+    places.own("my/texts", "text")      # a path of the user's, a folder, a file, or an archive; or hub:owner/name
 
 
 Files lie in ``--data-dir``; what is missing is fetched where the set is public. Archives are unpacked, and tokens kept,
@@ -18,11 +18,12 @@ from pathlib import Path
 
 from files.archives import ARCHIVES, extract
 from files.downloads import download
+from files.hub import PREFIX
 from files.mistakes import UserError
+from files.question_tables import kind_of
 from files.reading import CHUNK, texts_in
 from files.tables import columns_of, ending, tables_at
-from text import cache, sample
-from text.question_tables import kind_of
+from text import cache, hub_sets, sample
 from text.splits import NAMES, SPLITS, folders_by_name, question_files
 
 
@@ -165,8 +166,10 @@ class Places:
     def own(self, name: str, kind: str | None = None) -> Path:
         """The path that ``--dataset`` gives where it names no set of this kind (a key of SETS; None: of any).
 
-        Of an archive, the folder with its content.
+        Of an archive, the folder with its content; of a name on the hub, that with its files.
         """
+        if name.startswith(PREFIX):
+            return hub_sets.fetched(name, self.cache)
         path = Path(name)
         if path.name.lower().endswith(ARCHIVES) and not ending(path) and path.is_file():
             content = self.unpacked(path, path.name)

@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
+from files.question_tables import CHOICE_COLUMNS, QUESTIONS, choice_of, question_of
 from files.reading import parse_json, read_json, read_text, texts_in
+from files.records import Records, Skip, entry, want
 from files.tables import rows, tables_at
 from metrics import LETTERS, race_id
 from text.places import RACE_SETS, SPLITS, SQUAD_SETS, Places
-from text.question_tables import CHOICE_COLUMNS, QUESTIONS, choice_of, question_of
-from text.records import Records, Skip, entry, want
 from text.splits import folders_by_name, hashed, of_split, question_files, set_apart, table_files, warn_of_twins
 
 SET_ASIDE = {"valid": 1 / 25, "test": 1 / 10}  # of the questions, where a set has no such split

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from files.mistakes import UserError, warn
-from files.tables import ending, stem, tables_at
+from files.reading import files_in
+from files.tables import TABLES, TEXTS, ending, stem, tables_at
 
 T = TypeVar("T")
 
@@ -60,12 +61,17 @@ def folders_by_name(folder: Path) -> dict[str, list[Path]]:
 
 
 def question_files(folder: Path) -> dict[str, list[Path]]:
-    """The files train*.json and so on of each split. With no test beside it, dev is the test, as SQuAD has it."""
+    """The files train*.json and so on of each split, or those in folders of these names that hold nothing else to read.
+
+    With no test beside it, dev is the test, as SQuAD has it.
+    """
     found: dict[str, list[Path]] = {name: [] for name in NAMES}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         name = next((name for name in NAMES if path.name.lower().startswith(name)), None)
         if name and path.suffix.lower() == ".json":
             found[name].append(path)
+        elif path.name.lower() in NAMES and path.is_dir() and not files_in(path, (*TEXTS, *TABLES)):
+            found[path.name.lower()] += files_in(path, (".json",))
     valid, dev = found["valid"] + found["validation"], found["dev"]
     return {"train": found["train"], "valid": valid + dev if found["test"] else valid, "test": found["test"] or dev}
 

@@ -7,7 +7,7 @@
     tokenizer.decode(ids)
 
 
-Three kinds share one mechanism. A text is cut at whitespace into chunks; a chunk is encoded by itself, which loses
+Its kinds share one mechanism. A text is cut at whitespace into chunks; a chunk is encoded by itself, which loses
 nothing because no token of any kind crosses whitespace (a whole line through SentencePiece differs where two cuttings
 are equally likely: 4 of 25,523 lines of books); and its result is remembered, because most chunks of a corpus
 were seen before. Therefore the slow part may be plain Python, and a corpus still passes at several MB/s.
@@ -17,6 +17,7 @@ were seen before. Therefore the slow part may be plain Python, and a corpus stil
 - "wordpiece": BERT's own (Devlin et al. 2018, arXiv:1810.04805) for a given vocab.txt; the ids are those of
   transformers' BertTokenizer. Plain Python, because torchtext's knows no offsets.
 - "basic_english": the words of torchtext's tokenizer of that name, the most frequent ones kept.
+- "json": what a tokenizer.json says, by the library tokenizers, as RoBERTa's vocabularies need it; text/by_library.py.
 
 Traps: what a user types never becomes a special token ("[MASK]" is three pieces), only the unknown one; a model's
 vocabulary must work where no library for SentencePiece is, so that is imported when SentencePiece first encodes.
@@ -36,6 +37,7 @@ import numpy as np
 
 from files.mistakes import UserError
 from text import subwords
+from text.by_library import ByLibrary
 
 SPECIALS = ("<pad>", "<unk>", "<cls>", "<sep>", "<mask>")  # ids 0 to 4 of every vocabulary made here
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # wherever vocab.txt has them
@@ -63,8 +65,8 @@ class Tokenizer:
     """One vocabulary and its rules.
 
     ``tokens`` holds the V token strings by id, ``specials`` the strings of padding, unknown, beginning, separator and
-    mask among them. ``model`` is SentencePiece's file as bytes. ``clean`` counts for "sentencepiece" only: ALBERT's
-    clean-up of the text comes first. ``lowercase`` counts for that, and for "wordpiece".
+    mask among them. ``model`` is the bytes of SentencePiece's file or of tokenizer.json. ``clean`` counts for
+    "sentencepiece" only: ALBERT's clean-up of the text comes first. ``lowercase`` counts for that, and for "wordpiece".
     """
 
     def __init__(
@@ -76,11 +78,13 @@ class Tokenizer:
         self.special_ids = [self.tokens.index(special) for special in self.specials]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = self.special_ids
         index = {token: i for i, token in enumerate(self.tokens) if i not in self.special_ids}
-        self._rules: _SentencePiece | _WordPiece | BasicEnglish
+        self._rules: _SentencePiece | _WordPiece | BasicEnglish | ByLibrary
         if kind == "sentencepiece":
             self._rules = _SentencePiece(index, self.unk_id, self.model, clean, lowercase)
         elif kind == "wordpiece":
             self._rules = _WordPiece(index, self.unk_id, lowercase)
+        elif kind == "json":
+            self._rules = ByLibrary(index, self.unk_id, self.model)
         else:
             self._rules = BasicEnglish(index, self.unk_id)
         self._encoded = _Memo(self._rules.encode)
@@ -136,7 +140,7 @@ class Tokenizer:
     @staticmethod
     def from_state(state: Any) -> "Tokenizer":
         """The tokenizer whose ``state()`` this is; needs no SentencePiece. Raises UserError for anything else."""
-        kinds = ("sentencepiece", "wordpiece", "basic_english")
+        kinds = ("sentencepiece", "wordpiece", "basic_english", "json")
         if not isinstance(state, dict) or state.get("kind") not in kinds:
             raise UserError("no tokenizer in this state: 'kind' must be one of " + ", ".join(kinds))
         try:

@@ -142,7 +142,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
     p = Parser(about, ways, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
     p.group("files")
     running_text = task in ("mlm", "ns")
-    p.flag("dataset", "name of a data set, or a path" + "; several are read together" * running_text,
+    p.flag("dataset", "name of a data set, a path, or hub:owner/name" + "; several are read together" * running_text,
            nargs="+" if running_text else None, default="Sample")  # fmt: skip
     if running_text:
         p.flag("text-format", FORMAT_HELP, choices=list(STYLES))
@@ -155,10 +155,12 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
            type=sentence_language, metavar="{rules,LANGUAGE}", default="rules")  # fmt: skip
     p.flag("log-dir", "logs, result.json, evaluation.json, resume state")
     p.flag("save", "where the trained model goes")
-    p.flag("checkpoint", "start from this model file or Hugging Face folder, body and head, and read as it does")
+    p.flag("checkpoint", "start from this model file, Hugging Face folder or name on the hub, body and head, and read "
+           "as it does")
     questions = task in ("qa", "race")
-    p.flag("bert-model", "start from the body of this model file or Hugging Face folder; pretrained: of the one that comes "
-           "with the suite; none: random weights" + "; several without training: their ensemble" * questions,
+    p.flag("bert-model", "start from the body of this model file, Hugging Face folder or name on the hub; pretrained: of "
+           "the one that comes with the suite; none: random weights"
+           + "; several without training: their ensemble" * questions,
            nargs="+" if questions else None)  # fmt: skip
     p.flag("save-vocab", "the vocabulary that belongs to a file of torchtext's BERT example; mlm_task.py writes its own",
            default="bert_vocab.pt")  # fmt: skip

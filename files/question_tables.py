@@ -9,13 +9,14 @@ answer_start: [...]}`` (empty: no answer), ``id``, and ``title`` where there is 
 """
 
 import itertools
+import string
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from files.records import entry, want
 from files.tables import Row, stem
-from metrics import LETTERS
-from text.records import entry, want
 
+LETTERS = string.ascii_uppercase  # of options, in their order; RACE has A to D
 QUESTIONS = ("id", "title", "context", "question", "answers", "is_impossible")
 # What is wanted of a question with options, and the columns that may hold it, of which the first that a row has counts:
 # those of RACE (one file an article there, here a row a question), SWAG, CommonsenseQA and the like.

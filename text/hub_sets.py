@@ -1,0 +1,99 @@
+"""Data sets of Hugging Face's hub, by name: their Parquet files, as a folder of rows that the readers of tables know.
+
+    folder = fetched("hub:rajpurkar/squad", Path("cache"))      # train-00000.parquet, validation-00000.parquet
+    folder = fetched("hub:ehovy/race/high", Path("cache"))      # one configuration of several
+
+Taken are those of the branch main, else those that the hub has made itself (its revision refs/convert/parquet), of the
+splits that are called train, validation, dev or test. The files stay in the client's cache; the folder holds links.
+"""
+
+import functools
+from pathlib import Path, PurePosixPath
+
+from files.hub import PREFIX, Repository
+from files.mistakes import UserError, warn
+from files.question_tables import CHOICE_COLUMNS, LETTERS, choice_of, kind_of
+from files.tables import columns_of, rows
+from text import cache
+from text.splits import NAMES, word_of
+
+CONVERTED = "refs/convert/parquet"
+
+
+@functools.cache
+def fetched(dataset: str, cache_folder: Path) -> Path:
+    """The folder with a set's files, ``hub:owner/name``, with ``/configuration`` and ``@revision`` where one is wanted.
+
+    Raises UserError where there is none, or several configurations and none is named.
+    """
+    name, _, revision = dataset.removeprefix(PREFIX).partition("@")
+    owner, repo, configuration, *more = (*name.split("/"), "", "")
+    if more and any(more):
+        raise UserError(f"--dataset {dataset}: too many slashes; write hub:owner/name or hub:owner/name/configuration")
+    files, repository = parquet_files(PREFIX + "/".join(filter(None, (owner, repo))), revision, dataset)
+    chosen = files[configuration_of(files, configuration, dataset)]
+    root = repository.fetch(path for paths in chosen.values() for path in paths)
+    links = {f"{split}-{number:05}.parquet": (root / path).absolute() for split, paths in chosen.items()
+             for number, path in enumerate(paths)}  # fmt: skip
+    links = without_secrets(links, dataset)
+    folder = cache_folder / f"hub-{cache.digest([dataset, sorted((link, str(path)) for link, path in links.items())])}"
+    with cache.build_once(folder) as temporary:
+        for link, path in links.items() if temporary else ():
+            (temporary / link).symlink_to(path)
+    return folder
+
+
+def parquet_files(name, revision, dataset):
+    """(configuration -> split -> paths, where they lie): of the first revision that has some."""
+    for tried in [revision] if revision else ["", CONVERTED]:
+        try:
+            repository = Repository(f"{name}@{tried}" if tried else name, "dataset", f"--dataset {dataset}")
+        except UserError:
+            if tried != CONVERTED:
+                raise
+            break
+        found: dict[str, dict[str, list[str]]] = {}
+        for path in repository.files:
+            if path.endswith(".parquet") and (split := split_of(PurePosixPath(path))):
+                parents = [part for part in PurePosixPath(path).parent.parts if part.removeprefix("partial-") not in NAMES]
+                found.setdefault("/".join(parents), {}).setdefault(split, []).append(path)
+        if found:
+            return found, repository
+    raise UserError(f"--dataset {dataset}: no .parquet files that are called train, validation or test; fetch it by hand, "
+                    "and name its folder")  # fmt: skip
+
+
+def split_of(path):
+    """data/train-00000-of-00002.parquet and plain_text/train/0000.parquet are of train."""
+    own = word_of(Path(path.name), Path())
+    return next((word for word in (own, path.parent.name.removeprefix("partial-")) if word in NAMES), None)
+
+
+def configuration_of(files, wanted, dataset):
+    """The folder of the configuration that is wanted, or of the only one."""
+    names = {folder.removeprefix("data/"): folder for folder in files}
+    usual = [name for name in ("data", "default", "") if name in names]
+    if wanted in names and wanted:
+        return names[wanted]
+    if not wanted and (len(names) == 1 or usual):
+        return names[usual[0]] if usual else next(iter(files))
+    what = f"no configuration {wanted}" if wanted else "it has several configurations"
+    first = next(iter(names))
+    raise UserError(f"--dataset {dataset}: {what}; name one of {', '.join(names)}, such as "
+                    f"{'/'.join(dataset.split('/')[:2])}/{first}")  # fmt: skip
+
+
+def without_secrets(links, dataset):
+    """The links but for those of a test split whose answers are kept secret, as swag's: nothing can be scored on it."""
+    secret = [link for link, path in links.items() if link.startswith("test-") and is_secret(path)]
+    if secret:
+        warn(f"{dataset}: its test split has no answers, and is left out; a part of train is set aside to test on")
+    return {link: path for link, path in links.items() if link not in secret}
+
+
+def is_secret(path):
+    """Does the first row have a question with options and none of them as its answer?"""
+    if kind_of(columns_of(path)) != "choices":
+        return False
+    row = next(rows(path, CHOICE_COLUMNS), None)
+    return row is not None and choice_of(row, answers_needed=True).answer not in [*LETTERS]
