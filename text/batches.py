@@ -55,11 +55,11 @@ class ComputedBatches(Sequence):
     """The same of so many examples that their order would fill the memory: each batch is worked out when asked for."""
 
     def __init__(self, count: int, batch_size: int, rng: np.random.Generator, lengths: np.ndarray | None):
-        self.count, self.batch_size, self.lengths = count, batch_size, lengths
+        self.total, self.batch_size, self.lengths = count, batch_size, lengths
         self.keys, self.batch_keys = rng.integers(1 << 64, size=(2, ROUNDS), dtype=np.uint64)
 
     def __len__(self):
-        return -(-self.count // self.batch_size)
+        return -(-self.total // self.batch_size)
 
     def __getitem__(self, number):
         if not 0 <= number < len(self):
@@ -74,8 +74,8 @@ class ComputedBatches(Sequence):
 
     def examples(self, first, last):
         """Those of the batches from ``first`` up to, not including, ``last``, in shuffled order."""
-        places = np.arange(first * self.batch_size, min(last * self.batch_size, self.count))
-        return permuted(places, self.count, self.keys)
+        places = np.arange(first * self.batch_size, min(last * self.batch_size, self.total))
+        return permuted(places, self.total, self.keys)
 
 
 def evaluation_batches(count: int, batch_size: int, lengths: np.ndarray | None = None) -> list[np.ndarray]:
