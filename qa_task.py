@@ -85,8 +85,9 @@ from training.ranks import Ranks, launch
 def span_losses(model, batch):
     """Start and end logits (N, S), and each window's loss: the mean of two cross-entropies."""
     start, end = (logits.float() for logits in model(**utils.inputs(batch)))
-    padding = batch["attention_mask"] == 0
-    start, end = start.masked_fill(padding, -1e4), end.masked_fill(padding, -1e4)
+    if batch["attention_mask"] is not None:
+        padding = batch["attention_mask"] == 0
+        start, end = start.masked_fill(padding, -1e4), end.masked_fill(padding, -1e4)
     losses = (F.cross_entropy(start, batch["start"], reduction="none")
               + F.cross_entropy(end, batch["end"], reduction="none")) / 2  # fmt: skip
     return start, end, losses

@@ -35,7 +35,7 @@ def test_a_batch_of_questions_is_a_pure_function_of_its_numbers(places, make):
     for epoch in (0, 2, EVALUATION):
         data.collate([1], epoch)
         one, other = data.collate(indices, epoch), fresh.collate(np.array(indices), epoch)
-        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert same_batches(one, other)
 
 
 @many

@@ -17,7 +17,8 @@ class MaskedBlocks:
     of those become the mask token, 10 % a random token, 10 % stay. ``unit="whole-word"`` chooses words. Evaluation
     always masks 15 % of the tokens.
 
-    A batch holds input_ids (N, S), attention_mask (N, S) or None, positions (N, S), true where chosen, and labels (M,).
+    A batch holds input_ids (N, S), attention_mask (N, S) or None, positions (N, S), true where chosen, places (M,), the
+    numbers of these among all N * S, and labels (M,).
     """
 
     lengths = None
@@ -86,5 +87,6 @@ class MaskedBlocks:
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": mask,
             "positions": torch.from_numpy(positions),
+            "places": torch.from_numpy(np.flatnonzero(positions)),
             "labels": torch.from_numpy(original[positions]),
         }

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from files.mistakes import UserError
-from heads import MARKER, OPTION, PASSAGE, QUESTION
+from heads import MARKER, OPTION, PASSAGE, QUESTION, TAKEN
 from text.batches import EVALUATION, IGNORED, RowPiece, generator, pad_pieces
 from text.places import Places
 from text.questions import Article, blanks, fill_in
@@ -61,6 +61,10 @@ class Separate:
         padded = pad_pieces([row for own in rows for row in own + [[]] * (most - len(own))], tokenizer)
         return {name: x.view(len(rows), most, -1) for name, x in padded.items()}
 
+    def parts_of_options(self, batch):
+        """What the tokens are to each option: (N, options, S)."""
+        return batch["parts"].numpy()
+
 
 class Joint:
     """One row a question, [CLS] article [SEP] question [SEP], then for each option [CLS] statement [SEP].
@@ -92,6 +96,11 @@ class Joint:
         markers[torch.from_numpy(there)] = (padded["parts"] == MARKER).nonzero()[:, 1]
         return {**padded, "markers": markers}
 
+    def parts_of_options(self, batch):
+        parts, most = batch["parts"].numpy(), batch["markers"].size(1)
+        number = np.cumsum(parts == MARKER, 1)[:, None]  # 0 article and question, then 1, 2, ... the options
+        return np.where((number == 0) | (number == np.arange(1, most + 1)[:, None]), parts[:, None], 0)
+
 
 class OptionRows:
     """Multiple choice, in one of two layouts, ``Separate`` or ``Joint``.
@@ -105,8 +114,9 @@ class OptionRows:
 
     A batch holds labels (N,), and input_ids, token_type_ids, attention_mask and parts, each (N, options, S) or, joint,
     (N, S) with markers (N, options), the places of the options' [CLS]. Where questions have differently many options,
-    option_mask (N, options) is True on those that there are. ``parts`` says what a token is, as heads.py has it. Where an
-    option fills the blank, its words are the option, wherever they stand, and the others of the statement the question.
+    option_mask (N, options) is True on those that there are, and option_places are their numbers. ``parts`` says what a
+    token is, and ``longest`` how many tokens of a part a row has at most, as heads.py has it. Where an option fills the
+    blank, its words are the option, wherever they stand, and the others of the statement the question.
     """
 
     def __init__(
@@ -222,5 +232,9 @@ class OptionRows:
                 owners.append(owner)
         there = options_there(counts)
         batch = self.layout.batch(rows, there, self.tokenizer)
-        mask = {} if there.all() else {"option_mask": torch.from_numpy(there)}
-        return {**batch, **mask, "labels": torch.tensor(labels), "question": torch.tensor(owners)}
+        mask = {} if there.all() else {"option_mask": torch.from_numpy(there),
+                                       "option_places": torch.from_numpy(np.flatnonzero(there))}  # fmt: skip
+        parts = self.layout.parts_of_options(batch)
+        counts = {part: np.count_nonzero(parts == part, -1) for part in (PASSAGE, QUESTION, OPTION)}
+        longest = {wanted: int(sum(counts[part] for part in wanted).max()) for wanted in TAKEN}
+        return {**batch, **mask, "longest": longest, "labels": torch.tensor(labels), "question": torch.tensor(owners)}

@@ -57,13 +57,24 @@ class Ranks:
     def first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def queued(self) -> bool:
+        """Does the device work through a queue, which runs empty while the host waits for what it computes?"""
+        return self.device.type != "cpu"
+
     def sum(self, *values: float) -> Sequence[float]:
-        """Each value (a number), summed over the ranks."""
+        """Each value (a number that the host has), summed over the ranks; by gloo, for which no GPU is waited for."""
         if self.world == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
         return tensor.tolist()
+
+    def sum_on_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor, which lies on the device and stays there, summed over the ranks."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def of_first(self, value: float) -> float:
         """Rank 0's number, on every rank."""
@@ -399,6 +410,11 @@ def has_fast_bf16(device):
         features = Path("/proc/cpuinfo").read_text()
         return "amx_bf16" in features or "avx512_bf16" in features
     return False
+
+
+def half_precision(device: torch.device) -> torch.dtype:
+    """The half precision that a GPU multiplies fastest; a CPU has bf16 only."""
+    return torch.bfloat16 if device.type == "cpu" or has_fast_bf16(device) else torch.float16
 
 
 def precision_of(args: Namespace, ranks: Ranks) -> torch.dtype:
