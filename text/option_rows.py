@@ -147,6 +147,7 @@ class OptionRows:
         seen, computed = self.layout.beside_article(statements, sizes[first + there.sum(1)], there)
         self.sizes, self.room = sizes[passages], max_length - seen  # of each question's article, and what fits of it
         self.lengths = np.minimum(self.sizes, self.room) + computed
+        self.kept: dict[int, np.ndarray] = {}  # by ``selected``, of the questions so far
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -175,6 +176,11 @@ class OptionRows:
         that all options are read beside the same sentences. From the best on, each is taken, and its two neighbours, as
         long as there is room.
         """
+        if index not in self.kept:  # which takes as long as to train on it
+            self.kept[index] = self.most_telling(index)
+        return self.kept[index]
+
+    def most_telling(self, index):
         article, number, base, first = self.questions[index]
         tokens, room = self.texts.text(base), int(self.room[index])
         ends = sentence_ends(article.text, self.language)

@@ -25,7 +25,7 @@ def orthogonalise(matrix, rounds=5, dtype=None):
     a, b, c = NEWTON_SCHULZ
     tall = matrix.size(-2) > matrix.size(-1)
     x = matrix.mT if tall else matrix
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype or x.dtype)  # in this order: fp16 could not hold all matrices
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype or x.dtype)  # last: fp16 could not hold all matrices
     for _ in range(rounds):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
