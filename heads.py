@@ -19,7 +19,8 @@ the questions have, `Options`. RaceTask turns the features into one score a row.
 - Nothing here asks a GPU for a number, for which it would have to come to an end with all before: the batch tells.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class Options(NamedTuple):
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def into_gradient(logits, bias, labels):
+def into_gradient(logits: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Turn logits (R, V) into the gradient by them of the cross-entropy of softmax(logits + bias), which is softmax minus
     one-hot; gives each row's loss (R,) and the gradient by the bias (V,)."""
     logs, right = logits.float().add_(bias).log_softmax(-1), labels[:, None]
@@ -57,16 +58,29 @@ def into_gradient(logits, bias, labels):
     return losses, gradient.sum(0)
 
 
+def into_gradient_at_once(
+    logits: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same in operations of which torch.compile makes two passes over the logits."""
+    scores = logits.float() + bias
+    total = scores.logsumexp(-1)
+    losses = total - scores.gather(1, labels[:, None])[:, 0]
+    right = labels[:, None] == torch.arange(scores.size(1), device=labels.device)
+    gradient = (scores - total[:, None]).exp() - right.float()
+    logits.copy_(gradient)
+    return losses, gradient.sum(0)
+
+
 class VocabularyLoss(torch.autograd.Function):
     """Cross-entropy of softmax(x Wᵀ + b), summed over the M rows of x (M, D), for words W (V, D) and labels (M,).
 
     The logits are held once, in x's precision, and turned into their own gradient a few rows at a time in fp32 (by
-    ``work``, which is `into_gradient` or the same compiled). As separate operations, a vocabulary of 30,000 words makes
+    ``work``, `into_gradient` or the like). As separate operations, a vocabulary of 30,000 words makes
     several copies of them in fp32, which take longer to move than the matrix products to compute.
     """
 
     @staticmethod
-    def sizes(device):
+    def sizes(device: torch.device) -> tuple[int, int]:
         """Rows at a time, and what the words are filled up to a multiple of.
 
         Of 30,000 fp32 logits, a core's cache holds 16 rows. A GPU wants work: a call for it costs as much time as 50
@@ -75,7 +89,9 @@ class VocabularyLoss(torch.autograd.Function):
         return (16, 1) if device.type == "cpu" else (4096, 64)
 
     @staticmethod
-    def forward(ctx, x, weight, bias, labels, work):
+    def forward(  # type: ignore[override]  # torch's has no parameters
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, work: Callable
+    ) -> torch.Tensor:
         (count, multiple), (v, _) = VocabularyLoss.sizes(x.device), weight.shape
         words = weight.to(x.dtype)
         if v % multiple:
@@ -90,7 +106,7 @@ class VocabularyLoss(torch.autograd.Function):
         return losses.sum()
 
     @staticmethod
-    def backward(ctx, scale):
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple:  # type: ignore[override]
         gradient, x, words, bias_gradient = ctx.saved_tensors  # that of the unscaled logits
         scaled = (x.float() * scale).to(x.dtype)
         of_x, of_weight = ((gradient @ words).float() * scale).to(x.dtype), (gradient.t() @ scaled).float()

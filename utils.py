@@ -39,7 +39,7 @@ from text import batches
 from text.tokens import names_of
 from training import sharding
 from training.logs import Logs, note_hparams, settings
-from training.ranks import Ranks, peak_memory, precision_of
+from training.ranks import Ranks, memory_of, peak_memory, precision_of
 from training.saving import PATIENCE, Saving
 from training.schedule import Schedule, default_rate
 from training.states import State
@@ -123,12 +123,21 @@ class Computer:
     """Forward passes in the right precision on the right device, in batches that suit it."""
 
     CPU_BATCH = 16  # of MiniLM's sizes, SQuAD's windows: 139 questions/s; 32 give 130 and 64 give 124
+    GPU_BATCH = 512  # at most: by then all of it is at work
 
     def __init__(self, args: Namespace, ranks: Ranks):
         self.ranks, self.dtype = ranks, precision_of(args, ranks)
-        self.batch_size = max(1, 2 * args.batch_size // args.accumulate)
-        if ranks.device.type == "cpu":
-            self.batch_size = min(self.batch_size, self.CPU_BATCH)
+        self.batch_size = max(1, min(2 * args.batch_size // args.accumulate, self.CPU_BATCH))
+        self.memory = min(ranks.gather(memory_of(ranks.device))) if ranks.queued else 0  # that all ranks have
+
+    def at_once(self, model: torch.nn.Module, data: Any) -> int:
+        """How many examples to score in a batch, the same on every rank: on a GPU whose fp32 states take a quarter of
+        its memory, whatever the training batch."""
+        if not self.ranks.queued:
+            return self.batch_size
+        config = model.bert.config
+        token = 4 * (8 * config.hidden_size + 3 * config.intermediate_size)  # bytes, of what a layer holds at once
+        return max(1, min(self.GPU_BATCH, self.memory // 4 // (token * data.longest)))
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -160,16 +169,19 @@ class Computer:
         if limit and limit < len(data):
             chosen = np.linspace(0, len(data) - 1, limit).round().astype(int)
         lengths = None if data.lengths is None else data.lengths[chosen]
-        work = batches.evaluation_batches(len(chosen), self.batch_size, lengths)
+        work = batches.evaluation_batches(len(chosen), self.at_once(model, data), lengths)
         mine: Sequence[int] = range(self.ranks.rank, len(work), self.ranks.world)
         if sharding.is_cut(model):  # all ranks must call it equally often; what is scored twice comes out the same
             mine = [min(first + self.ranks.rank, len(work) - 1) for first in range(0, len(work), self.ranks.world)]
         rows: dict[int, Any] = {}
+        parts = (chosen[work[number]] for number in mine)
+        ready = prefetch(((part, pinned(data.collate(part, batches.EVALUATION), self.ranks)) for part in parts),
+                         self.ranks.device)  # fmt: skip
+        bar = tqdm(ready, f"scoring {split}", len(mine), disable=None if self.ranks.first else True, leave=False)
         with self.autocast():  # around all batches, so that weights are made narrower once
-            for number in tqdm(mine, f"scoring {split}", disable=None if self.ranks.first else True, leave=False):
-                indices = chosen[work[number]]
-                batch = to_device(data.collate(indices, batches.EVALUATION), self.ranks.device)
-                rows.update(zip(indices.tolist(), task.rows(model, batch, data, indices), strict=True))
+            for indices, batch in bar:
+                found = task.rows(model, to_device(batch, self.ranks.device), data, indices)
+                rows.update(zip(indices.tolist(), found, strict=True))
         everything = {index: row for part in self.ranks.gather(rows) for index, row in part.items()}
         model.train()
         return [(index, everything[index]) for index in sorted(everything)]

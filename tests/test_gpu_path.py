@@ -8,14 +8,17 @@ import toys
 from as_on_a_gpu import Calls, take_its_way
 from toys import LONG
 
+import heads
 import mlm_task
 import ns_task
 import qa_task
 import race_task
 import utils
+from files.mistakes import UserError
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from training import sharding
-from training.ranks import Ranks
+from training.compiling import compile_layers
+from training.ranks import Ranks, precision_of, settle
 
 CORPUS = toys.corpus(*LONG)
 
@@ -115,3 +118,81 @@ def numbered(run):
     """All that the optimizer keeps, but for Muon's steps, which nobody reads."""
     return {(number, name): value for number, values in run.engine.optimizer.state_dict()["state"].items()
             for name, value in values.items() if "momentum" not in values or name != "step"}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["mlm", "qa"])
+def test_compiled_layers_keep_the_names_of_their_weights_and_compute_the_same(places, tmp_path, monkeypatch, task):
+    plain = steps(trainer(task, places, tmp_path), 2)
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function) or compile(
+        function, backend="eager", **options))  # fmt: skip
+    run = steps(trainer(task, places, tmp_path, compile="on"), 2)
+    assert len(compiled) == 2 + (task == "mlm")
+    one, other = plain.engine.content()["model"], run.engine.content()["model"]
+    assert list(one) == list(other)
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], atol=1e-4, rtol=0)
+
+
+def test_layers_are_compiled_on_a_gpu_unless_told_otherwise(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: "compiled")
+    for wanted, device, compiled in [("auto", "cuda", 1), ("auto", "cpu", 0), ("on", "cpu", 1), ("off", "cuda", 0)]:
+        model = MLMTask(BertConfig(50, 16, 1, 2))
+        compile_layers(model, Namespace(compile=wanted, parallel="DDP"), Ranks(device=torch.device(device)))
+        assert (model.bert.layers[0].forward == "compiled") == compiled
+    with pytest.raises(UserError, match="--compile on: --parallel FSDP"):
+        compile_layers(model, Namespace(compile="on", parallel="FSDP"), Ranks(0, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_ways_to_the_gradient_of_logits_are_one(dtype):
+    torch.manual_seed(0)
+    logits, bias, labels = torch.randn(7, 30).to(dtype), torch.randn(30), torch.randint(30, (7,))
+    other = logits.clone()
+    expected, found = heads.into_gradient(logits, bias, labels), heads.into_gradient_at_once(other, bias, labels)
+    for one, two in zip((logits, *expected), (other, *found), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_a_gpus_batch_of_scores_is_by_its_memory_and_not_by_the_batch_of_training(monkeypatch):
+    args, data = Namespace(precision="fp32", batch_size=4096, accumulate=1), Namespace(longest=128)
+    model = MLMTask(BertConfig(100, 64, 1, 1))
+    on_cpu = utils.Computer(args, Ranks())
+    assert on_cpu.at_once(model, data) == 16
+    take_its_way(monkeypatch)
+    token = 4 * (8 * 64 + 3 * 256)
+    for memory, count in ((4 * 128 * token * 20, 20), (1 << 50, 512), (1, 1)):
+        monkeypatch.setattr(utils, "memory_of", lambda device, memory=memory: memory)
+        assert utils.Computer(args, Ranks()).at_once(model, data) == count
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_scores_are_the_same_in_larger_batches_without_masks_that_hide_nothing(places, tmp_path, monkeypatch, task):
+    run = trainer(task, places, tmp_path)
+    run.task.rows = TASKS[task][4].rows if task != "qa" else qa_task.make_rows(5, 10)
+    expected = run.compute.rows(run.task, "train", 20)
+    take_its_way(monkeypatch)
+    other = trainer(task, places, tmp_path)
+    other.task.rows = run.task.rows
+    found = other.compute.rows(other.task, "train", 20)
+    assert [index for index, _ in found] == [index for index, _ in expected]
+    for (_, one), (_, two) in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(numbers(one)), torch.tensor(numbers(two)), atol=1e-4, rtol=1e-4)
+
+
+def numbers(row):
+    """All numbers of a row, which is made of lists and tuples."""
+    return [x for part in row for x in numbers(part)] if isinstance(row, list | tuple) else [float(row)]
+
+
+def test_deterministic_and_tf32_are_asked_of_a_gpu_only(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: asked.append("deterministic"))
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    for device, precision, deterministic in (("cpu", "bf16", True), ("cuda", "bf16", False), ("cuda", "tf32", True)):
+        settle(Namespace(precision=precision, deterministic=deterministic), torch.device(device))
+    assert asked == ["high", "deterministic"]
+    with pytest.raises(UserError, match="--precision tf32: needs a GPU"):
+        precision_of(Namespace(precision="tf32"), Ranks())

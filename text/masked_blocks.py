@@ -29,7 +29,7 @@ class MaskedBlocks:
         if not 0 < mask_frac < 1:
             raise UserError(f"--mask_frac {mask_frac}: must lie between 0 and 1")
         self.corpus, self.tokenizer, self.seed, self.mask_frac, self.unit = corpus, tokenizer, seed, mask_frac, unit
-        self.block_tokens = bptt - 1  # beside the [CLS]
+        self.longest, self.block_tokens = bptt, bptt - 1  # beside the [CLS]
         self.special = np.zeros(len(tokenizer), bool)
         self.special[self.special_ids(tokenizer)] = True
         self.ordinary = np.flatnonzero(~self.special)

@@ -147,6 +147,7 @@ class OptionRows:
         seen, computed = self.layout.beside_article(statements, sizes[first + there.sum(1)], there)
         self.sizes, self.room = sizes[passages], max_length - seen  # of each question's article, and what fits of it
         self.lengths = np.minimum(self.sizes, self.room) + computed
+        self.longest = int(self.lengths.max()) * (1 if layout == "joint" else there.shape[1])
         self.kept: dict[int, np.ndarray] = {}  # by ``selected``, of the questions so far
 
     def __len__(self) -> int:
@@ -241,6 +242,6 @@ class OptionRows:
         mask = {} if there.all() else {"option_mask": torch.from_numpy(there),
                                        "option_places": torch.from_numpy(np.flatnonzero(there))}  # fmt: skip
         parts = self.layout.parts_of_options(batch)
-        counts = {part: np.count_nonzero(parts == part, -1) for part in (PASSAGE, QUESTION, OPTION)}
-        longest = {wanted: int(sum(counts[part] for part in wanted).max()) for wanted in TAKEN}
+        each = {part: np.count_nonzero(parts == part, -1) for part in (PASSAGE, QUESTION, OPTION)}
+        longest = {wanted: int(np.sum([each[part] for part in wanted], 0).max()) for wanted in TAKEN}
         return {**batch, **mask, "longest": longest, "labels": torch.tensor(labels), "question": torch.tensor(owners)}

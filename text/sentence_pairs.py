@@ -42,7 +42,7 @@ class SentencePairs:
     ):  # fmt: skip
         if not 0 <= frac_ns <= 1:
             raise UserError(f"--frac_ns {frac_ns}: must lie between 0 and 1")
-        self.corpus, self.tokenizer, self.bptt, self.seed = corpus, tokenizer, bptt, seed
+        self.corpus, self.tokenizer, self.bptt, self.seed, self.longest = corpus, tokenizer, bptt, seed, bptt
         self.frac_ns, self.objective, self.min_length = frac_ns, objective, min_length
         # The sentences of each document but its first are numbered through: with documents of 3, 2 and 4 sentences
         #     sentence  0  1  2 | 3  4 | 5  6  7  8

@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from files.mistakes import UserError
 from model import TransformerEncoderLayer
+from training.compiling import compile_layers
 from training.optimizer import make_optimizer
 from training.ranks import Ranks, half_precision
 
@@ -72,6 +73,7 @@ def share(model: torch.nn.Module, args: Namespace, ranks: Ranks, dtype: torch.dt
         shell = copy.deepcopy(model) if ranks.first else None
     else:
         shell = model.to(ranks.device)
+    compile_layers(model, args, ranks)
     parallel, optimizer = module_and_optimizer(model, args, ranks, dtype)
     return Engine(model, shell, parallel, optimizer, make_scaler(parallel, enabled=dtype == torch.float16), ranks)
 
