@@ -89,7 +89,7 @@ class VocabularyLoss(torch.autograd.Function):
         return (16, 1) if device.type == "cpu" else (4096, 64)
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch's has no parameters
+    def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, work: Callable
     ) -> torch.Tensor:
         (count, multiple), (v, _) = VocabularyLoss.sizes(x.device), weight.shape
@@ -106,7 +106,7 @@ class VocabularyLoss(torch.autograd.Function):
         return losses.sum()
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple:
         gradient, x, words, bias_gradient = ctx.saved_tensors  # that of the unscaled logits
         scaled = (x.float() * scale).to(x.dtype)
         of_x, of_weight = ((gradient @ words).float() * scale).to(x.dtype), (gradient.t() @ scaled).float()

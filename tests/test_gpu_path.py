@@ -14,6 +14,7 @@ import ns_task
 import qa_task
 import race_task
 import utils
+from benchmarks import gpu
 from files.mistakes import UserError
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from training import sharding
@@ -196,3 +197,18 @@ def test_deterministic_and_tf32_are_asked_of_a_gpu_only(monkeypatch):
     assert asked == ["high", "deterministic"]
     with pytest.raises(UserError, match="--precision tf32: needs a GPU"):
         precision_of(Namespace(precision="tf32"), Ranks())
+
+
+def test_the_benchmark_for_gpus_runs_on_a_cpu_and_says_where_there_is_none(monkeypatch, capsys):
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)  # no transformers, no pytest
+    device = torch.device("cpu")
+    for task in ("mlm", "squad"):
+        line, = gpu.training(task, "tiny", 32, 2, device, True)
+        assert "ours" in line and "tokens/s" in line
+    assert "left out" in gpu.tests(device, True)[0] and "left out" in gpu.overflows(device, True)[0]
+    assert gpu.agreement(device, True)[0].endswith("within 0.01") and "NOT" not in gpu.agreement(device, True)[0]
+    assert gpu.repeated(device, True) == ["--deterministic, twice: the same bits"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["gpu.py"])
+    gpu.main()
+    assert len(capsys.readouterr().out.splitlines()) == 1
