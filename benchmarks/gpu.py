@@ -259,7 +259,7 @@ def agreement(device, quick):
     count = 3 if quick else 60
     ours, cpu = (losses(small_run(place, precision="fp32"), count) for place in (device, torch.device("cpu")))
     worst = abs(ours - cpu).max()
-    return [f"loss in fp32 beside the CPU's, {count} steps: at most {worst:.5f} apart (from {cpu[0]:.3f} to {cpu[-1]:.3f}): "
+    return [f"loss in fp32 beside the CPU's, {count} steps from {cpu[0]:.3f} to {cpu[-1]:.3f}: at most {worst:.5f} apart, "
             f"{'within' if worst < 1e-2 else 'NOT within'} 0.01"]  # fmt: skip
 
 
@@ -296,10 +296,10 @@ def main():
     table = [f"{name}, torch {torch.__version__}, {half_precision(device)}"]
     print(table[0], flush=True)
     rows = (4, 4) if args.quick else (256, 64)
+    sizes = ["tiny"] if args.quick else ["base", "mini"]
     parts = [(tests,), (agreement,), (overflows,),
-             *((training, "mlm", size, length, count) for size in (("tiny",) if args.quick else ("base", "mini"))
-               for length, count in zip((128, 512), rows, strict=True)),
-             (training, "squad", "tiny" if args.quick else "base", *((64, 4) if args.quick else SQUAD)), (repeated,)]  # fmt: skip
+             *((training, "mlm", size, *shape) for size in sizes for shape in zip((128, 512), rows, strict=True)),
+             (training, "squad", sizes[0], *((64, 4) if args.quick else SQUAD)), (repeated,)]  # fmt: skip
     for part, *settings in parts:
         if time.monotonic() - begun > 60 * args.minutes:
             lines = [f"{' '.join([part.__name__, *map(str, settings)])}: left out, {args.minutes:g} minutes are over"]

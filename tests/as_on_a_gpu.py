@@ -44,14 +44,17 @@ def fused(self, closure=None):
 class Calls(TorchDispatchMode):
     """Counts what torch is asked for within it, by name; ``reads`` are those for which the host waits for the device."""
 
-    READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")
+    READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal", "aten::masked_select")
 
     def __init__(self):
         super().__init__()
         self.count = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count[function.name().split(".")[0]] += 1
+        name = function.name().split(".")[0]
+        self.count[name] += 1
+        if name in ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"):
+            self.count["aten::nonzero"] += any(x is not None and x.dtype == torch.bool for x in args[1])  # by a mask
         return function(*args, **(kwargs or {}))
 
     @property

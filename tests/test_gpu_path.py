@@ -76,10 +76,15 @@ def test_the_host_waits_for_nothing_in_a_step(places, tmp_path, monkeypatch, tas
     with Calls() as calls:
         run.step(micro_batches, counts, 0.5)
     assert not calls.reads and sum(calls.count.values()) > 100
+
+
+def test_what_makes_the_host_wait_would_be_seen():
+    x, mask = torch.ones(3, requires_grad=True), torch.tensor([True, False, True])
     with Calls() as calls:
-        run.step(micro_batches, counts, 0.5)
-        float(run.engine.model.classifier.bias.sum() if task != "mlm" else run.engine.model.bias.sum())
-    assert calls.reads == {"aten::_local_scalar_dense": 1}  # it would be seen
+        x[mask].sum().backward()
+        float(x.sum())
+        mask.nonzero()
+    assert calls.reads == {"aten::_local_scalar_dense": 1, "aten::nonzero": 3}
 
 
 @every_task
