@@ -19,6 +19,7 @@ from files.mistakes import UserError
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from training import sharding
 from training.compiling import compile_layers
+from training.optimizer import MuonAdamW
 from training.ranks import Ranks, precision_of, settle
 
 CORPUS = toys.corpus(*LONG)
@@ -124,6 +125,20 @@ def numbered(run):
     """All that the optimizer keeps, but for Muon's steps, which nobody reads."""
     return {(number, name): value for number, values in run.engine.optimizer.state_dict()["state"].items()
             for name, value in values.items() if "momentum" not in values or name != "step"}  # fmt: skip
+
+
+def test_ranks_share_the_products_of_matrices_of_a_shape(monkeypatch):
+    torch.manual_seed(0)
+    same, directions = [torch.nn.Parameter(torch.randn(12, 4)) for _ in range(5)], torch.randn(5, 12, 4)
+    optimizer = MuonAdamW([{"params": same, "muon": True}], lr=0.1, shared=True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda _: None)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        shares.append(optimizer.steps_of_all(directions, same))
+    assert torch.stack(shares).count_nonzero() == directions.numel()  # nothing is made twice
+    torch.testing.assert_close(sum(shares), optimizer.orthogonal(directions))
 
 
 @pytest.mark.parametrize("task", ["mlm", "qa"])
