@@ -8,6 +8,7 @@
 #                  new stack: the newest torch, numpy 2, sentencepiece
 #   make lint      ruff and mypy, with the rules of pyproject.toml
 #   make bench     the benchmarks, one table
+#   make gpu       on a machine with a GPU: what wants one, tests and speed, one table in nine minutes
 #
 # With STACK=new each of them uses .venv-new, the new stack under any Python; TESTS="tests/test_model.py ..." tests
 # these files only.
@@ -20,7 +21,7 @@ FOLDER = .venv$(if $(filter new,$(STACK)),-new)
 VENV = $(FOLDER)/bin/python
 PIP = $(VENV) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install demo test test-new test-slurm browser lint bench clean
+.PHONY: install demo test test-new test-slurm browser lint bench gpu clean
 install: $(FOLDER)/installed
 
 $(FOLDER)/installed: pyproject.toml
@@ -56,6 +57,9 @@ lint: $(FOLDER)/installed
 
 bench: $(FOLDER)/installed
 	@$(VENV) benchmarks/run.py
+
+gpu: $(FOLDER)/installed
+	@$(VENV) benchmarks/gpu.py
 
 clean:
 	rm -rf cache runs *.pt tune.db

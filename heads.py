@@ -1,11 +1,14 @@
-"""What scores the options of a question (``--head``), beside BERT's own pooled first token ("cls", in model.py).
+"""What the heads of model.py are made of: the loss over a vocabulary, and what scores the options of a question.
+
+    loss = VocabularyLoss.apply(x, weight, bias, labels, into_gradient)
+
+is that of masked words. Options are scored (``--head``), beside BERT's own pooled first token ("cls", in model.py), by
 
     features = Duma(config)(states, parts, options)     # (R, S, D), (R, S) -> (R, Duma.width)
 
 R rows, one for each option of N questions, of S tokens of width D = hidden_size. ``parts`` (R, S) says what a token is:
-PASSAGE, QUESTION, OPTION, or something else ([CLS], [SEP], padding), which no head reads. ``options`` is how many each
-question has, R = N * options, or where they differ which there are: True in (N, most), with a row for each True.
-RaceTask turns the features into one score a row. Design choices:
+PASSAGE, QUESTION, OPTION, or something else ([CLS], [SEP], padding), which no head reads. ``options`` says which options
+the questions have, `Options`. RaceTask turns the features into one score a row. Design choices:
 
 - A part is a mask, not a slice: where an option fills a question's blank, the question stands on both sides of it.
 - Every mean, maximum and softmax is over the tokens of a part alone. A part without tokens (a hidden article, a question
@@ -13,32 +16,130 @@ RaceTask turns the features into one score a row. Design choices:
 - The tokens of a part are moved together first: the products between a passage and a question then cost what these
   take, not S times S.
 - An option that is not there has no row, so that it costs nothing and can get nothing.
+- Nothing here asks a GPU for a number, for which it would have to come to an end with all before: the batch tells.
 """
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
-import torch.nn as nn
+import torch.nn.functional as F
+from torch import nn
 
 PASSAGE, QUESTION, OPTION, MARKER = 1, 2, 3, 4  # of the joint layout, the token that stands for an option
+TAKEN = ((PASSAGE,), (QUESTION,), (OPTION,), (QUESTION, OPTION))  # what heads take together
 
 
-def rows_of(x: torch.Tensor, options: int | torch.Tensor) -> torch.Tensor:
+class Options(NamedTuple):
+    """The options of N questions: ``most`` each, R = N * most; or where they differ, ``mask`` (N, most) is True on those
+    that there are, and ``places`` (R,) are their numbers among all N * most.
+
+    ``longest`` tells of each of TAKEN the most tokens that a row has; None: to be found out.
+    """
+
+    most: int
+    mask: torch.Tensor | None = None
+    places: torch.Tensor | None = None
+    longest: dict[tuple[int, ...], int] | None = None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Masked words
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def into_gradient(logits: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn logits (R, V) into the gradient by them of the cross-entropy of softmax(logits + bias), which is softmax minus
+    one-hot; gives each row's loss (R,) and the gradient by the bias (V,)."""
+    logs, right = logits.float().add_(bias).log_softmax(-1), labels[:, None]
+    losses = -logs.gather(1, right)[:, 0]
+    gradient = logs.exp_().scatter_add_(1, right, -torch.ones_like(right, dtype=logs.dtype))
+    logits.copy_(gradient)
+    return losses, gradient.sum(0)
+
+
+def into_gradient_at_once(
+    logits: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same in operations of which torch.compile makes two passes over the logits."""
+    scores = logits.float() + bias
+    total = scores.logsumexp(-1)
+    losses = total - scores.gather(1, labels[:, None])[:, 0]
+    right = labels[:, None] == torch.arange(scores.size(1), device=labels.device)
+    gradient = (scores - total[:, None]).exp() - right.float()
+    logits.copy_(gradient)
+    return losses, gradient.sum(0)
+
+
+class VocabularyLoss(torch.autograd.Function):
+    """Cross-entropy of softmax(x Wᵀ + b), summed over the M rows of x (M, D), for words W (V, D) and labels (M,).
+
+    The logits are held once, in x's precision, and turned into their own gradient a few rows at a time in fp32 (by
+    ``work``, `into_gradient` or the like). As separate operations, a vocabulary of 30,000 words makes
+    several copies of them in fp32, which take longer to move than the matrix products to compute.
+    """
+
+    @staticmethod
+    def sizes(device: torch.device) -> tuple[int, int]:
+        """Rows at a time, and what the words are filled up to a multiple of.
+
+        Of 30,000 fp32 logits, a core's cache holds 16 rows. A GPU wants work: a call for it costs as much time as 50
+        rows; its matrix units take numbers by the 64, and are several times as slow beside such sizes.
+        """
+        return (16, 1) if device.type == "cpu" else (4096, 64)
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, work: Callable
+    ) -> torch.Tensor:
+        (count, multiple), (v, _) = VocabularyLoss.sizes(x.device), weight.shape
+        words = weight.to(x.dtype)
+        if v % multiple:
+            words = F.pad(words, (0, 0, 0, -v % multiple))
+        logits = x @ words.t()  # (M, V), or wider: the rest is 0, and stays so
+        losses, bias_gradient = torch.empty(len(labels), device=x.device), torch.zeros_like(bias)
+        for first in range(0, len(labels), count):
+            rows = slice(first, first + count)
+            losses[rows], of_bias = work(logits[rows, :v], bias, labels[rows])
+            bias_gradient += of_bias
+        ctx.save_for_backward(logits, x, words, bias_gradient)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple:
+        gradient, x, words, bias_gradient = ctx.saved_tensors  # that of the unscaled logits
+        scaled = (x.float() * scale).to(x.dtype)
+        of_x, of_weight = ((gradient @ words).float() * scale).to(x.dtype), (gradient.t() @ scaled).float()
+        return of_x, of_weight[: len(bias_gradient)], bias_gradient * scale, None, None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Options
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(x: torch.Tensor, options: Options) -> torch.Tensor:
     """(N, options, ...) -> (R, ...): a row for each option that there is."""
-    return x.flatten(0, 1) if isinstance(options, int) else x[options]
+    return x.flatten(0, 1) if options.places is None else x.flatten(0, 1).index_select(0, options.places)
 
 
-def by_question(x: torch.Tensor, options: int | torch.Tensor, nothing: float = 0.0) -> torch.Tensor:
+def by_question(x: torch.Tensor, options: Options, nothing: float = 0.0) -> torch.Tensor:
     """(R, ...) -> (N, options, ...), with ``nothing`` where there is no option."""
-    if isinstance(options, int):
-        return x.unflatten(0, (-1, options))
-    return x.new_full((*options.shape, *x.shape[1:]), nothing).index_put((options,), x)
+    if options.mask is None or options.places is None:
+        return x.unflatten(0, (-1, options.most))
+    whole = x.new_full((options.mask.numel(), *x.shape[1:]), nothing)
+    return whole.index_copy(0, options.places, x).unflatten(0, options.mask.shape)
 
 
-def take(states, mask):
-    """The tokens where ``mask`` (R, S) holds, in their order: (R, S, D) -> (R, L, D) and what of it is real, (R, L).
+def take(states, parts, wanted, options):
+    """The tokens of the ``wanted`` parts, in their order: (R, S, D) -> (R, L, D) and what of it is real, (R, L).
 
     L is the number of tokens in the row that has most of them.
     """
-    length = max(1, int(mask.sum(1).max()))
+    mask = parts == wanted[0]
+    for part in wanted[1:]:
+        mask = mask | (parts == part)
+    length = max(1, int(mask.sum(1).max()) if options.longest is None else options.longest[wanted])
     order = mask.int().argsort(dim=1, descending=True, stable=True)[:, :length]
     return states.gather(1, order[..., None].expand(-1, -1, states.size(-1))), mask.gather(1, order)
 
@@ -93,8 +194,8 @@ class Duma(nn.Module):
         self.layers = nn.ModuleList(CrossAttention(config) for _ in range(config.duma_layers))
 
     def forward(self, states, parts, options):
-        passage, passage_mask = take(states, parts == PASSAGE)
-        asked, asked_mask = take(states, (parts == QUESTION) | (parts == OPTION))
+        passage, passage_mask = take(states, parts, (PASSAGE,), options)
+        asked, asked_mask = take(states, parts, (QUESTION, OPTION), options)
         for attend in self.layers:
             asked, passage = attend(asked, passage, passage_mask), attend(passage, asked, asked_mask)
         return torch.cat([masked_mean(asked, asked_mask), masked_mean(passage, passage_mask)], -1)
@@ -159,8 +260,8 @@ class Comparison(nn.Module):
         related = torch.relu(torch.einsum("nijlm,njmd->nijld", weights, own))
         most = own.size(1)
         share = (1 - torch.eye(most, device=x.device, dtype=related.dtype)) / max(1, most - 1)
-        if not isinstance(options, int):  # what is not there is 0 in ``related``, and does not count
-            count = (options.sum(1).to(related.dtype) - 1).clamp(min=1)
+        if options.mask is not None:  # what is not there is 0 in ``related``, and does not count
+            count = (options.mask.sum(1).to(related.dtype) - 1).clamp(min=1)
             related = related * (max(1, most - 1) / count)[:, None, None, None, None]
         others = self.others(torch.einsum("nijld,ij->nild", related, share))
         gate = torch.sigmoid(self.gate_own(own) + self.gate_others(others))
@@ -181,7 +282,7 @@ class Dcmn(nn.Module):
         self.comparison = Comparison(config.hidden_size) if config.compare_options else None
 
     def forward(self, states, parts, options):
-        passage, question, option = (take(states, parts == part) for part in (PASSAGE, QUESTION, OPTION))
+        passage, question, option = (take(states, parts, (part,), options) for part in (PASSAGE, QUESTION, OPTION))
         if self.comparison is not None:
             option = self.comparison(*option, options), option[1]
         pairs = (passage, question), (passage, option), (question, option)

@@ -43,7 +43,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import utils
 from files.hub import is_name
@@ -62,13 +61,13 @@ from training.ranks import launch
 
 
 def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
-    return model(**utils.inputs(batch), positions=batch["positions"], labels=batch["labels"])
+    return model(**utils.inputs(batch), positions=batch["places"], labels=batch["labels"])
 
 
 def rows(model, batch, data, indices):
     """For each block its summed loss and its number of masked tokens."""
-    logits = model(**utils.inputs(batch), positions=batch["positions"])
-    losses = F.cross_entropy(logits.float(), batch["labels"], reduction="none").double().cpu().numpy()
+    losses = model(**utils.inputs(batch), positions=batch["places"], labels=batch["labels"], each=True)
+    losses = losses.double().cpu().numpy()
     counts = batch["positions"].sum(1).tolist()
     return [(math.fsum(part), count) for part, count in zip(np.split(losses, np.cumsum(counts)[:-1]), counts, strict=True)]
 

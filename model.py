@@ -136,8 +136,8 @@ class TokenTypeEncoding(nn.Module):
         if token_type_ids is None:
             return self.embed.weight[0]
         # As a sum over types, not a lookup: the backward pass of a lookup in two rows collides on every token.
-        one_hot = F.one_hot(token_type_ids, self.embed.num_embeddings)
-        return one_hot.to(self.embed.weight.dtype) @ self.embed.weight
+        types = torch.arange(self.embed.num_embeddings, device=token_type_ids.device)
+        return (token_type_ids[..., None] == types).to(self.embed.weight.dtype) @ self.embed.weight
 
 
 class BertEmbedding(nn.Module):
@@ -167,10 +167,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     """softmax(Q Kᵀ / sqrt(d)) V (Vaswani et al. 2017, section 3.2.1); Q, K, V are (N, H, S, d).
 
     ``mask`` (N or 1, 1, S or 1, S) is True where a query may look at a key, of which each needs one. GPUs run torch's
-    fused kernel. CPUs run the formula as it stands: there the kernel is no faster at BERT's lengths, and without dropout
-    its backward pass takes several times as long.
+    fused kernel, unless the bits must be the same each time. CPUs run the formula as it stands: there the kernel is no
+    faster at BERT's lengths, and without dropout its backward pass takes several times as long.
     """
-    if query.is_cuda:
+    if query.is_cuda and not torch.are_deterministic_algorithms_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     if mask is not None and key.dtype == torch.bfloat16 and (short := -key.size(2) % 32):
         # Rows that end within a vector take CPUs up to twice as long: their softmax does the rest one by one.
@@ -316,47 +316,17 @@ class BertModel(nn.Module):
         return torch.tanh(self.pooler(hidden[:, 0]))
 
 
-class VocabularyLoss(torch.autograd.Function):
-    """Cross-entropy of softmax(x Wᵀ + b), summed over the M rows of x (M, D), for words W (V, D) and labels (M,).
-
-    The logits are held once, in x's precision, and turned into their own gradient (softmax minus one-hot) a few rows at
-    a time in fp32. As separate operations, a vocabulary of 30,000 words makes several copies of them in fp32, which
-    take longer to move than the matrix products to compute.
-    """
-
-    ROWS = 16  # of 30,000 fp32 logits: what stays in a core's cache
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, labels):
-        words = weight.to(x.dtype)
-        logits = x @ words.t()  # (M, V)
-        losses, bias_gradient = torch.empty(len(labels), device=x.device), torch.zeros_like(bias)
-        for first in range(0, len(labels), VocabularyLoss.ROWS):
-            rows = slice(first, first + VocabularyLoss.ROWS)
-            logs, right = logits[rows].float().add_(bias).log_softmax(-1), labels[rows, None]
-            losses[rows] = -logs.gather(1, right)[:, 0]
-            gradient = logs.exp_().scatter_add_(1, right, -torch.ones_like(right, dtype=logs.dtype))
-            logits[rows] = gradient
-            bias_gradient += gradient.sum(0)
-        ctx.save_for_backward(logits, x, words, bias_gradient)
-        return losses.sum()
-
-    @staticmethod
-    def backward(ctx, scale):
-        gradient, x, words, bias_gradient = ctx.saved_tensors  # that of the unscaled logits, (M, V)
-        scaled = (x.float() * scale).to(x.dtype)
-        of_x, of_weight = ((gradient @ words).float() * scale).to(x.dtype), (gradient.t() @ scaled).float()
-        return of_x, of_weight, bias_gradient * scale, None
-
-
 class MLMTask(nn.Module):
     """The masked-language-model head: the words that stand behind the masks.
 
-    Gives logits (N, S, V), or with a boolean ``positions`` (N, S) those of its M true places only, (M, V); with
-    ``labels`` (M,), what stood there, the summed cross-entropy instead, for less time and memory. The output
-    matrix is the word embedding (Press & Wolf 2017, arXiv 1608.05859), with a bias of its own; some older models, which
-    ``tie_word_embeddings=False`` stands for, have another matrix.
+    Gives logits (N, S, V), or those at ``positions`` only, (M, V): the M true places of a boolean (N, S), or (M,) numbers
+    of places counted through all N * S, for which a GPU need not be asked where they are. With ``labels`` (M,), what
+    stood there, the summed cross-entropy instead, for less time and memory; ``each`` gives it label by label, (M,). The
+    output matrix is the word embedding (Press & Wolf 2017, arXiv 1608.05859), with a bias of its own; some older models,
+    which ``tie_word_embeddings=False`` stands for, have another matrix.
     """
+
+    SCORED = 2048  # labels at a time, of 30,000 fp32 logits: 250 MB
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -367,19 +337,24 @@ class MLMTask(nn.Module):
         self.norm = nn.LayerNorm(config.word_size, eps)
         self.decoder = None if config.tie_word_embeddings else nn.Linear(config.word_size, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.into_gradient = heads.into_gradient  # training/compiling.py puts a compiled one in its place
         self.bert.initialise(self.transform)
         self.bert.initialise(self.decoder)
 
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None, positions=None, labels=None):
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None, positions=None, labels=None, each=False):
         x = self.bert(input_ids, token_type_ids, attention_mask)
         if positions is not None:
-            x = x[positions]
+            x = x[positions] if positions.dtype == torch.bool else x.flatten(0, 1).index_select(0, positions)
         transformed = self.transform(x)
         x = self.norm(self.activation(transformed))
         words = self.bert.embedding.embed if self.decoder is None else self.decoder
         if labels is None:
             return F.linear(x, words.weight, self.bias)
-        return VocabularyLoss.apply(x.to(transformed.dtype), words.weight, self.bias, labels)
+        if each:
+            parts = zip(x.split(self.SCORED), labels.split(self.SCORED), strict=True)
+            return torch.cat([F.cross_entropy(F.linear(x, words.weight, self.bias).float(), right, reduction="none")
+                              for x, right in parts])  # fmt: skip
+        return heads.VocabularyLoss.apply(x.to(transformed.dtype), words.weight, self.bias, labels, self.into_gradient)
 
 
 class NextSentenceTask(nn.Module):
@@ -418,7 +393,8 @@ class RaceTask(nn.Module):
     and ``markers`` (N, options) say where each begins; an option sees article, question and itself, at the positions
     that it would have alone. ``parts``, shaped like the ids, tells passage, question and option apart, which the heads
     "duma" and "dcmn" need. Where questions have differently many options, ``option_mask`` (N, options) is True on them,
-    and a logit elsewhere is -inf. With ``labels`` (N,) the summed cross-entropy instead.
+    and a logit elsewhere is -inf. With ``labels`` (N,) the summed cross-entropy instead. ``option_places`` (R,), the true
+    places of ``option_mask``, and ``longest`` (heads.Options) can be had from the rest, but a GPU must be asked for them.
     """
 
     def __init__(self, config: BertConfig):
@@ -437,8 +413,11 @@ class RaceTask(nn.Module):
         self.bert.initialise(self.classifier)
 
     def forward(self, input_ids, token_type_ids=None, attention_mask=None, parts=None, markers=None, labels=None,
-                option_mask=None):  # fmt: skip
-        options = (input_ids if markers is None else markers).size(1) if option_mask is None else option_mask
+                option_mask=None, option_places=None, longest=None):  # fmt: skip
+        if option_mask is not None and option_places is None:
+            option_places = option_mask.flatten().nonzero()[:, 0]
+        most = (input_ids if markers is None else markers).size(1)
+        options = heads.Options(most, option_mask, option_places, longest)
         read = self.separate if markers is None else self.joint
         states, firsts, parts = read(input_ids, token_type_ids, attention_mask, parts, markers, options)
         name = self.bert.config.head

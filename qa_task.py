@@ -85,8 +85,9 @@ from training.ranks import Ranks, launch
 def span_losses(model, batch):
     """Start and end logits (N, S), and each window's loss: the mean of two cross-entropies."""
     start, end = (logits.float() for logits in model(**utils.inputs(batch)))
-    padding = batch["attention_mask"] == 0
-    start, end = start.masked_fill(padding, -1e4), end.masked_fill(padding, -1e4)
+    if batch["attention_mask"] is not None:
+        padding = batch["attention_mask"] == 0
+        start, end = start.masked_fill(padding, -1e4), end.masked_fill(padding, -1e4)
     losses = (F.cross_entropy(start, batch["start"], reduction="none")
               + F.cross_entropy(end, batch["end"], reduction="none")) / 2  # fmt: skip
     return start, end, losses
@@ -103,23 +104,20 @@ def make_rows(n_best: int, longest: int) -> Callable[..., list]:
         A span is (start logit, end logit, first and last context token). It begins and ends in the context, begins
         where no other window shows more context, and is not too long.
         """
-        start, end, losses = (x.cpu() for x in span_losses(model, batch))
-        begins, ends = torch.full_like(start, -math.inf), torch.full_like(end, -math.inf)
-        for row, window in enumerate(indices):
-            base, count = data.context_start(window), int(data.windows[window, 2])
-            context, best = slice(base, base + count), torch.from_numpy(data.best_context(window))
-            begins[row, context] = start[row, context].masked_fill(~best, -math.inf)
-            ends[row, context] = end[row, context]
+        start, end, losses = span_losses(model, batch)
+        begins, ends = start.masked_fill(~batch["best"], -math.inf), end.masked_fill(~batch["context"], -math.inf)
         scores, firsts, lasts = best_spans(begins, ends, n_best, longest)
         values = begins.gather(1, firsts).tolist(), ends.gather(1, lasts.clamp(max=ends.size(1) - 1)).tolist()
+        losses, start, end, scores, firsts, lasts = (
+            x.tolist() for x in (losses, start[:, 0], end[:, 0], scores, firsts, lasts)
+        )
         result = []
         for row, window in enumerate(indices):
             shift = int(data.windows[window, 1]) - data.context_start(window)
-            found = zip(scores[row].tolist(), values[0][row], values[1][row], firsts[row].tolist(), lasts[row].tolist(),
-                        strict=True)  # fmt: skip
+            found = zip(scores[row], values[0][row], values[1][row], firsts[row], lasts[row], strict=True)
             spans = [(begin, finish, first + shift, last + shift)
                      for score, begin, finish, first, last in found if score > -math.inf]  # fmt: skip
-            result.append((losses[row].item(), (start[row, 0].item(), end[row, 0].item()), spans))
+            result.append((losses[row], (start[row], end[row]), spans))
         return result
 
     return rows

@@ -96,18 +96,19 @@ from training.beginning import in_its_place
 from training.ranks import Ranks, launch
 
 
-def inputs(batch):
-    return utils.inputs(batch, "parts", *(name for name in ("markers", "option_mask") if name in batch))
+def inputs(batch, *more):
+    return utils.inputs(batch, "parts", *(name for name in ("markers", "option_mask", *more) if name in batch))
 
 
 def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
-    return model(**inputs(batch), labels=batch["labels"])
+    return model(**inputs(batch, "option_places", "longest"), labels=batch["labels"])
 
 
 def rows(model: torch.nn.Module, batch: dict, data: OptionRows, indices: np.ndarray) -> list[list[float]]:
     """For each question the logits of its options, over its windows each option's best."""
     few = len(indices)  # windows at a time, so that long articles take no more memory than short ones
-    parts = [{name: x[i : i + few] for name, x in inputs(batch).items()} for i in range(0, len(batch["labels"]), few)]
+    cut = [(name, x) for name, x in inputs(batch).items() if x is not None]
+    parts = [{name: x[i : i + few] for name, x in cut} for i in range(0, len(batch["labels"]), few)]
     parts += parts[-1:] * (sharding.calls(model, len(parts)) - len(parts))  # on every rank as many; the surplus is cut off
     logits = torch.cat([model(**part).float().cpu() for part in parts])[: len(batch["labels"])]  # (windows, options)
     owner = batch["question"].cpu()[:, None].expand_as(logits)

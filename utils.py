@@ -39,7 +39,7 @@ from text import batches
 from text.tokens import names_of
 from training import sharding
 from training.logs import Logs, note_hparams, settings
-from training.ranks import Ranks, peak_memory, precision_of
+from training.ranks import Ranks, memory_of, peak_memory, precision_of
 from training.saving import PATIENCE, Saving
 from training.schedule import Schedule, default_rate
 from training.states import State
@@ -81,13 +81,37 @@ class Task:
     tested: tuple = ("loss",)
 
 
-def pinned(batch, device):
-    """The batch in memory that a GPU copies from while it computes; slow to get, so not in the loop itself."""
-    return {k: v if v is None else v.pin_memory() for k, v in batch.items()} if device.type == "cuda" else batch
+def pinned(batch, ranks):
+    """The batch in memory that a GPU copies from while it computes; slow to get, so not in the loop itself.
+
+    A mask that hides nothing is left out, without which attention is faster there.
+    """
+    if ranks.device.type == "cuda":
+        batch = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    if ranks.queued and batch.get("attention_mask") is not None and batch["attention_mask"].all():
+        batch = {**batch, "attention_mask": None}
+    return batch
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
-    return {k: v if v is None else v.to(device, non_blocking=True) for k, v in batch.items()}
+    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
+class Later:
+    """Numbers on their way from the device to the host: ``read`` waits for them, and for what comes before them."""
+
+    def __init__(self, numbers: torch.Tensor):
+        self.numbers, self.event = numbers, None
+        if numbers.is_cuda:
+            self.numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self.numbers.copy_(numbers, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+
+    def read(self) -> list:
+        if self.event is not None:
+            self.event.synchronize()
+        return self.numbers.tolist()
 
 
 def inputs(batch: dict, *more: str) -> dict:
@@ -99,12 +123,21 @@ class Computer:
     """Forward passes in the right precision on the right device, in batches that suit it."""
 
     CPU_BATCH = 16  # of MiniLM's sizes, SQuAD's windows: 139 questions/s; 32 give 130 and 64 give 124
+    GPU_BATCH = 512  # at most: by then all of it is at work
 
     def __init__(self, args: Namespace, ranks: Ranks):
         self.ranks, self.dtype = ranks, precision_of(args, ranks)
-        self.batch_size = max(1, 2 * args.batch_size // args.accumulate)
-        if ranks.device.type == "cpu":
-            self.batch_size = min(self.batch_size, self.CPU_BATCH)
+        self.batch_size = max(1, min(2 * args.batch_size // args.accumulate, self.CPU_BATCH))
+        self.memory = min(ranks.gather(memory_of(ranks.device))) if ranks.queued else 0  # that all ranks have
+
+    def at_once(self, model: torch.nn.Module, data: Any) -> int:
+        """How many examples to score in a batch, the same on every rank: on a GPU whose fp32 states take a quarter of
+        its memory, whatever the training batch."""
+        if not self.ranks.queued:
+            return self.batch_size
+        config = model.bert.config
+        token = 4 * (8 * config.hidden_size + 3 * config.intermediate_size)  # bytes, of what a layer holds at once
+        return max(1, min(self.GPU_BATCH, self.memory // 4 // (token * data.longest)))
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -136,16 +169,19 @@ class Computer:
         if limit and limit < len(data):
             chosen = np.linspace(0, len(data) - 1, limit).round().astype(int)
         lengths = None if data.lengths is None else data.lengths[chosen]
-        work = batches.evaluation_batches(len(chosen), self.batch_size, lengths)
+        work = batches.evaluation_batches(len(chosen), self.at_once(model, data), lengths)
         mine: Sequence[int] = range(self.ranks.rank, len(work), self.ranks.world)
         if sharding.is_cut(model):  # all ranks must call it equally often; what is scored twice comes out the same
             mine = [min(first + self.ranks.rank, len(work) - 1) for first in range(0, len(work), self.ranks.world)]
         rows: dict[int, Any] = {}
+        parts = (chosen[work[number]] for number in mine)
+        ready = prefetch(((part, pinned(data.collate(part, batches.EVALUATION), self.ranks)) for part in parts),
+                         self.ranks.device)  # fmt: skip
+        bar = tqdm(ready, f"scoring {split}", len(mine), disable=None if self.ranks.first else True, leave=False)
         with self.autocast():  # around all batches, so that weights are made narrower once
-            for number in tqdm(mine, f"scoring {split}", disable=None if self.ranks.first else True, leave=False):
-                indices = chosen[work[number]]
-                batch = to_device(data.collate(indices, batches.EVALUATION), self.ranks.device)
-                rows.update(zip(indices.tolist(), task.rows(model, batch, data, indices), strict=True))
+            for indices, batch in bar:
+                found = task.rows(model, to_device(batch, self.ranks.device), data, indices)
+                rows.update(zip(indices.tolist(), found, strict=True))
         everything = {index: row for part in self.ranks.gather(rows) for index, row in part.items()}
         model.train()
         return [(index, everything[index]) for index in sorted(everything)]
@@ -156,8 +192,8 @@ class Computer:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def prefetch(iterable: Iterable, depth: int = 2) -> Iterator:
-    """The items of ``iterable``, made by a thread ahead of their use."""
+def prefetch(iterable: Iterable, device: torch.device, depth: int = 2) -> Iterator:
+    """The items of ``iterable``, made ahead of their use by a thread that goes with ``device``."""
     items: queue.Queue = queue.Queue(depth)
     end, stop = object(), threading.Event()
 
@@ -169,6 +205,8 @@ def prefetch(iterable: Iterable, depth: int = 2) -> Iterator:
 
     def work():
         try:
+            if device.type == "cuda":  # each thread begins with the first GPU, another rank's
+                torch.cuda.set_device(device)
             for item in iterable:
                 offer((item, None))
                 if stop.is_set():
@@ -204,6 +242,8 @@ class Trainer:
         self.logs = Logs(task.name, task.summary, args, ranks, self.schedule)
         self.saving = Saving(task, args, ranks, self.engine, self.schedule, self.logs.say)
         self.state = State()
+        self.unread: list = []  # of the last steps: loss and norm on their way, and what belongs to them
+        self.norm = float("nan")  # of the gradient of the last step that has been read
         self.stop_wanted = 0  # the exit code, once a signal came to this rank
         self.stop = self.save = False  # on any rank; by rank 0's clock
 
@@ -213,17 +253,21 @@ class Trainer:
         progress = self.schedule.progress(self.state)
         self.logs.open(self.state, sum(p.numel() for p in self.engine.model.parameters()))
         while progress < 1.0 and not self.stop:
-            for micro_batches, real, after in self.logs.clocked(prefetch(self.work())):
-                rate, norm = self.step(micro_batches, real, progress)
+            for micro_batches, counts, after in self.logs.clocked(prefetch(self.work(), self.ranks.device)):
+                rate, _ = self.step(micro_batches, counts, progress)
                 self.state.step += 1
                 self.state.epoch, self.state.batch = after
                 progress = self.schedule.progress(self.state)
-                self.logs.step(self.state, progress, rate, norm)
-                if self.state.bad == PATIENCE:
+                due = self.schedule.validation_due(progress, self.state)
+                if due or self.save or self.stop or progress >= 1.0 or self.logs.due(self.state):
+                    self.read_steps()
+                self.logs.step(self.state, progress, rate, self.norm)
+                if self.state.bad >= PATIENCE:
+                    self.unread = []
                     self.state = self.saving.back(self.state)
                     progress = self.schedule.progress(self.state)
                     break  # and on with the batches from there
-                if self.schedule.validation_due(progress, self.state):
+                if due:
                     self.validate(progress)
                 elif self.save:
                     self.saving.state(self.state)
@@ -232,7 +276,7 @@ class Trainer:
         self.logs.close_bar()
 
     def work(self):
-        """This rank's micro-batches of every step to come, how many of them count, and where the run is after it.
+        """For each step to come this rank's micro-batches, (terms, tokens) of those that count, and where the run is then.
 
         Each rank has as many as the one with most examples, for FSDP's ranks wait for each other in every one. Those that
         a rank's own examples do not fill, all of them where there are more ranks than examples, have no weight.
@@ -246,41 +290,53 @@ class Trainer:
                 most = min(self.args.accumulate, -(-len(order[number]) // self.ranks.world))
                 parts, real = parts + [order[number][:1]] * (most - len(parts)), len(parts)
                 after = (epoch, number + 1) if number + 1 < len(order) else (epoch + 1, 0)
-                yield [pinned(self.data.collate(part, epoch), self.ranks.device) for part in parts], real, after
+                made = [self.data.collate(part, epoch) for part in parts]
+                counts = [(count_terms(batch), count_tokens(batch)) for batch in made[:real]]
+                yield [pinned(batch, self.ranks) for batch in made], counts, after
             epoch, done = epoch + 1, 0
 
-    def step(self, micro_batches, real, progress):
+    def step(self, micro_batches, counts, progress):
+        """One step; gives its learning rate and, unless that is still being computed, the gradient's norm."""
         args, engine, rate = self.args, self.engine, self.schedule.rate(progress, self.state.lowered)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         torch.manual_seed((args.seed + 1_000_003 * self.state.step + self.ranks.rank) % (1 << 63))  # for dropout
-        count, tokens = (sum(map(counted, micro_batches[:real])) for counted in (count_terms, count_tokens))
+        count, tokens = (sum(column) for column in zip((0, 0), *counts, strict=True))
         count, tokens, stop, save = self.ranks.sum(count, tokens, self.stop_wanted, self.saving.due())
         count = max(count, 1)  # blocks of unknown tokens have nothing to restore
-        summed = 0.0
+        summed = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for number, batch in enumerate(micro_batches):
             with sharding.not_yet_summed(engine.parallel, last=number == len(micro_batches) - 1):
                 with self.compute.autocast():
                     loss = self.task.loss(engine.parallel, to_device(batch, self.ranks.device))
-                loss = loss if number < real else loss * 0.0
+                loss = loss if number < len(counts) else loss * 0.0
                 engine.scaler.scale(loss * (self.ranks.world / count)).backward()
-                summed += float(loss.detach())
-        summed, = self.ranks.sum(summed)
+                summed += loss.detach()
         engine.scaler.unscale_(engine.optimizer)
-        norm = sharding.clip(engine.parallel, args.clip)
+        told = torch.stack([self.ranks.sum_on_device(summed), sharding.clip(engine.parallel, args.clip).double()])
         # One step along a gradient that is not finite ruins all weights.
-        good = np.isfinite(summed) and bool(torch.isfinite(norm))
-        # Of a finite loss in fp16 it was the scale, which the scaler lowers now: no reason to go back.
-        overflow = not good and np.isfinite(summed) and engine.scaler.is_enabled()
-        if good:
-            engine.scaler.step(engine.optimizer)
+        if self.ranks.queued:
+            engine.optimizer.step(good=told.isfinite().all())
+        elif np.isfinite(told.tolist()).all():
+            engine.optimizer.step()
         engine.scaler.update()
         engine.optimizer.zero_grad(set_to_none=True)
-        self.state.bad = 0 if good or overflow else self.state.bad + 1
-        self.state.skipped += not good
-        self.state.recent.append((summed, count, tokens) if good or overflow else (0.0, 0, tokens))
+        self.unread.append((Later(told), count, tokens))
+        self.read_steps(keep=int(self.ranks.queued))
         self.stop, self.save = stop > 0, save > 0
-        return rate, norm
+        return rate, self.norm
+
+    def read_steps(self, keep=0):
+        """Note what became of the steps so far, but for the last ``keep``, which may still be at work."""
+        while len(self.unread) > keep:
+            told, count, tokens = self.unread.pop(0)
+            summed, self.norm = told.read()
+            good = np.isfinite(summed) and np.isfinite(self.norm)
+            # Of a finite loss in fp16 it was the scale, which the scaler lowers: no reason to go back.
+            overflow = not good and np.isfinite(summed) and self.engine.scaler.is_enabled()
+            self.state.bad = 0 if good or overflow else self.state.bad + 1
+            self.state.skipped += not good
+            self.logs.note(self.state, (summed, count, tokens) if good or overflow else (0.0, 0, tokens))
 
     def validate(self, progress):
         begun = time.monotonic()

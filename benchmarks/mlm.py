@@ -32,7 +32,8 @@ def batches(count):
     made = []
     for _ in range(count):
         input_ids, positions = torch.randint(5, SIZES["vocab_size"], (ROWS, LENGTH)), torch.rand(ROWS, LENGTH) < MASKED
-        made.append({"input_ids": input_ids, "positions": positions, "labels": input_ids[positions]})
+        places = positions.flatten().nonzero()[:, 0]
+        made.append({"input_ids": input_ids, "positions": positions, "places": places, "labels": input_ids[positions]})
     while True:
         yield from made
 

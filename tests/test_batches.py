@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import LONG, blocks, options, pairs, same_batches, windows
 
-from text.batches import EVALUATION, epoch_batches, evaluation_batches, generator
+from text.batches import EVALUATION, epoch_batches, evaluation_batches, generator, generators, whole_numbers
 
 many = settings(deadline=None, max_examples=60)
 QUESTIONS = toys.squad(contexts=5)
@@ -35,7 +35,7 @@ def test_a_batch_of_questions_is_a_pure_function_of_its_numbers(places, make):
     for epoch in (0, 2, EVALUATION):
         data.collate([1], epoch)
         one, other = data.collate(indices, epoch), fresh.collate(np.array(indices), epoch)
-        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert same_batches(one, other)
 
 
 @many
@@ -70,3 +70,20 @@ def test_every_example_has_a_random_stream_of_its_own():
     streams = [generator(seed, epoch, index).random() for seed in (1, 2) for epoch in (0, 1) for index in (0, 1, 1 << 62)]
     assert len(set(streams)) == len(streams)
     assert generator(1, EVALUATION, 3).random() == generator(2, EVALUATION, 3).random()
+
+
+def test_one_generator_set_to_each_stream_draws_what_its_own_would():
+    for index, rng in zip([3, 1 << 40, 0], generators(7, 2, [3, 1 << 40, 0]), strict=True):
+        own = generator(7, 2, index)
+        assert rng.random(5).tolist() == own.random(5).tolist()
+        assert rng.integers(9, size=3).tolist() == own.integers(9, size=3).tolist()
+
+
+@pytest.mark.parametrize("bound", [2, 37, 30517, (1 << 31) + 11])  # of the last, numpy throws every second number away
+def test_whole_numbers_are_those_that_numpy_draws(bound):
+    raw = np.stack([generator(1, 0, row).bit_generator.random_raw(20) for row in range(30)])
+    numbers, again = whole_numbers(raw, bound)
+    for row in range(30):
+        sure = np.argmax(again[row]) if again[row].any() else 40
+        assert numbers[row, :sure].tolist() == generator(1, 0, row).integers(bound, size=40)[:sure].tolist()
+    assert (again.mean() > 0.4) == (bound > 1 << 31) and (bound > 1 << 31 or again.mean() < 0.001)

@@ -186,7 +186,7 @@ def test_duma_is_its_formula():
     for layer in head.layers:
         asked, passage = attend(layer, asked, passage), attend(layer, passage, asked)
     expected = torch.cat([sum(asked) / len(asked), sum(passage) / len(passage)])
-    torch.testing.assert_close(head(states, parts, 1)[0], expected)
+    torch.testing.assert_close(head(states, parts, heads.Options(1))[0], expected)
 
 
 def match(pair, x, y):
@@ -210,7 +210,7 @@ def test_dcmn_is_its_formula():
     states, parts, by_part = tokens(2, *ROW)
     pairs = [(PASSAGE, QUESTION), (PASSAGE, OPTION), (QUESTION, OPTION)]
     expected = torch.cat([match(each, by_part[x], by_part[y]) for each, (x, y) in zip(head.pairs, pairs, strict=True)])
-    torch.testing.assert_close(head(states, parts, 1)[0], expected)
+    torch.testing.assert_close(head(states, parts, heads.Options(1))[0], expected)
 
 
 @torch.no_grad()
@@ -220,7 +220,7 @@ def test_comparing_options_is_its_formula():
     states = torch.randn(3, 3, 4, dtype=torch.double, generator=torch.Generator().manual_seed(3))
     mask = torch.arange(3) < torch.tensor(lengths)[:, None]
     own = [[states[i, t] for t in range(length)] for i, length in enumerate(lengths)]
-    got = head(states, mask, 3)
+    got = head(states, mask, heads.Options(3))
     for i in range(3):
         for t, token in enumerate(own[i]):
             related = []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from toys import LONG, blocks, same_batches
 
 from files.mistakes import UserError
+from text import masked_blocks
 from text.batches import EVALUATION
 
 many = settings(deadline=None, max_examples=60)
@@ -124,3 +125,13 @@ def test_whole_words_are_masked_whole():
 def test_an_impossible_share_to_mask_is_refused(fraction):
     with pytest.raises(UserError, match="mask_frac"):
         blocks(toys.corpus([5, 5]), mask_frac=fraction)
+
+
+def test_a_random_word_is_drawn_again_where_numpy_draws_again(monkeypatch):
+    """The rare case made frequent: all rows are drawn the slow way, and are the same."""
+    corpus = toys.corpus(*LONG)
+    expected = blocks(corpus, mask_frac=0.9).collate(range(9), 0)
+    numbers = masked_blocks.whole_numbers
+    monkeypatch.setattr(masked_blocks, "whole_numbers", lambda raw, bound: (
+        0 * numbers(raw, bound)[0], np.ones((len(raw), 2 * raw.shape[1]), bool)))  # fmt: skip
+    assert same_batches(blocks(corpus, mask_frac=0.9).collate(range(9), 0), expected)

@@ -17,6 +17,7 @@ import sys
 import pytest
 import torch
 import toys
+from as_on_a_gpu import take_its_way
 from conftest import ROOT
 
 import mlm_task
@@ -319,6 +320,24 @@ def test_five_in_a_row_and_the_run_goes_back_with_a_lower_rate(toy, tmp_path, ca
     assert code == 0 and result["skipped_steps"] == 5 and result["steps"] == 20
     assert "up to step 12: going back to step 7, on with 0.3 of the learning rate" in capsys.readouterr().out
     assert saved(tmp_path / "runs")["state"]["lowered"] == 0.3
+
+
+def test_on_a_gpu_the_run_goes_back_one_step_later(toy, tmp_path, capsys, monkeypatch):
+    take_its_way(monkeypatch)
+    code, result = toy("--steps 20 --log-interval 50", bad=range(8, 13))
+    assert code == 0 and result["skipped_steps"] == 5 and result["steps"] == 20
+    assert "up to step 14: going back to step 8, on with 0.3 of the learning rate" in capsys.readouterr().out
+    assert saved(tmp_path / "runs")["state"]["lowered"] == 0.3
+
+
+def test_on_a_gpu_steps_that_overflow_are_skipped_as_on_a_cpu(toy, scaled, tmp_path, monkeypatch):
+    on_cpu = toy("--steps 20")[1]["skipped_steps"]
+    take_its_way(monkeypatch)
+    code, result = toy("--steps 20 --log-interval 50")
+    state = saved(tmp_path / "runs")
+    assert code == 0 and result["skipped_steps"] == on_cpu > PATIENCE and len(state["state"]["recent"]) == 20
+    trained = {int(values["step"]) for values in state["optimizer"]["state"].values()}
+    assert trained == {20 - on_cpu} and state["scaler"]["scale"] < 2.0**127
 
 
 def test_the_second_time_it_stops_and_a_lower_rate_goes_on(toy):

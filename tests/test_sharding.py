@@ -18,7 +18,7 @@ slow = pytest.mark.slow
 
 
 class Numbers:
-    """Stands in for examples: a batch is the list of their numbers."""
+    """Stands in for examples: a batch is their numbers."""
 
     lengths = None
 
@@ -29,7 +29,7 @@ class Numbers:
         return self.count
 
     def collate(self, indices, epoch):
-        return {"indices": None, "numbers": list(indices)}
+        return {"input_ids": torch.tensor(indices)[:, None], "labels": torch.tensor(indices)}
 
 
 @pytest.mark.parametrize("count, batch_size, accumulate, world",
@@ -44,8 +44,10 @@ def test_each_rank_has_as_many_micro_batches_and_each_example_counts_once(count,
     seen = []
     for ranks in zip(*map(epoch_of, range(world)), strict=True):
         assert len({len(micro_batches) for micro_batches, _, _ in ranks}) == 1
-        for micro_batches, real, _ in ranks:
-            seen += [number for batch in micro_batches[:real] for number in batch["numbers"]]
+        for micro_batches, counts, _ in ranks:
+            real = micro_batches[: len(counts)]
+            assert counts == [(len(batch["labels"]),) * 2 for batch in real]
+            seen += [number for batch in real for number in batch["labels"].tolist()]
     assert sorted(seen) == list(range(count))
 
 

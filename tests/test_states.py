@@ -175,7 +175,7 @@ def test_a_state_of_another_layout_or_optimizer_is_one_line(tmp_path):
         lambda saved: saved["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
         lambda saved: saved["optimizer"]["state"][0].pop("exp_avg"),
         lambda saved: saved["optimizer"]["param_groups"].pop(),
-        lambda saved: saved["optimizer"]["param_groups"][0].update(fused=True),
+        lambda saved: saved["optimizer"]["param_groups"][0].update(amsgrad=True),
         lambda saved: saved["optimizer"]["param_groups"][0].update(params=[[]]),
     ):  # fmt: skip
         refused(lambda edit=edit: read(edit), "state.pt", "remove it")

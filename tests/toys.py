@@ -155,7 +155,7 @@ def options(articles, places, max_length=64, **settings):
 
 
 def same_batches(one, other):
-    return all(torch.equal(one[name], other[name]) if one[name] is not None else other[name] is None for name in one)
+    return all(torch.equal(x, other[name]) if isinstance(x, torch.Tensor) else x == other[name] for name, x in one.items())
 
 
 def parts(batch, row):

@@ -171,7 +171,7 @@ class TokenCache:
                 if path.stat().st_size != np.prod(shape) * np.dtype(dtype).itemsize:
                     raise ValueError(f"{path.name} has another size than noted")
                 array = np.memmap(path, dtype, "r", shape=tuple(shape)) if np.prod(shape) else np.zeros(shape, dtype)
-                setattr(self, name, array)
+                setattr(self, name, array.view(np.ndarray))  # of which a part is had several times as fast
             self.check()
         except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, UserError) as error:
             raise UserError(f"{self.folder}: damaged cache ({error}); remove this folder, it will be built anew") from None

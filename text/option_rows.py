@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from files.mistakes import UserError
-from heads import MARKER, OPTION, PASSAGE, QUESTION
+from heads import MARKER, OPTION, PASSAGE, QUESTION, TAKEN
 from text.batches import EVALUATION, IGNORED, RowPiece, generator, pad_pieces
 from text.places import Places
 from text.questions import Article, blanks, fill_in
@@ -61,6 +61,10 @@ class Separate:
         padded = pad_pieces([row for own in rows for row in own + [[]] * (most - len(own))], tokenizer)
         return {name: x.view(len(rows), most, -1) for name, x in padded.items()}
 
+    def parts_of_options(self, batch):
+        """What the tokens are to each option: (N, options, S)."""
+        return batch["parts"].numpy()
+
 
 class Joint:
     """One row a question, [CLS] article [SEP] question [SEP], then for each option [CLS] statement [SEP].
@@ -92,6 +96,11 @@ class Joint:
         markers[torch.from_numpy(there)] = (padded["parts"] == MARKER).nonzero()[:, 1]
         return {**padded, "markers": markers}
 
+    def parts_of_options(self, batch):
+        parts, most = batch["parts"].numpy(), batch["markers"].size(1)
+        number = np.cumsum(parts == MARKER, 1)[:, None]  # 0 article and question, then 1, 2, ... the options
+        return np.where((number == 0) | (number == np.arange(1, most + 1)[:, None]), parts[:, None], 0)
+
 
 class OptionRows:
     """Multiple choice, in one of two layouts, ``Separate`` or ``Joint``.
@@ -105,8 +114,9 @@ class OptionRows:
 
     A batch holds labels (N,), and input_ids, token_type_ids, attention_mask and parts, each (N, options, S) or, joint,
     (N, S) with markers (N, options), the places of the options' [CLS]. Where questions have differently many options,
-    option_mask (N, options) is True on those that there are. ``parts`` says what a token is, as heads.py has it. Where an
-    option fills the blank, its words are the option, wherever they stand, and the others of the statement the question.
+    option_mask (N, options) is True on those that there are, and option_places are their numbers. ``parts`` says what a
+    token is, and ``longest`` how many tokens of a part a row has at most, as heads.py has it. Where an option fills the
+    blank, its words are the option, wherever they stand, and the others of the statement the question.
     """
 
     def __init__(
@@ -137,6 +147,8 @@ class OptionRows:
         seen, computed = self.layout.beside_article(statements, sizes[first + there.sum(1)], there)
         self.sizes, self.room = sizes[passages], max_length - seen  # of each question's article, and what fits of it
         self.lengths = np.minimum(self.sizes, self.room) + computed
+        self.longest = int(self.lengths.max()) * (1 if layout == "joint" else there.shape[1])
+        self.kept: dict[int, np.ndarray] = {}  # by ``selected``, of the questions so far
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -165,6 +177,11 @@ class OptionRows:
         that all options are read beside the same sentences. From the best on, each is taken, and its two neighbours, as
         long as there is room.
         """
+        if index not in self.kept:  # which takes as long as to train on it
+            self.kept[index] = self.most_telling(index)
+        return self.kept[index]
+
+    def most_telling(self, index):
         article, number, base, first = self.questions[index]
         tokens, room = self.texts.text(base), int(self.room[index])
         ends = sentence_ends(article.text, self.language)
@@ -222,5 +239,9 @@ class OptionRows:
                 owners.append(owner)
         there = options_there(counts)
         batch = self.layout.batch(rows, there, self.tokenizer)
-        mask = {} if there.all() else {"option_mask": torch.from_numpy(there)}
-        return {**batch, **mask, "labels": torch.tensor(labels), "question": torch.tensor(owners)}
+        mask = {} if there.all() else {"option_mask": torch.from_numpy(there),
+                                       "option_places": torch.from_numpy(np.flatnonzero(there))}  # fmt: skip
+        parts = self.layout.parts_of_options(batch)
+        each = {part: np.count_nonzero(parts == part, -1) for part in (PASSAGE, QUESTION, OPTION)}
+        longest = {wanted: int(np.sum([each[part] for part in wanted], 0).max()) for wanted in TAKEN}
+        return {**batch, **mask, "longest": longest, "labels": torch.tensor(labels), "question": torch.tensor(owners)}

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from files.mistakes import UserError
-from text.batches import pad_rows
+from text.batches import EVALUATION, pad_rows
 from text.places import Places
 from text.questions import SquadSet
 from text.tokenizer import Tokenizer
@@ -20,7 +20,8 @@ class QuestionWindows:
 
     ``show="question"`` blots out the context with mask tokens, to see what can be had without reading.
     ``windows`` (W, 3) has each window's question, its first context token and how many it has.
-    A batch holds input_ids, token_type_ids, attention_mask (N, S), start and end (N,).
+    A batch holds input_ids, token_type_ids, attention_mask (N, S), start and end (N,). In evaluation also context (N, S),
+    true on the window's context, where an answer may end, and best, on what of it is `best_context`, where it may begin.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class QuestionWindows:
         description: str = "questions", show: str = "all",
     ):  # fmt: skip
         self.squad, self.tokenizer, self.max_length, self.show = squad, tokenizer, max_length, show
+        self.longest = max_length
         if not stride > 0:
             raise UserError(f"--stride {stride}: must be at least 1")
         self.texts = encode_texts(
@@ -102,7 +104,15 @@ class QuestionWindows:
             held = answer is not None and first <= answer[0] and answer[1] < first + count
             starts.append(base + answer[0] - first if held else 0)
             ends.append(base + answer[1] - first if held else 0)
-        return {**pad_rows(rows, self.tokenizer), "start": torch.tensor(starts), "end": torch.tensor(ends)}
+        batch = {**pad_rows(rows, self.tokenizer), "start": torch.tensor(starts), "end": torch.tensor(ends)}
+        if epoch == EVALUATION:
+            shown, best = (torch.zeros(batch["input_ids"].shape, dtype=torch.bool) for _ in range(2))
+            for row, window in enumerate(indices):
+                base = self.context_start(window)
+                place = row, slice(base, base + int(self.windows[window, 2]))
+                shown[place], best[place] = True, torch.from_numpy(self.best_context(window))
+            batch |= {"context": shown, "best": best}
+        return batch
 
     def best_context(self, window: int) -> np.ndarray:
         """True at the window's tokens that no other window shows with more context on their poorer side.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from files.mistakes import UserError
-from text.batches import EVALUATION, generator, pad_rows
+from text.batches import EVALUATION, generators, pad_rows
 from text.cache import TokenCache
 from text.tokenizer import Tokenizer
 
@@ -42,7 +42,7 @@ class SentencePairs:
     ):  # fmt: skip
         if not 0 <= frac_ns <= 1:
             raise UserError(f"--frac_ns {frac_ns}: must lie between 0 and 1")
-        self.corpus, self.tokenizer, self.bptt, self.seed = corpus, tokenizer, bptt, seed
+        self.corpus, self.tokenizer, self.bptt, self.seed, self.longest = corpus, tokenizer, bptt, seed, bptt
         self.frac_ns, self.objective, self.min_length = frac_ns, objective, min_length
         # The sentences of each document but its first are numbered through: with documents of 3, 2 and 4 sentences
         #     sentence  0  1  2 | 3  4 | 5  6  7  8
@@ -76,7 +76,7 @@ class SentencePairs:
     def place(self, inner: int) -> tuple[int, int, int]:
         """The number of an inner sentence among all, the first sentence of its document, and that of the next one."""
         documents = self.corpus.documents
-        number = int(np.searchsorted(self.inner_before, inner, "right")) - 1
+        number = int(self.inner_before.searchsorted(inner, "right")) - 1
         begin = int(documents[number])
         end = documents[number + 1] if number + 1 < len(documents) else len(self.corpus.sentences)
         return begin + 1 + inner - int(self.inner_before[number]), begin, int(end)
@@ -93,7 +93,14 @@ class SentencePairs:
         return self.corpus.tokens[sentences[first, 0] : sentences[last - 1, 1]].astype(np.int64)
 
     def pair(self, index: int, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
-        rng = generator(self.seed, epoch, index)
+        return next(self.pairs([index], epoch))
+
+    def pairs(self, indices, epoch):
+        """For each example the tokens of its first and second part, and 1 where the second follows, else 0."""
+        for index, rng in zip(indices, generators(self.seed, epoch, indices), strict=True):
+            yield self.drawn(index, epoch, rng)
+
+    def drawn(self, index, epoch, rng):
         inner, room = self.inner_of(index, rng), self.bptt - 3
         least = min(max(self.min_length, room // 4), room // 2)
         keep = int(rng.integers(least, room - least + 1))  # tokens of the first part, and the rest of the second
@@ -111,7 +118,7 @@ class SentencePairs:
         return first[max(0, len(first) - keep) :], second[: room - keep], int(follows)
 
     def collate(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
-        pairs = [self.pair(int(index), epoch) for index in indices]
+        pairs = list(self.pairs([int(index) for index in indices], epoch))
         batch = pad_rows([pair[:2] for pair in pairs], self.tokenizer)
         return {**batch, "labels": torch.tensor([pair[2] for pair in pairs])}
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from files.writing import atomic_write, write_json
@@ -63,14 +62,22 @@ class Logs:
             yield item
             begun = time.monotonic()
 
-    def step(self, state: State, progress: float, rate: float, norm: torch.Tensor) -> None:
+    def note(self, state: State, step: tuple) -> None:
+        """Keep (summed loss, count, tokens) of a step for the next line."""
+        if self.ranks.first:
+            state.recent.append(step)
+            state.tokens += int(step[2])
+
+    def due(self, state: State) -> bool:
+        """Is there to be a line after this step?"""
+        return state.step % self.args.log_interval == 0
+
+    def step(self, state: State, progress: float, rate: float, norm: float) -> None:
         """Count a step that is done; every --log-interval steps, tell of those since the last time."""
         if not self.ranks.first:
-            state.recent.clear()
             return
         self.bar.update()
-        state.tokens += int(state.recent[-1][2])
-        if state.step % self.args.log_interval:
+        if not self.due(state):
             return
         losses, counts, tokens = (sum(column) for column in zip(*state.recent, strict=True))
         loss = losses / counts if counts else float("nan")
@@ -78,7 +85,7 @@ class Logs:
         since = now - self.logged
         self.logged, steps, state.recent = now, len(state.recent), []
         busy, self.waited = 1 - self.waited / since, 0.0  # the share of the time in which no batch was waited for
-        figures = {"loss": loss, "lr": rate, "gradient_norm": float(norm), "tokens_per_second": tokens / since,
+        figures = {"loss": loss, "lr": rate, "gradient_norm": norm, "tokens_per_second": tokens / since,
                    "utilisation": busy, "memory_bytes": peak_memory(self.ranks.device)}  # fmt: skip
         self.record(state, "train", figures)
         if self.bar.disable:

@@ -3,6 +3,10 @@
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) replaces a matrix's momentum by the nearest matrix
 with equal singular values, so that rare directions move as far as frequent ones. On short runs from random weights it
 needs several times fewer steps here; fine-tuning of weights that AdamW made stays with AdamW.
+
+A GPU is given its work ahead of time, in few calls: AdamW is torch's fused kernel, Muon takes all matrices of a shape
+in one product, and whether a step counts is a number on the device, which nobody waits for. A CPU takes one parameter
+after the other, while it is in its cache.
 """
 
 import inspect
@@ -13,14 +17,15 @@ import torch.distributed as dist
 
 # The quintic iteration's coefficients from the same source: after five rounds all singular values lie near 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+MOMENTUM = 0.95  # Muon's
 
 
-def orthogonalise(matrix, rounds=5):
-    """The nearest matrix with singular values near 1, for each (r, c) in (..., r, c)."""
+def orthogonalise(matrix, rounds=5, dtype=None):
+    """The nearest matrix with singular values near 1, for each (r, c) in (..., r, c); by products in ``dtype``."""
     a, b, c = NEWTON_SCHULZ
     tall = matrix.size(-2) > matrix.size(-1)
     x = matrix.mT if tall else matrix
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype or x.dtype)  # last: fp16 could not hold all matrices
     for _ in range(rounds):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
@@ -33,7 +38,7 @@ class MuonAdamW(torch.optim.AdamW):
     Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon. ``dtype`` is that of its products:
     singular values near 1 are all it wants, for which bf16 will do (and does in its authors' code). With ``shared`` the
     ranks divide those products among them. On a CPU AdamW takes PIECE numbers at a time: its dozen operations on a
-    whole embedding each wait for the memory.
+    whole embedding each wait for the memory. With ``queued`` all is done as a GPU likes it.
     """
 
     PIECE = 1 << 16  # four such pieces, 1 MiB, stay in a core's cache
@@ -44,22 +49,27 @@ class MuonAdamW(torch.optim.AdamW):
     state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
 
-    def __init__(self, groups, dtype=torch.float32, shared=False, **options):
-        super().__init__(groups, **options)
-        self.dtype, self.shared = dtype, shared
+    def __init__(self, groups, dtype=torch.float32, shared=False, queued=False, **options):
+        super().__init__(groups, **options, **({"fused": True} if queued else {}))
+        self.dtype, self.shared, self.queued = dtype, shared, queued
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None, good=None):
+        """With ``queued``, ``good`` is a truth value on the device: where it is False, nothing changes."""
         for group in self.param_groups:
-            here = [p for p in group["params"] if p.grad is not None and (group["muon"] or not p.is_cuda)]
-            if group["muon"]:
-                self.muon_step(here, group)
-            else:
+            here = [p for p in group["params"] if p.grad is not None and (group["muon"] or not self.queued)]
+            if not group["muon"]:
                 for parameter in here:
                     self.adamw_step(parameter, group)
+            elif self.queued:
+                self.muon_together(here, group, good)
+            else:
+                self.muon_step(here, group)
             for parameter in here:
                 parameter.grad = None  # torch's AdamW passes over what has no gradient
         left = any(p.grad is not None for group in self.param_groups for p in group["params"])
+        if good is not None:
+            self.found_inf = 1.0 - good.float()  # by which torch's kernel knows
         return super().step(closure) if left or closure else None
 
     def adamw_step(self, parameter, group):
@@ -80,38 +90,70 @@ class MuonAdamW(torch.optim.AdamW):
     def muon_step(self, parameters, group):
         if not self.shared:
             for parameter in parameters:
-                self.move(parameter, self.orthogonal(self.muon_direction(parameter)), group)
+                self.move(parameter, self.orthogonal(self.muon_direction(parameter).to(self.dtype)), group)
         elif parameters:
             mine, (bits, steps) = share_out(parameters), zeros_like_all(parameters, self.dtype)
             for number, (parameter, step) in enumerate(zip(parameters, steps, strict=True)):
                 direction = self.muon_direction(parameter)
                 if number in mine:
-                    step.copy_(self.orthogonal(direction))
+                    step.copy_(self.orthogonal(direction.to(self.dtype)))
             dist.all_reduce(bits)  # each step is zero on all ranks but one
             for parameter, step in zip(parameters, steps, strict=True):
                 self.move(parameter, step, group)
 
+    def muon_together(self, parameters, group, good=None):
+        """As muon_step, with all matrices of a shape, of which each rank with ``shared`` takes some, in one product."""
+        shapes = dict.fromkeys(parameter.shape for parameter in parameters)
+        for same in [[p for p in parameters if p.shape == shape] for shape in shapes]:
+            good = torch.ones((), dtype=torch.bool, device=same[0].device) if good is None else good
+            averages = [self.momentum_of(parameter) for parameter in same]
+            average, gradient = torch.stack(averages), torch.stack([parameter.grad for parameter in same])
+            gradient = torch.where(good, gradient, average)  # which leaves the average what it was
+            average.lerp_(gradient, 1 - MOMENTUM)
+            torch._foreach_copy_(averages, list(average.unbind()))
+            step = self.steps_of_all(gradient.lerp_(average, MOMENTUM), same)  # Nesterov's look ahead
+            rows, columns = square_parts(step).shape[-2:]
+            step = step.float() * (good * (-group["lr"] * max(1, rows / columns) ** 0.5))
+            torch._foreach_mul_(same, 1 - good * (group["lr"] * group["weight_decay"]))
+            torch._foreach_add_(same, list(step.unbind()))
+
+    def steps_of_all(self, directions, same):
+        """The orthogonal matrices (n, r, c) of all directions; of which each rank makes a share, if they share."""
+        if not self.shared:
+            return self.orthogonal(directions)
+        rank, world, count = dist.get_rank(), dist.get_world_size(), len(same)
+        first, last = count * rank // world, count * (rank + 1) // world
+        bits, steps = zeros_like_all(same, self.dtype)
+        if first < last:
+            torch._foreach_copy_(steps[first:last], list(self.orthogonal(directions[first:last]).unbind()))
+        dist.all_reduce(bits)  # each step is zero on all ranks but one
+        return torch.stack(steps)
+
     def orthogonal(self, direction):
-        return orthogonalise(square_parts(direction).to(self.dtype)).view_as(direction)
+        return orthogonalise(square_parts(direction), dtype=self.dtype).view_as(direction)
 
     def move(self, parameter, step, group):
         rows, columns = square_parts(step).shape[-2:]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
-    def muon_direction(self, parameter, momentum=0.95):
-        state, gradient = self.state[parameter], parameter.grad
+    def muon_direction(self, parameter):
+        gradient = parameter.grad
+        average = self.momentum_of(parameter).lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(average, MOMENTUM)  # Nesterov's look ahead
+
+    def momentum_of(self, parameter):
+        state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
             state["step"] = torch.zeros(())  # never read, but AdamW's load_state_dict looks for it
-        average = state["momentum"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(average, momentum)  # Nesterov's look ahead
+        return state["momentum"]
 
 
-def square_parts(matrix):
-    """(3 D, D), query, key and value in one, as (3, D, D); any other (r, c) as (1, r, c)."""
-    rows, columns = matrix.shape
-    return matrix.view(-1, columns, columns) if rows == 3 * columns else matrix[None]
+def square_parts(matrices):
+    """(..., 3 D, D), query, key and value in one, as (all, D, D); any other (..., r, c) as (all, r, c)."""
+    rows, columns = matrices.shape[-2:]
+    return matrices.view(-1, columns if rows == 3 * columns else rows, columns)
 
 
 def share_out(matrices):
@@ -135,14 +177,14 @@ def zeros_like_all(tensors, dtype):
 
 def make_optimizer(
     model: torch.nn.Module, kind: str, weight_decay: float, dtype: torch.dtype = torch.float32,
-    dims: dict[str, int] | None = None, zero: bool = False, shared: bool = False,
+    dims: dict[str, int] | None = None, zero: bool = False, shared: bool = False, queued: bool = False,
 ) -> torch.optim.Optimizer:  # fmt: skip
     """AdamW, or Muon and AdamW ("muon"), for ``model``. A group's rate is ``scale`` times the schedule's.
 
     No weight decay for biases and norms (Devlin et al. 2019 and their code). ``dtype``: of Muon's products. ``dims``: how
     many dimensions each parameter has, by name, where ``model`` is cut up and its own do not tell. ``zero``: each rank
     keeps the state of a share of the parameters (Rajbhandari et al. 2020, arXiv 1910.02054, stage 1). ``shared``: all
-    ranks keep all of it, and divide Muon's products.
+    ranks keep all of it, and divide Muon's products. ``queued``: the weights are on a GPU, see MuonAdamW.
     """
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
@@ -158,7 +200,7 @@ def make_optimizer(
         {"params": others, "muon": False, "scale": 1.0, "weight_decay": weight_decay},
         {"params": vectors, "muon": False, "scale": 1.0, "weight_decay": 0.0},
     ]
-    options: dict[str, Any] = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype)
+    options: dict[str, Any] = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype, queued=queued)
     if not zero:
         return MuonAdamW(groups, **options, shared=shared)
     from torch.distributed.optim import ZeroRedundancyOptimizer

@@ -57,13 +57,24 @@ class Ranks:
     def first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def queued(self) -> bool:
+        """Does the device work through a queue, which runs empty while the host waits for what it computes?"""
+        return self.device.type != "cpu"
+
     def sum(self, *values: float) -> Sequence[float]:
-        """Each value (a number), summed over the ranks."""
+        """Each value (a number that the host has), summed over the ranks; by gloo, for which no GPU is waited for."""
         if self.world == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
         return tensor.tolist()
+
+    def sum_on_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor, which lies on the device and stays there, summed over the ranks."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def of_first(self, value: float) -> float:
         """Rank 0's number, on every rank."""
@@ -141,7 +152,9 @@ def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) 
         if started > 1:
             raise UserError(f"--parallel None: {started} processes were started, which would do the same; add --parallel "
                             "DDP, or start one")  # fmt: skip
-        return function(args, Ranks(device=local_device(0)))
+        device = local_device(0)
+        settle(args, device)
+        return function(args, Ranks(device=device))
     if "LOCAL_RANK" in os.environ:  # started by torchrun
         return run_rank({}, function, args)
     if tasks > nodes:  # srun with one task for each rank
@@ -276,13 +289,15 @@ def run_rank(place, function, args, parent=None):
     device = local_device(local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    else:
-        torch.set_num_threads(threads())
+    settle(args, device)
+    torch.set_num_threads(threads())  # a GPU's rank has little to do on the CPU, but beside the others'
     try:
         # Beside NCCL, gloo for what lies in the CPU's memory: plain values, and states that no GPU has room for.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, "env://", timeout=timeout_of(args), rank=rank, world_size=world)
         code = function(args, Ranks(rank, world, device)) or 0
+        if device.type == "cuda":
+            close_nccl(device)
     except UserError as error:
         if rank:
             time.sleep(GRACE)
@@ -305,6 +320,14 @@ def run_rank(place, function, args, parent=None):
     os._exit(code)
 
 
+def close_nccl(device):
+    """Let go of what NCCL holds, once all that the ranks exchanged is done; it complains of ranks that just leave."""
+    torch.cuda.synchronize(device)
+    dist.barrier(device_ids=[device.index])
+    nccl = dist.group.WORLD._get_backend(device)
+    getattr(nccl, "shutdown", getattr(nccl, "_shutdown", lambda: None))()  # torch 2.3 has the second
+
+
 def leave_with(parent):
     """A rank outlives a parent that is killed; so it looks once a second."""
     while os.getppid() == parent:
@@ -324,7 +347,7 @@ def lost_a_peer(error):
 
 
 def threads():
-    """How many threads a rank on the CPU may use: its share of the cores that its task has."""
+    """How many threads a rank may use on the CPU: its share of the cores that its task has."""
     own = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if "SLURM_CPUS_PER_TASK" in os.environ and slurm_tasks()[0] > slurm_tasks()[1]:
         return int(os.environ["SLURM_CPUS_PER_TASK"])
@@ -401,15 +424,39 @@ def has_fast_bf16(device):
     return False
 
 
+def settle(args: Namespace, device: torch.device) -> None:
+    """What --precision tf32 and --deterministic ask of a GPU, before it computes. A CPU is deterministic as it is."""
+    if device.type == "cpu":
+        return
+    if getattr(args, "precision", None) == "tf32":
+        torch.set_float32_matmul_precision("high")
+    if getattr(args, "deterministic", False):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)  # of what torch has no such way for, it tells
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def half_precision(device: torch.device) -> torch.dtype:
+    """The half precision that a GPU multiplies fastest; a CPU has bf16 only."""
+    return torch.bfloat16 if device.type == "cpu" or has_fast_bf16(device) else torch.float16
+
+
 def precision_of(args: Namespace, ranks: Ranks) -> torch.dtype:
     """The dtype of the matrix products, the same on all ranks. Raises UserError where this one's device cannot."""
     name, device = args.precision, ranks.device
     if name == "auto":
         fast = ranks.sum(has_fast_bf16(device))[0] == ranks.world  # else one node's would differ from another's
         name = "bf16" if fast else "fp16" if device.type == "cuda" else "fp32"
-    if name == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16: needs a GPU; use bf16 or fp32 on a CPU")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    if name in ("fp16", "tf32") and device.type == "cpu":
+        raise UserError(f"--precision {name}: needs a GPU; use bf16 or fp32 on a CPU")
+    return {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes that a GPU, or else this machine, has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_memory(device: torch.device) -> int:

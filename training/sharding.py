@@ -23,8 +23,9 @@ import torch.distributed as dist
 
 from files.mistakes import UserError
 from model import TransformerEncoderLayer
+from training.compiling import compile_layers
 from training.optimizer import make_optimizer
-from training.ranks import Ranks
+from training.ranks import Ranks, half_precision
 
 
 @dataclass
@@ -72,14 +73,16 @@ def share(model: torch.nn.Module, args: Namespace, ranks: Ranks, dtype: torch.dt
         shell = copy.deepcopy(model) if ranks.first else None
     else:
         shell = model.to(ranks.device)
+    compile_layers(model, args, ranks)
     parallel, optimizer = module_and_optimizer(model, args, ranks, dtype)
     return Engine(model, shell, parallel, optimizer, make_scaler(parallel, enabled=dtype == torch.float16), ranks)
 
 
 def module_and_optimizer(model, args, ranks, dtype):
     """The module to train in the place of ``model``, and its optimizer."""
-    products = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32
-    options = {"kind": args.optimizer, "weight_decay": args.weight_decay, "dtype": products}
+    on_cpu = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32  # which multiply faster there than fp16
+    products = half_precision(ranks.device) if ranks.queued else on_cpu
+    options = {"kind": args.optimizer, "weight_decay": args.weight_decay, "dtype": products, "queued": ranks.queued}
     if ranks.world == 1:
         return model, make_optimizer(model, **options)
     if args.parallel != "FSDP":
@@ -261,12 +264,13 @@ def belongs(saved, groups, count):
 
 
 def alike(group, own):
-    """Settings of one kind; those that are switched on or off, the same. What only one version of torch has is free."""
+    """Settings of one kind; those that are switched on or off, the same. What only one version of torch has is free, and
+    whether the steps are a GPU's."""
     numbers = group.get("params")
     return (set(SETTINGS) <= set(group) and isinstance(numbers, list) and all(type(n) is int for n in numbers)
             and len(numbers) == len(own["params"])
             and all(isinstance(group[name], type(value)) and (not isinstance(value, bool) or group[name] == value)
-                    for name, value in own.items() if name in group))  # fmt: skip
+                    for name, value in own.items() if name in group and name != "fused"))  # fmt: skip
 
 
 def load_optimizer(parallel, optimizer, saved, ranks):

@@ -220,6 +220,7 @@ def copied(value):
 # flags, those of a task among them, decide what the batches and the model are.
 FREE = """data_dir cache_dir log_dir save log_interval checkpoint bert_model resume evaluate predict output no_test
     epochs steps minutes save_minutes lr warmup clip accumulate precision parallel world_size timeout_minutes
+    compile deterministic
     size emsize nhid nlayers nhead norm tokenizer vocab vocab_size save_vocab""".split()  # the last two lines: see sizes
 
 

@@ -1,0 +1,35 @@
+"""Layers that a GPU runs compiled, by torch.compile.
+
+Weights' names and files know nothing of it: functions are compiled, no module is wrapped.
+"""
+
+from argparse import Namespace
+from typing import Any
+
+import heads
+from files.mistakes import UserError
+from training.ranks import Ranks
+
+
+def compile_layers(model: Any, args: Namespace, ranks: Ranks) -> None:
+    """torch.compile for each layer, and for the loss over the vocabulary, with --compile on, or auto on a GPU.
+
+    A layer alone, so that a change of shape is cheap. Raises UserError where the model is to be cut up.
+    """
+    wanted = getattr(args, "compile", "auto")
+    if wanted == "off" or (wanted == "auto" and ranks.device.type != "cuda"):
+        return
+    if args.parallel == "FSDP" and ranks.world > 1:
+        if wanted == "on":
+            raise UserError("--compile on: --parallel FSDP cuts up what would be compiled; leave one out")
+        return
+    import torch  # here for start-up time, which the next one doubles
+    import torch._dynamo  # start-up
+
+    # Each layer counts as a variant of the same code, in training and in scoring, in every kind of shape.
+    torch._dynamo.config.cache_size_limit = 64
+    torch._dynamo.config.accumulated_cache_size_limit = 1024
+    for layer in model.bert.layers:
+        layer.forward = torch.compile(layer.forward)
+    if hasattr(model, "into_gradient"):
+        model.into_gradient = torch.compile(heads.into_gradient_at_once, dynamic=True)
