@@ -247,7 +247,7 @@ class Trainer:
         self.stop_wanted = 0  # the exit code, once a signal came to this rank
         self.stop = self.save = False  # on any rank; by rank 0's clock
 
-    def run(self):
+    def run(self) -> None:
         """Train until the budget is spent. The best model so far is always in ``--save``."""
         self.schedule.restart()
         progress = self.schedule.progress(self.state)
@@ -275,7 +275,7 @@ class Trainer:
                     break
         self.logs.close_bar()
 
-    def work(self):
+    def work(self) -> Iterator[tuple[list[dict], list[tuple[int, int]], tuple[int, int]]]:
         """For each step to come this rank's micro-batches, (terms, tokens) of those that count, and where the run is then.
 
         Each rank has as many as the one with most examples, for FSDP's ranks wait for each other in every one. Those that
@@ -295,10 +295,11 @@ class Trainer:
                 yield [pinned(batch, self.ranks) for batch in made], counts, after
             epoch, done = epoch + 1, 0
 
-    def step(self, micro_batches, counts, progress):
+    def step(self, micro_batches: list[dict], counts: list[tuple[int, int]], progress: float) -> tuple[float, float]:
         """One step; gives its learning rate and, unless that is still being computed, the gradient's norm."""
         args, engine, rate = self.args, self.engine, self.schedule.rate(progress, self.state.lowered)
-        for group in engine.optimizer.param_groups:
+        optimizer: Any = engine.optimizer  # MuonAdamW, or what makes ZeRO of it, each with ``good``
+        for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         torch.manual_seed((args.seed + 1_000_003 * self.state.step + self.ranks.rank) % (1 << 63))  # for dropout
         count, tokens = (sum(column) for column in zip((0, 0), *counts, strict=True))
@@ -312,21 +313,21 @@ class Trainer:
                 loss = loss if number < len(counts) else loss * 0.0
                 engine.scaler.scale(loss * (self.ranks.world / count)).backward()
                 summed += loss.detach()
-        engine.scaler.unscale_(engine.optimizer)
+        engine.scaler.unscale_(optimizer)
         told = torch.stack([self.ranks.sum_on_device(summed), sharding.clip(engine.parallel, args.clip).double()])
         # One step along a gradient that is not finite ruins all weights.
         if self.ranks.queued:
-            engine.optimizer.step(good=told.isfinite().all())
+            optimizer.step(good=told.isfinite().all())
         elif np.isfinite(told.tolist()).all():
-            engine.optimizer.step()
+            optimizer.step()
         engine.scaler.update()
-        engine.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         self.unread.append((Later(told), count, tokens))
         self.read_steps(keep=int(self.ranks.queued))
         self.stop, self.save = stop > 0, save > 0
         return rate, self.norm
 
-    def read_steps(self, keep=0):
+    def read_steps(self, keep: int = 0) -> None:
         """Note what became of the steps so far, but for the last ``keep``, which may still be at work."""
         while len(self.unread) > keep:
             told, count, tokens = self.unread.pop(0)
@@ -377,7 +378,7 @@ def count_terms(batch):
     return batch["labels" if "labels" in batch else "start"].size(0)
 
 
-def count_tokens(batch):
+def count_tokens(batch: dict) -> int:
     mask = batch.get("attention_mask")
     return batch["input_ids"].numel() if mask is None else int(mask.sum())
 
