@@ -247,7 +247,7 @@ class Trainer:
         self.stop_wanted = 0  # the exit code, once a signal came to this rank
         self.stop = self.save = False  # on any rank; by rank 0's clock
 
-    def run(self):
+    def run(self) -> None:
         """Train until the budget is spent. The best model so far is always in ``--save``."""
         self.schedule.restart()
         progress = self.schedule.progress(self.state)
@@ -275,7 +275,7 @@ class Trainer:
                     break
         self.logs.close_bar()
 
-    def work(self):
+    def work(self) -> Iterator[tuple[list[dict], list[tuple[int, int]], tuple[int, int]]]:
         """For each step to come this rank's micro-batches, (terms, tokens) of those that count, and where the run is then.
 
         Each rank has as many as the one with most examples, for FSDP's ranks wait for each other in every one. Those that
@@ -295,7 +295,7 @@ class Trainer:
                 yield [pinned(batch, self.ranks) for batch in made], counts, after
             epoch, done = epoch + 1, 0
 
-    def step(self, micro_batches, counts, progress):
+    def step(self, micro_batches: list[dict], counts: list[tuple[int, int]], progress: float) -> tuple[float, float]:
         """One step; gives its learning rate and, unless that is still being computed, the gradient's norm."""
         args, engine, rate = self.args, self.engine, self.schedule.rate(progress, self.state.lowered)
         for group in engine.optimizer.param_groups:
@@ -316,7 +316,7 @@ class Trainer:
         told = torch.stack([self.ranks.sum_on_device(summed), sharding.clip(engine.parallel, args.clip).double()])
         # One step along a gradient that is not finite ruins all weights.
         if self.ranks.queued:
-            engine.optimizer.step(good=told.isfinite().all())
+            engine.optimizer.step(good=told.isfinite().all())  # type: ignore[call-overload]  # MuonAdamW's argument
         elif np.isfinite(told.tolist()).all():
             engine.optimizer.step()
         engine.scaler.update()
@@ -326,7 +326,7 @@ class Trainer:
         self.stop, self.save = stop > 0, save > 0
         return rate, self.norm
 
-    def read_steps(self, keep=0):
+    def read_steps(self, keep: int = 0) -> None:
         """Note what became of the steps so far, but for the last ``keep``, which may still be at work."""
         while len(self.unread) > keep:
             told, count, tokens = self.unread.pop(0)
