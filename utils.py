@@ -367,7 +367,7 @@ def count_terms(batch):
     return batch["labels" if "labels" in batch else "start"].size(0)
 
 
-def count_tokens(batch):
+def count_tokens(batch: dict) -> int:
     mask = batch.get("attention_mask")
     return batch["input_ids"].numel() if mask is None else int(mask.sum())
 
