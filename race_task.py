@@ -105,7 +105,11 @@ def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
 
 
 def rows(model: torch.nn.Module, batch: dict, data: OptionRows, indices: np.ndarray) -> list[list[float]]:
-    """For each question the logits of its options, over its windows each option's best."""
+    """For each question the logits of its options, over its windows each option's best.
+
+    On RACE's dev no mean of windows and no sum of their probabilities did better (benchmarks/LOG.md, Windows of an
+    article): one window has what was asked about, and the others know nothing of it.
+    """
     few = len(indices)  # windows at a time, so that long articles take no more memory than short ones
     cut = [(name, x) for name, x in inputs(batch).items() if x is not None]
     parts = [{name: x[i : i + few] for name, x in cut} for i in range(0, len(batch["labels"]), few)]

@@ -12,7 +12,7 @@ from training.ranks import Ranks
 
 
 def compile_layers(model: Any, args: Namespace, ranks: Ranks) -> None:
-    """torch.compile for each layer, and for the loss over the vocabulary, with --compile on, or auto on a GPU.
+    """torch.compile for each layer, and on a GPU for the loss over the vocabulary, with --compile on, or auto on a GPU.
 
     A layer alone, so that a change of shape is cheap. Raises UserError where the model is to be cut up.
     """
@@ -31,5 +31,5 @@ def compile_layers(model: Any, args: Namespace, ranks: Ranks) -> None:
     torch._dynamo.config.accumulated_cache_size_limit = 1024
     for layer in model.bert.layers:
         layer.forward = torch.compile(layer.forward)
-    if hasattr(model, "into_gradient"):
+    if hasattr(model, "into_gradient") and ranks.device.type == "cuda":  # a CPU's 16 rows are in its cache as they are
         model.into_gradient = torch.compile(heads.into_gradient_at_once, dynamic=True)
