@@ -14,7 +14,8 @@ Design choices:
   that never gets a gradient stalls distributed training and hides mistakes.
 - ALBERT (Lan et al. 2020, arXiv 1909.11942) is two fields: ``embedding_size`` E, words narrower than D and projected to
   it, and ``share_layers``, one layer applied again and again.
-- The vocabulary-wide product, the most expensive one of pretraining, is done at the masked positions only.
+- The vocabulary-wide product, the most expensive one of pretraining, is done at the masked positions only, and so is what
+  the last layer does behind its attention; for next sentence and heads that read first tokens, at those.
 """
 
 from collections.abc import Callable
@@ -212,7 +213,10 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
 
 
 class MultiheadAttention(nn.Module):
-    """Self-attention of H heads over (N, S, D); with ``attention_window`` as window_attention has it."""
+    """Self-attention of H heads over (N, S, D); with ``attention_window`` as window_attention has it.
+
+    With ``places``, what `at` has of the tokens: (M, D).
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -221,7 +225,7 @@ class MultiheadAttention(nn.Module):
         self.in_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x, mask=None):
+    def forward(self, x, mask=None, places=None):
         n, s, d = x.shape
         query, key, value = self.in_proj(x).view(n, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
@@ -231,7 +235,12 @@ class MultiheadAttention(nn.Module):
             x = window_attention(query, key, value, mask, dropout, self.window)
         else:
             x = attention(query, key, value, mask, dropout)  # (N, H, S, d)
-        return self.out_proj(x.transpose(1, 2).reshape(n, s, d))
+        return self.out_proj(at(x.transpose(1, 2).reshape(n, s, d), places))
+
+
+def at(x: Tensor, places: Tensor | None) -> Tensor:
+    """(N, S, D) -> (M, D): the tokens at ``places`` (M,), numbers counted through all N * S; with None as they are."""
+    return x if places is None else x.flatten(0, 1).index_select(0, places)
 
 
 def add(x, y):
@@ -241,7 +250,10 @@ def add(x, y):
 
 
 class TransformerEncoderLayer(nn.Module):
-    """Attention, then two linear layers over each token, each with a residual connection and a LayerNorm."""
+    """Attention, then two linear layers over each token, each with a residual connection and a LayerNorm.
+
+    With ``places``, what comes after attention is computed for the tokens there only.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -257,11 +269,11 @@ class TransformerEncoderLayer(nn.Module):
     def feed_forward(self, x):
         return self.linear2(self.activation(self.linear1(x)))
 
-    def forward(self, x, mask=None):
+    def forward(self, x, mask=None, places=None):
         if self.norm_first:
-            x = add(x, self.dropout(self.attention(self.norm1(x), mask)))
+            x = add(at(x, places), self.dropout(self.attention(self.norm1(x), mask, places)))
             return add(x, self.dropout(self.feed_forward(self.norm2(x))))
-        x = self.norm1(add(x, self.dropout(self.attention(x, mask))))
+        x = self.norm1(add(at(x, places), self.dropout(self.attention(x, mask, places))))
         return self.norm2(add(x, self.dropout(self.feed_forward(x))))
 
 
@@ -269,8 +281,9 @@ class BertModel(nn.Module):
     """The body: ids (N, S) -> hidden states (N, S, D).
 
     ``attention_mask`` may be (N, S, S), 1 where a token may look at another. ``position_ids`` (N, S) stand in for 0 to
-    S - 1. With ``last=k``, the states that the last k layers give, a list. Raises ValueError when S exceeds
-    ``max_position_embeddings``.
+    S - 1. With ``last=k``, the states that the last k layers give, a list. With ``places`` (M,), numbers counted through
+    all N * S, the states of the tokens there only, (M, D), which spares most of the last layer. Raises ValueError when S
+    exceeds ``max_position_embeddings``.
     """
 
     def __init__(self, config: BertConfig, pooler: bool = False):
@@ -291,17 +304,19 @@ class BertModel(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None, position_ids=None, last=None):
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None, position_ids=None, last=None, places=None):
         x = self.embedding(input_ids, token_type_ids, position_ids)
         if attention_mask is not None and attention_mask.dim() == 2:
             attention_mask = attention_mask[:, None]
         mask = None if attention_mask is None else attention_mask.bool()[:, None]  # (N, 1, 1, S) or (N, 1, S, S)
         rounds = self.config.num_hidden_layers // len(self.layers)  # more than 1 where one layer is all
+        *layers, top = [*self.layers] * rounds
         states = []
-        for layer in [*self.layers] * rounds:
+        for layer in layers:
             x = layer(x, mask)
             states = [*states, x][-(last or 1) :]
-        return self.norm(x) if last is None else [self.norm(x) for x in states]
+        states = [self.norm(x) for x in [*(at(x, places) for x in states), top(x, mask, places)][-(last or 1) :]]
+        return states[0] if last is None else states
 
     def extend_positions(self, count: int) -> None:
         """Make the position table ``count`` long, if it is shorter, by repeating it (Beltagy et al. 2020, section 5)."""
@@ -311,9 +326,9 @@ class BertModel(nn.Module):
             self.embedding.position.embed = nn.Embedding.from_pretrained(repeated, freeze=False)
             self.config.max_position_embeddings = count
 
-    def pool(self, hidden):
-        """tanh of a linear layer over the first token's state: (N, S, D) -> (N, D)."""
-        return torch.tanh(self.pooler(hidden[:, 0]))
+    def pool(self, firsts):
+        """tanh of a linear layer over the first tokens' states: (N, D) -> (N, D)."""
+        return torch.tanh(self.pooler(firsts))
 
 
 class MLMTask(nn.Module):
@@ -342,9 +357,9 @@ class MLMTask(nn.Module):
         self.bert.initialise(self.decoder)
 
     def forward(self, input_ids, token_type_ids=None, attention_mask=None, positions=None, labels=None, each=False):
-        x = self.bert(input_ids, token_type_ids, attention_mask)
-        if positions is not None:
-            x = x[positions] if positions.dtype == torch.bool else x.flatten(0, 1).index_select(0, positions)
+        if positions is not None and positions.dtype == torch.bool:
+            positions = positions.flatten().nonzero()[:, 0]
+        x = self.bert(input_ids, token_type_ids, attention_mask, places=positions)
         transformed = self.transform(x)
         x = self.norm(self.activation(transformed))
         words = self.bert.embedding.embed if self.decoder is None else self.decoder
@@ -355,6 +370,11 @@ class MLMTask(nn.Module):
             return torch.cat([F.cross_entropy(F.linear(x, words.weight, self.bias).float(), right, reduction="none")
                               for x, right in parts])  # fmt: skip
         return heads.VocabularyLoss.apply(x.to(transformed.dtype), words.weight, self.bias, labels, self.into_gradient)
+
+
+def first_places(input_ids):
+    """The numbers of the rows' first tokens, counted through all N * S."""
+    return torch.arange(0, input_ids.numel(), input_ids.size(1), device=input_ids.device)
 
 
 class NextSentenceTask(nn.Module):
@@ -368,8 +388,8 @@ class NextSentenceTask(nn.Module):
         self.bert.initialise(self.classifier)
 
     def forward(self, input_ids, token_type_ids=None, attention_mask=None):
-        hidden = self.bert(input_ids, token_type_ids, attention_mask)
-        return self.classifier(self.dropout(self.bert.pool(hidden)))
+        firsts = self.bert(input_ids, token_type_ids, attention_mask, places=first_places(input_ids))
+        return self.classifier(self.dropout(self.bert.pool(firsts)))
 
 
 class QuestionAnswerTask(nn.Module):
@@ -422,7 +442,7 @@ class RaceTask(nn.Module):
         states, firsts, parts = read(input_ids, token_type_ids, attention_mask, parts, markers, options)
         name = self.bert.config.head
         if name == "cls":
-            features = self.bert.pool(firsts[-1][:, None])
+            features = self.bert.pool(firsts[-1])
         elif name == "mix":
             features = self.mix(torch.stack(firsts))
         elif parts is None:
@@ -443,10 +463,15 @@ class RaceTask(nn.Module):
         return len(self.mix.weights) if self.bert.config.head == "mix" else 1
 
     def separate(self, *inputs):
-        """For each option its row's states (R, S, D), first tokens (a list of (R, D)) and parts."""
+        """For each option its row's states (R, S, D), first tokens (a list of (R, D)) and parts.
+
+        Where the head reads first tokens only, there are no states of others.
+        """
         ids, types, mask, parts = (None if x is None else heads.rows_of(x, inputs[-1]) for x in inputs[:4])
-        layers = self.bert(ids, types, mask, last=self.layers())
-        return layers[-1], [x[:, 0] for x in layers], parts
+        if self.bert.config.head in ("cls", "mix"):
+            return None, self.bert(ids, types, mask, last=self.layers(), places=first_places(ids)), parts
+        states = self.bert(ids, types, mask)
+        return states, [states[:, 0]], parts
 
     def joint(self, input_ids, token_type_ids, attention_mask, parts, markers, options):
         """The same from rows that all options of a question share."""
@@ -455,11 +480,14 @@ class RaceTask(nn.Module):
         if attention_mask is not None:
             visible = visible & attention_mask[:, None].bool()
             position_ids = position_ids * attention_mask  # what lies behind a short row could leave the position table
-        layers = self.bert(input_ids, token_type_ids, visible, position_ids, last=self.layers())
         row, column = torch.arange(n, device=markers.device)[:, None], markers.clamp(max=length - 1)
-        firsts = [heads.rows_of(x[row, column], options) for x in layers]
+        places = heads.rows_of(row * length + column, options)  # (R,), of the options' first tokens
         parts = None if parts is None else heads.rows_of(parts[:, None] * own, options)
-        return heads.rows_of(layers[-1][:, None].expand(-1, markers.size(1), -1, -1), options), firsts, parts
+        inputs = (input_ids, token_type_ids, visible, position_ids)
+        if self.bert.config.head in ("cls", "mix"):
+            return None, self.bert(*inputs, last=self.layers(), places=places), parts
+        states = self.bert(*inputs)
+        return heads.rows_of(states[:, None].expand(-1, markers.size(1), -1, -1), options), [at(states, places)], parts
 
 
 TASKS = {cls.__name__: cls for cls in (MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask)}

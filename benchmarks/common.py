@@ -115,7 +115,8 @@ def products():
     d, f, heads = SIZES["hidden_size"], SIZES["intermediate_size"], SIZES["num_attention_heads"]
     tokens, layers, masked = ROWS * LENGTH, SIZES["num_hidden_layers"], round(MASKED * ROWS * LENGTH)
     forward = [
-        (layers, tokens, d, 3 * d), (layers, tokens, d, d), (layers, tokens, d, f), (layers, tokens, f, d),
+        (layers, tokens, d, 3 * d),
+        *((n, m, *shape) for n, m in ((layers - 1, tokens), (1, masked)) for shape in ((d, d), (d, f), (f, d))),
         (2 * layers * ROWS * heads, LENGTH, d // heads, LENGTH), (1, masked, d, d), (1, masked, d, SIZES["vocab_size"]),
     ]  # fmt: skip
     return [(n, *shape) for n, r, i, c in forward for shape in ((r, i, c), (r, c, i), (i, r, c))]
