@@ -29,7 +29,8 @@ def trainer(args, ranks):
     examples = MaskedBlocks(toys.corpus(*[[8, 9, 7] * 4] * 3), toys.numbered(1000), 16, 1)
     model = MLMTask(BertConfig(1000, 16, 2, 2, 32, max_position_embeddings=16, hidden_dropout_prob=0.0,
                                attention_probs_dropout_prob=0.0))  # fmt: skip
-    task = utils.Task("mlm", model, toys.letters(), {"train": examples}, mlm_task.loss, None, None, mlm_task.summary)
+    sets = {"train": examples, "valid": examples}
+    task = utils.Task("mlm", model, toys.letters(), sets, mlm_task.loss, None, None, mlm_task.summary)
     return utils.Trainer(task, args, ranks)
 
 
@@ -80,7 +81,7 @@ def validate(args, ranks):
     run.saving.best = lambda *_: asked.append(True)
     run.compute.score = lambda *_: {"loss": 2.0 - 1e-9 * ranks.rank}
     run.state.best = 2.0
-    run.validate()
+    run.validate(0.5)
     return asked
 
 

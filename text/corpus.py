@@ -121,7 +121,7 @@ def divide(path, split, style, places):
     if len(missing) == 2:
         if named.get("train") and named[None]:
             warn(f"{path}: what is called train is divided with the rest, for nothing beside it is called valid or test")
-        return share(plain_texts(files, places), split, style, places)
+        return share(plain_texts(files, places), split, style, places.shares)
     train, others = named["train"] or named[None], named[None] if named["train"] else []
     if others:
         warn(f"{path}: {len(others)} files are left out, such as {others[0]}, for others are called train, "
@@ -132,17 +132,17 @@ def divide(path, split, style, places):
         return [whole(text) for text in plain_texts(named[split], places).values()]
     if not train:
         raise UserError(f"{path}: no text for the {split} split; add train.txt, or a folder train")
-    return share(plain_texts(train, places), split, style, places, missing)
+    return share(plain_texts(train, places), split, style, places.shares, missing)
 
 
-def share(texts, split, style, places, missing=tuple(SHARES)):
+def share(texts, split, style, given=None, missing=tuple(SHARES)):
     """What of the files is for training, and for validation and testing where these are ``missing``, by `held_out`.
 
     Where no whole files make that, each is divided by length. ``texts``: file -> its plain text.
     """
     sizes = {path: os.path.getsize(text) for path, text in texts.items()}
     total = sum(sizes.values())
-    shares = held_out(total, places.shares, missing)
+    shares = held_out(total, given, missing)
     if split == "train" and any(round(percent * total / 100) == MOST for percent in shares.values()):
         parts = " and ".join(f"{percent:.2g} % for {part}" for part, percent in shares.items())
         warn(f"{total / 1e6:.0f} MB of text: {parts}, no more than {MOST / 1e6:.0f} MB each, for all of it is scored; "
