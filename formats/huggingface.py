@@ -18,6 +18,7 @@ A folder holds config.json, the weights (model.safetensors, whole or in parts, o
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,7 @@ def read_parts(index, read):
     for place in sorted(set(places.values())):
         if Path(place).name != place:
             raise UserError(f"{index}: {place} leads out of the folder; fetch the model from a source you trust")
-        if not (index.parent / place).is_file():
+        if not os.path.isfile(index.parent / place):  # which, unlike Path's, does not mind a name that is too long
             raise UserError(f"{index.parent / place}: no such file, but {index.name} names it; fetch it too")
         part = read(index.parent / place)
         for name in (name for name, where in places.items() if where == place):
