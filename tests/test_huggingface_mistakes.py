@@ -122,6 +122,7 @@ INDEX = "model.safetensors.index.json"
     (several(GONE, write(INDEX, b"{}")), [INDEX, "weight_map"]),
     (several(GONE, write(INDEX, b'{"weight_map": {"a": "../x"}}')), ["../x", "leads out"]),
     (several(GONE, write(INDEX, b'{"weight_map": {"a": "x.safetensors"}}')), ["x.safetensors", "no such file"]),
+    (several(GONE, write(INDEX, b'{"weight_map": {"a": "%s"}}' % (b"x" * 300))), ["xxx", "no such file"]),
     (remove("vocab.txt"), ["no vocab.txt"]), (write("vocab.txt", b"[PAD]\n[UNK]"), ["vocab.txt", "lacks [CLS]"]),
     (write("vocab.txt", "\n".join([*LETTERS.tokens, "more"]).encode()), ["vocab.txt", f"{V + 1} tokens", f"{V}"]),
     (write("tokenizer_config.json", b"[]"), ["tokenizer_config.json"]),
