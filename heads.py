@@ -75,8 +75,8 @@ class VocabularyLoss(torch.autograd.Function):
     """Cross-entropy of softmax(x Wᵀ + b), summed over the M rows of x (M, D), for words W (V, D) and labels (M,).
 
     The logits are held once, in x's precision, and turned into their own gradient a few rows at a time in fp32 (by
-    ``work``, `into_gradient` or the like). As separate operations, a vocabulary of 30,000 words makes
-    several copies of them in fp32, which take longer to move than the matrix products to compute.
+    ``work``, `into_gradient` or the like). As separate operations, a vocabulary of 30,000 words makes several copies of
+    them in fp32, which take longer to move than the matrix products to compute.
     """
 
     @staticmethod
