@@ -96,6 +96,9 @@ def muon_steps(rank, world, dtype, folder):
         optimizer.step()
     if rank == 0:
         torch.save(model.state_dict(), f"{folder}/{world}{dtype}")
+    if world > 1:
+        torch.distributed.barrier()  # a process that ends while others still speak to it may abort
+        torch.distributed.destroy_process_group()
 
 
 @slow
