@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import toys
+from conftest import ROOT
 
 import data
 import demo
@@ -15,7 +16,7 @@ import ns_task
 import qa_task
 import race_task
 import tune
-from checkpoint import save_model
+from checkpoint import load_model, save_model
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from training.ranks import Ranks
 
@@ -186,3 +187,29 @@ def test_a_newcomer_gets_an_answer(shipped, parsed, capsys, task, words):
     args = parsed(task, *USES[task], "--cache-dir", "cache", "--precision", "fp32")
     SCRIPTS[task].run(args, Ranks())
     assert words in capsys.readouterr().out
+
+
+# The files themselves, where this copy of the suite has them
+
+
+@pytest.fixture
+def real():
+    if not (ROOT / "pretrained" / "qa_model.pt").exists():
+        pytest.skip("this copy of the suite came without its models")
+    return ROOT / "pretrained"
+
+
+def test_the_files_stay_small_and_each_is_of_its_task(real):
+    assert sum((real / name).stat().st_size for name in OWN.values()) < 45e6
+    for task, head in HEADS.items():
+        model, tokenizer = load_model(head, real / OWN[task])
+        assert len(tokenizer) == 8192 and model.bert.config.hidden_size == 224
+
+
+def test_they_answer_what_the_readme_asks(real, run_script):
+    engine = str(ROOT / "docs" / "engine.txt")
+    asked = {"qa_task.py": ("Charles Babbage", "--ask", "Who designed the Analytical Engine?", "--context", engine),
+             "mlm_task.py": ("York", "--fill", "She was born in New [MASK] in 1950.")}  # fmt: skip
+    for script, (answer, *words) in asked.items():
+        done = run_script(script, *words)
+        assert answer in "".join(done.stdout.splitlines()[:2]) and "that comes with the suite" in done.stderr

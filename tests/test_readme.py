@@ -16,7 +16,8 @@ from conftest import ROOT
 from text import sample
 
 WINGS = ("text", "training", "formats", "files")
-PAGES = ["README.rst", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.rst"))]
+PAGES = ["README.rst", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.rst")),
+         "pretrained/README.rst"]  # fmt: skip
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 LINES = [line.strip() for text in TEXTS.values() for line in text.splitlines()]
 # In the order of PAGES: the README's commands train the models that those of the other pages use.
@@ -77,7 +78,7 @@ def test_the_commands_of_the_predecessors_are_told_as_written():
 def test_the_map_names_every_wing_and_every_top_level_module():
     house = TEXTS["README.rst"].split("\nThe house\n")[1].split("::\n")[1].split("\n\nData flows")[0]
     assert set(re.findall(r"(?<![\w/])\w+\.py", house)) == {path.name for path in ROOT.glob("*.py")}
-    wings = {"docs", "slurm", *(path.parent.name for path in ROOT.glob("*/*.py"))}
+    wings = {"docs", "slurm", "pretrained", *(path.parent.name for path in ROOT.glob("*/*.py"))}
     assert set(re.findall(r"^    (\w+)/", house, re.MULTILINE)) == wings
 
 
