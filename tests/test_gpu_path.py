@@ -155,11 +155,14 @@ def test_compiled_layers_keep_the_names_of_their_weights_and_compute_the_same(pl
         torch.testing.assert_close(weight, other[name], atol=1e-4, rtol=0)
 
 
-def test_layers_are_compiled_on_a_gpu_unless_told_otherwise(monkeypatch):
+def test_layers_are_compiled_on_a_gpu_unless_told_otherwise_or_for_a_few_minutes(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: "compiled")
-    for wanted, device, compiled in [("auto", "cuda", 1), ("auto", "cpu", 0), ("on", "cpu", 1), ("off", "cuda", 0)]:
-        model = MLMTask(BertConfig(50, 16, 1, 2))
-        compile_layers(model, Namespace(compile=wanted, parallel="DDP"), Ranks(device=torch.device(device)))
+    for wanted, device, minutes, compiled in [
+        ("auto", "cuda", None, 1), ("auto", "cuda", 10, 1), ("auto", "cuda", 9, 0), ("auto", "cpu", None, 0),
+        ("on", "cuda", 1, 1), ("on", "cpu", None, 1), ("off", "cuda", None, 0),
+    ]:  # fmt: skip
+        model, args = MLMTask(BertConfig(50, 16, 1, 2)), Namespace(compile=wanted, parallel="DDP", minutes=minutes)
+        compile_layers(model, args, Ranks(device=torch.device(device)))
         assert (model.bert.layers[0].forward == "compiled") == compiled
         assert (model.into_gradient == "compiled") == (compiled and device == "cuda")
     with pytest.raises(UserError, match="--compile on: --parallel FSDP"):

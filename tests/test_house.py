@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -84,6 +85,13 @@ def test_an_import_inside_a_function_is_there_for_start_up_time_and_says_so(path
         module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
         if module.split(".")[0] in LEVEL or module in ("torch", "numpy", "tqdm"):
             assert "start-up" in lines[node.lineno - 1], f"{path.name}:{node.lineno}"
+
+
+def test_nothing_is_committed_that_gitignore_leaves_out():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    process = subprocess.run("git ls-files -ci --exclude-standard".split(), cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout == ""
 
 
 def test_at_the_top_lies_what_one_runs_or_reads_first_and_no_more():

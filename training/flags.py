@@ -211,7 +211,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
     p.group("this machine")
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast; tf32: fp32, but for a GPU's products",
            choices=["auto", "fp32", "tf32", "bf16", "fp16"], default="auto")  # fmt: skip
-    p.flag("compile", "torch.compile of each layer; auto: on a GPU", choices=["auto", "on", "off"], default="auto")
+    p.flag("compile", "torch.compile of each layer; auto: on a GPU, unless --minutes is under 10",
+           choices=["auto", "on", "off"], default="auto")  # fmt: skip
     p.flag("deterministic", "the same bits each time on a GPU too, for some of its speed", action="store_true",
            default=False)  # fmt: skip
     p.flag("parallel", "one process for each GPU; ZeRO: the optimizer, FSDP: the model as well is shared out",
