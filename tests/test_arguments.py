@@ -169,3 +169,10 @@ def test_a_sequence_longer_than_the_position_table_names_both_numbers(run_script
     run_script("mlm_task.py", *common, "--vocab", "vocab", "--bptt", "16")
     error = run_script("ns_task.py", *common, "--bptt", "600", code=2).stderr
     assert error.startswith("error: --bptt 600: ") and "512" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["mlm --fill", "mlm --predict", "ns --predict", "qa --context c --ask", "race --predict"])
+def test_a_use_of_nothing_is_no_wish_to_train(run_script, words):
+    task, *flags = words.split()
+    error = run_script(f"{task}_task.py", *flags, " ", code=2).stderr
+    assert error.startswith(f"error: {flags[-1]}: is empty") and error.count("\n") == 1

@@ -224,7 +224,12 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
 
 
 def uses_trained(args: argparse.Namespace) -> bool:
-    """Is the run to use a trained model, body and head, instead of training one? Raises UserError for two uses at once."""
+    """Is the run to use a trained model, body and head, instead of training one? Raises UserError for two uses at once, and
+    for one of nothing, which is no wish to train."""
+    for name, what in (("predict", "the name of a file"), ("ask", "a question"), ("fill", "a text with [MASK]")):
+        value = getattr(args, name, None)
+        if value is not None and not value.strip():
+            raise UserError(f"--{name}: is empty; give it {what}")
     uses = [f"--{name}" for name in ("evaluate", "predict", "ask", "fill") if getattr(args, name, None)]
     if len(uses) > 1:
         raise UserError(f"{' and '.join(uses)}: each is a run of its own; choose one")
@@ -233,7 +238,7 @@ def uses_trained(args: argparse.Namespace) -> bool:
 
 def check_all_or_none(args: argparse.Namespace, **meanings: str) -> None:
     """Raises UserError where some of these flags are given and others not; ``meanings``: what each is for."""
-    missing = [name for name in meanings if not getattr(args, name)]
+    missing = [name for name in meanings if getattr(args, name) in (None, [])]
     if missing and len(missing) < len(meanings):
         flags = [f"--{name}" for name in meanings]
         raise UserError(f"{', '.join(flags[:-1])} and {flags[-1]} go together; add "
