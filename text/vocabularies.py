@@ -100,12 +100,13 @@ def _write_sample(lines, path, sample_bytes):
         for line in lines:
             any_letter = any_letter or any(map(str.isalnum, line))
             for part in TRAINING_LINE.findall(line):
-                # One string over and over takes the trainer minutes: of those that repeat themselves, each once.
-                if len(part) > 900 and len(strings_of(part[:256])) < 200:
-                    strings = hash(strings_of(part))  # the same wherever a line was cut
-                    if strings in seen:
+                # One string over and over takes the trainer minutes: of long parts that are the same, the first.
+                if len(part) > 900:
+                    short = len(strings_of(part[:256])) < 200  # the string: the same wherever a line was cut
+                    same = hash(strings_of(part) if short else part)
+                    if same in seen:
                         continue
-                    seen.add(strings)
+                    seen.add(same)
                 written += stream.write(part.encode("utf-8", "replace") + b"\n")
             if written >= sample_bytes:
                 break
