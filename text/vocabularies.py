@@ -102,8 +102,8 @@ def _write_sample(lines, path, sample_bytes):
             for part in TRAINING_LINE.findall(line):
                 # One string over and over takes the trainer minutes: of long parts that are the same, the first.
                 if len(part) > 900:
-                    short = len(strings_of(part[:256])) < 200  # the string: the same wherever a line was cut
-                    same = hash(strings_of(part) if short else part)
+                    repeats = len(_strings_of(part[:256])) < 200  # a short string, then the same wherever a line was cut
+                    same = hash(_strings_of(part) if repeats else part)
                     if same in seen:
                         continue
                     seen.add(same)
@@ -114,8 +114,9 @@ def _write_sample(lines, path, sample_bytes):
         raise UserError("no word in the text to make a vocabulary from; check the data set")
 
 
-def strings_of(text, length=8):
-    return frozenset(text[at : at + length] for at in range(len(text) - length + 1))
+def _strings_of(text):
+    """All strings of eight letters in ``text``."""
+    return frozenset(text[at : at + 8] for at in range(len(text) - 7))
 
 
 def _in_a_process(function, *arguments):
