@@ -294,7 +294,8 @@ def run_rank(place, function, args, parent=None):
     try:
         # Beside NCCL, gloo for what lies in the CPU's memory: plain values, and states that no GPU has room for.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, "env://", timeout=timeout_of(args), rank=rank, world_size=world)
+        dist.init_process_group(backend, store=meeting_store(rank, world, timeout_of(args)), timeout=timeout_of(args),
+                                rank=rank, world_size=world)  # fmt: skip
         code = function(args, Ranks(rank, world, device)) or 0
         if device.type == "cuda":
             close_nccl(device)
@@ -318,6 +319,18 @@ def run_rank(place, function, args, parent=None):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def meeting_store(rank, world, timeout):
+    """The store in which the ranks find each other, as MASTER_ADDR and MASTER_PORT say.
+
+    torchrun's own store outlives a restart, and since torch 2.5 nothing in it tells the addresses of those who have died
+    from today's. Its count of restarts does, where one torchrun started all: each counts its own.
+    """
+    store, *_ = next(dist.rendezvous("env://", rank, world, timeout=timeout))
+    store.set_timeout(timeout)
+    alone = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    return dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT'] if alone else 0}", store)
 
 
 def close_nccl(device):
