@@ -267,7 +267,7 @@ NESTED = 50  # templates and tables within each other, at most: each level is on
 MARKUP = [(re.compile(pattern, re.DOTALL | re.IGNORECASE | re.MULTILINE), replacement) for pattern, replacement in (
     (r"\{\{[^{}]*\}\}", " "),  # templates
     (r"\{\|(?:(?!\{\|).)*?\|\}", " "),  # tables
-    (r"\[\w+://[^\s\[\]]+ ?([^\[\]]*)\]", r"\1"),  # [http://page text]
+    (r"\[\w+://(?![\s\[\]])([^\[\]]*)\]", lambda link: re.sub(r"^\S+ ?", "", link[1])),  # [http://page text]
     (r"\[\[([^\[\]]*)\]\]", link_text),
     (r"</?[a-z][^<>]*>|'{2,}|={2,}|-{4,}|__[A-Z]+__", " "),
     (r"^[*#:;]+|^(?:[|!]|\{\|)[^\n]*$", " "),  # what begins an item of a list, what is left of tables
