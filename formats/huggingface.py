@@ -41,6 +41,7 @@ from formats.names import (
     their_names,
 )
 from formats.shapes import body_shapes, head_shapes
+from formats.tokenizer_json import tokenizer_json
 from model import BertConfig
 from text.by_library import tokens_of
 from text.tokenizer import BERT_SPECIALS, Tokenizer
@@ -395,6 +396,7 @@ def write_folder(content: dict[str, Any], folder: str | Path) -> list[str]:
     with atomic_folder(folder) as temporary:
         write_json(temporary / "config.json", their_config(config, kind, content["heads"], tokenizer))
         safetensors.save_file(weights, str(temporary / "model.safetensors"), {"format": "pt"})
+        (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)  # else the owner's alone
         lines += write_tokenizer(tokenizer, temporary, config)
     return lines
 
@@ -439,13 +441,19 @@ def their_config(config, kind, heads, tokenizer):
 def write_tokenizer(tokenizer, folder, config):
     """The vocabulary and tokenizer_config.json; gives a line on what other software does differently."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    settings = {**dict(zip(names, tokenizer.specials, strict=True)), "model_max_length": config.max_position_embeddings}
+    inputs = ["input_ids", *["token_type_ids"] * (config.type_vocab_size > 1), "attention_mask"]
+    settings = {**dict(zip(names, tokenizer.specials, strict=True)), "model_max_length": config.max_position_embeddings,
+                "model_input_names": inputs}  # fmt: skip
     lines = []
     if tokenizer.kind == "sentencepiece":
         (folder / "spiece.model").write_bytes(sentencepiece_with_specials(tokenizer))
         lowercase = tokenizer.clean and tokenizer.lowercase
         settings.update(tokenizer_class="AlbertTokenizer", do_lower_case=lowercase, keep_accents=not tokenizer.clean)
-        if not tokenizer.clean:
+        found = tokenizer_json(tokenizer)
+        if found:
+            write_json(folder / "tokenizer.json", found)
+            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        elif not tokenizer.clean:
             lines.append("spiece.model is meant for transformers' AlbertTokenizer, which cuts doubled quotes and digits "
                          "before commas in its own way: a few ids will differ")  # fmt: skip
     elif tokenizer.kind == "json":

@@ -1,5 +1,7 @@
 """Our models as folders for transformers: the same numbers there, and back; whole or not at all."""
 
+import json
+
 import pytest
 import torch
 from their_models import LETTERS, TEXT, V, agree, batch, every_head, ours, save, theirs, transformers
@@ -65,18 +67,27 @@ def test_the_tokenizer_that_leaves_is_read_by_transformers(tmp_path, run_script)
         assert other.cls_token_id == tokenizer.cls_id and other.mask_token_id == tokenizer.mask_id
 
 
-def test_a_vocabulary_of_our_own_leaves_with_its_ids_and_a_word_on_what_differs(tmp_path, run_script):
-    tokenizer = train_tokenizer("sentencepiece", TEXT, 70)
+@pytest.mark.parametrize("size", [70, 2_000], ids=["unigram", "bpe"])  # of so few words, only pairs make as many pieces
+def test_a_vocabulary_of_our_own_leaves_with_its_ids(size, tmp_path, run_script):
+    tokenizer = train_tokenizer("sentencepiece", TEXT, size)
     made = ours(RaceTask, vocab_size=len(tokenizer))
     folder, output = exported(made, tmp_path, run_script, tokenizer)
-    assert "note: spiece.model" in output and output.count("\n") == 2
-    text = "the cat has 9 things"
+    assert "note:" not in output
+    for text in ("the cat has 9 things", "The  caf\u00e9, \uff21\u00a0dog.\n\u2026 \U0001f600 sat_down", " ", ""):
+        other = transformers.AutoTokenizer.from_pretrained(folder)
+        ids, dog, pair = tokenizer.encode_ids(text), tokenizer.encode_ids("the dog"), other(text, "the dog")
+        assert len(other) == len(tokenizer) and other(text, add_special_tokens=False)["input_ids"] == ids
+        assert pair["input_ids"] == [tokenizer.cls_id, *ids, tokenizer.sep_id, *dog, tokenizer.sep_id]
+        assert pair["token_type_ids"] == [0] * (len(ids) + 2) + [1] * (len(dog) + 1)
+    assert (other.pad_token_id, other.mask_token_id) == (tokenizer.pad_id, tokenizer.mask_id)
+    assert json.loads((folder / "tokenizer_config.json").read_text())["model_input_names"][1] == "token_type_ids"  # v5 asks
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
     model = (folder / "spiece.model").read_bytes()
     ids = {piece: number for number, (piece, _) in enumerate(sentencepiece_pieces(model))}
-    assert [ids[piece] for piece in subwords.encoder(model)(text)] == tokenizer.encode_ids(text)
+    assert [ids[piece] for piece in subwords.encoder(model)("the cat has")] == tokenizer.encode_ids("the cat has")
     back = load_model(RaceTask, folder)[1]
     assert back.tokens == tokenizer.tokens and back.specials == tokenizer.specials
-    assert back.encode_ids(f"The {text}") == tokenizer.encode_ids(f"The {text}")
+    assert back.encode_ids("The dog sat") == tokenizer.encode_ids("The dog sat")
 
 
 def test_an_alberts_own_vocabulary_leaves_as_it_came(albert, spiece, tmp_path):

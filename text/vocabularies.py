@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from files.mistakes import UserError
 from files.reading import read_text
@@ -241,15 +242,26 @@ def sentencepiece_as_it_is(model: bytes, specials: tuple[str, ...], clean: bool,
 
 def sentencepiece_pieces(model):
     """[(text, type)] of a SentencePiece model. Raises ValueError where the bytes are something else."""
+    pieces, _, _ = sentencepiece_fields(model)
+    return [(piece[1].decode(), piece.get(3, 1)) for piece in pieces]
+
+
+def sentencepiece_fields(model: bytes) -> tuple[list[dict[int, Any]], dict[int, Any], dict[int, Any]]:
+    """The pieces of a SentencePiece model, how it was trained, and its normaliser: each the fields of its message.
+
+    Raises ValueError where the bytes are something else.
+    """
     try:
         fields = [(number, value) for number, value, _ in _fields(model)]
         pieces = [{key: part for key, part, _ in _fields(value)} for number, value in fields if number == 1]
-        pieces = [(piece[1].decode(), piece.get(3, 1)) for piece in pieces]
+        how, normaliser = ({key: part for key, part, _ in _fields(dict(fields).get(number, b""))} for number in (2, 3))
+        for piece in pieces:
+            piece[1].decode()
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("no SentencePiece model") from error
     if not pieces or 3 not in dict(fields):  # the normaliser comes last: without it the file was cut off
         raise ValueError("no pieces, or no end")
-    return pieces
+    return pieces, how, normaliser
 
 
 def sentencepiece_with_specials(tokenizer: Tokenizer) -> bytes:
