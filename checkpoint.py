@@ -28,7 +28,7 @@ from files import hub
 from files.mistakes import UserError, run_main, spellings
 from files.reading import read_json
 from files.torch_zip import holds_weights, read_torch, starts_as_zip
-from files.writing import atomic_write
+from files.writing import atomic_write, check_writable
 from formats import by_name, card, huggingface, torchtext_files
 from formats.shapes import body_shapes, head_shapes
 from model import TASKS, BertConfig, BertModel
@@ -135,7 +135,8 @@ def load_model(
         return bare(content, dropout, path), Tokenizer.from_state(content["tokenizer"])
     if task not in content["heads"]:
         found = " and ".join(f"a {name}" for name in content["heads"]) or "no head of a task here"
-        raise UserError(f"{path}: holds {found}, not a {task}; use --bert-model to take its body")
+        raise UserError(f"{path}: holds {found}, not a {task}; name a model that does, or train its body for "
+                        "this task by --bert-model")  # fmt: skip
     model = cls(with_dropout(content["config"], dropout))
     weights, unused = whole(content, task), others(content, task)
     if model.bert.pooler is None and "bert.pooler.weight" in weights:
@@ -292,6 +293,7 @@ def in_precision(weights, args):
 
 def embed(args):
     """Write a vector for each line of a text file, to a .npy file of (lines, width), fp32."""
+    check_writable(args.output, args.predict)
     model, tokenizer = load_model(BertModel, args.file, 0.0, args.save_vocab, args.nhead)
     noted = model.notes.get("bptt")  # positions beyond it are untrained
     longest = min(noted, model.config.max_position_embeddings) if type(noted) is int and noted > 8 else None

@@ -67,7 +67,7 @@ def arguments():
     else:
         args.bert_model = [name for name in MODELS if Path(name).exists()]
     if not args.bert_model and (found := shipped(*MODELS)):
-        warn("no model here: taking the pretrained ones that come with the suite")
+        warn("no model here: taking the pretrained ones that come with the suite", word="note")
         args.bert_model = found
     if not args.bert_model:
         raise UserError("no model here; train one (python mlm_task.py), or name one with --bert-model FILE")

@@ -24,13 +24,13 @@ class UserError(Exception):
 TOLD: set[str] = set()
 
 
-def warn(message: str, once: str | None = None) -> None:
+def warn(message: str, once: str | None = None, word: str = "warning") -> None:
     """A line on stderr, once; of lines with the same ``once`` the first alone. Of several ranks or tasks the first says
-    it, for the others would say the same."""
+    it, for the others would say the same. ``word`` begins it: a "note" is of what is as it should be."""
     key = once or message
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and key not in TOLD:
         TOLD.add(key)
-        print(f"warning: {UserError(message)}", file=sys.stderr, flush=True)
+        print(f"{word}: {UserError(message)}", file=sys.stderr, flush=True)
 
 
 def spellings(flag: str) -> Iterable[str]:

@@ -2,7 +2,7 @@
 
     python qa_task.py --bert-model pretrained
 
-names the one among them that suits the task, wherever one stands; a path of one's own is ``./pretrained``. An installation
+names the one among them that suits the task, wherever one stands, and so does ``--checkpoint``; a path of one's own is ``./pretrained``. An installation
 may be without them.
 """
 
@@ -23,7 +23,7 @@ def shipped(*names: str) -> list[str]:
 
 
 def resolved(models: Iterable[str], *names: str) -> list[str]:
-    """``models`` as --bert-model names them, with the shipped ones of ``names`` in the place of "pretrained".
+    """``models`` as --bert-model or --checkpoint names them, with the shipped ones of ``names`` in the place of "pretrained".
 
     Raises UserError where none of those is there.
     """
@@ -31,7 +31,7 @@ def resolved(models: Iterable[str], *names: str) -> list[str]:
     for model in models:
         there = shipped(*names) if model == NAME else [model]
         if not there:
-            raise UserError(f"--bert-model {NAME}: no {' or '.join(names)} in {FOLDER}; get the suite with its models, or "
+            raise UserError(f"{NAME}: no {' or '.join(names)} in {FOLDER}; get the suite with its models, or "
                             "train one and name its file")  # fmt: skip
         paths += there
     return paths

@@ -31,6 +31,14 @@ def impatient(monkeypatch):
 # Places
 
 
+@pytest.mark.parametrize("task", ["mlm", "ns", "qa", "race"])
+def test_what_is_read_is_not_overwritten(run_script, folder, task):
+    flags = "--predict file.txt --output ./file.txt --bert-model gone.pt"
+    error = run_script(f"{task}_task.py", *flags.split(), code=2).stderr
+    assert error == "error: file.txt: is what is read, and would be overwritten; name another --output\n"
+    assert (folder / "file.txt").read_text() == "what there is"
+
+
 @pytest.mark.parametrize("path, reason", [
     ("file.txt/model.pt", "Not a directory"), ("", "is a folder"), ("x" * 300, "File name too long"),
     ("/proc/nowhere/model.pt", "cannot be written"),

@@ -92,6 +92,11 @@ def test_a_file_or_folder_of_that_name_does_not_shadow_it_and_is_named_as_a_path
         assert model("qa", "--bert-model", path) == path
 
 
+@each_task
+def test_training_goes_on_from_it_body_and_head(shipped, parsed, task):
+    assert parsed(task, "--checkpoint", "pretrained").checkpoint == str(shipped / OWN[task])
+
+
 def test_its_path_is_short_where_it_lies_below_the_working_directory(shipped, model, monkeypatch):
     monkeypatch.chdir(shipped.parent)
     assert model("qa", "--bert-model", "pretrained") == "pretrained/ns_bert.pt"
@@ -124,13 +129,13 @@ def test_tokens_are_prepared_with_its_vocabulary(shipped, home, argv, capsys):
 
 @each_task
 def test_a_suite_without_it_says_so_in_one_line(home, model, task):
-    told = f"--bert-model pretrained: no {STARTS[task]} in {home.parent}/suite/pretrained; get the suite with its models"
+    told = f"pretrained: no {STARTS[task]} in {home.parent}/suite/pretrained; get the suite with its models"
     toys.refused(lambda: model(task, "--bert-model", "pretrained"), told)
 
 
 def test_a_page_of_a_suite_without_any_says_so_in_one_line(home, argv):
     argv("--bert-model", "pretrained")
-    toys.refused(demo.arguments, "--bert-model pretrained: no mlm_bert.pt or qa_model.pt or race_model.pt in ")
+    toys.refused(demo.arguments, "pretrained: no mlm_bert.pt or qa_model.pt or race_model.pt in ")
 
 
 # Where no model is named
@@ -139,7 +144,7 @@ def test_a_page_of_a_suite_without_any_says_so_in_one_line(home, argv):
 @each_task
 def test_without_a_model_here_it_is_taken_and_a_line_says_so(shipped, model, capsys, task):
     assert model(task, *USES[task]) == str(shipped / OWN[task])
-    line = f"warning: no {OWN[task]} here: taking the pretrained model that comes with the suite, {shipped / OWN[task]}\n"
+    line = f"note: no {OWN[task]} here: taking the pretrained model that comes with the suite, {shipped / OWN[task]}\n"
     assert capsys.readouterr().err == line
 
 
@@ -169,7 +174,7 @@ def test_where_there_is_none_at_all_the_missing_file_is_told(home, parsed, capsy
 def test_the_page_takes_them_where_no_model_is_here(shipped, home, argv, capsys):
     argv()
     assert demo.arguments().bert_model == [str(shipped / name) for name in demo.MODELS]
-    assert capsys.readouterr().err == "warning: no model here: taking the pretrained ones that come with the suite\n"
+    assert capsys.readouterr().err == "note: no model here: taking the pretrained ones that come with the suite\n"
     (home / "qa_model.pt").touch()
     assert demo.arguments().bert_model == ["qa_model.pt"]
     for path in (home / "qa_model.pt", *shipped.iterdir()):

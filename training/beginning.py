@@ -32,7 +32,7 @@ def in_its_place(run: Run) -> Run:
             return run(args, ranks)
         with contextlib.nullcontext() if uses_trained(args) else alone(Path(args.log_dir)):
             for path in outputs(args):
-                check_writable(path)
+                check_writable(path, args.predict)
             return run(args, ranks)
 
     return begun

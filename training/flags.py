@@ -253,6 +253,8 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
     for a vocabulary that comes with the model.
     """
     trained = uses_trained(args)
+    if args.checkpoint:
+        args.checkpoint, = resolved([args.checkpoint], own)
     if args.bert_model is None:
         args.bert_model = trained_here(args, own) if trained else start
     else:
@@ -283,7 +285,7 @@ def trained_here(args, own):
     if args.evaluate:
         raise UserError(f"{own}: no such file; name a model by --bert-model FILE, or --bert-model pretrained for the one "
                         "that comes with the suite")  # fmt: skip
-    warn(f"no {own} here: taking the pretrained model that comes with the suite, {instead[0]}")
+    warn(f"no {own} here: taking the pretrained model that comes with the suite, {instead[0]}", word="note")
     return instead[0]
 
 
