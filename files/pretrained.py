@@ -2,8 +2,8 @@
 
     python qa_task.py --bert-model pretrained
 
-names the one among them that suits the task, wherever one stands, and so does ``--checkpoint``; a path of one's own is ``./pretrained``. An installation
-may be without them.
+names the one among them that suits the task, wherever one stands, and so does ``--checkpoint``; a path of one's own is
+``./pretrained``. An installation may be without them.
 """
 
 import os
@@ -23,7 +23,7 @@ def shipped(*names: str) -> list[str]:
 
 
 def resolved(models: Iterable[str], *names: str) -> list[str]:
-    """``models`` as --bert-model or --checkpoint names them, with the shipped ones of ``names`` in the place of "pretrained".
+    """``models`` as a flag names them, with the shipped ones of ``names`` in the place of "pretrained".
 
     Raises UserError where none of those is there.
     """
