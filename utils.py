@@ -45,6 +45,7 @@ from training.schedule import Schedule, default_rate
 from training.states import State
 from training.stopping import CODES, STOPPED, stopping
 
+MICRO_BYTES = 1 << 30  # kept at once on a CPU: small machines have the room, and more is not faster
 SAMPLES = 8  # right, and as many wrong answers that a run keeps for report.py
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class Computer:
 
     def __init__(self, args: Namespace, ranks: Ranks):
         self.ranks, self.dtype = ranks, precision_of(args, ranks)
-        self.batch_size = max(1, min(2 * args.batch_size // args.accumulate, self.CPU_BATCH))
+        self.batch_size = max(1, min(2 * args.batch_size // (args.accumulate or 1), self.CPU_BATCH))
         self.memory = min(ranks.gather(memory_of(ranks.device))) if ranks.queued else 0  # that all ranks have
 
     def at_once(self, model: torch.nn.Module, data: Any) -> int:
@@ -286,8 +287,9 @@ class Trainer:
             order = batches.epoch_batches(len(self.data), self.args.batch_size, self.args.seed, epoch, self.data.lengths)
             for number in range(done, len(order)):
                 mine = order[number][self.ranks.rank :: self.ranks.world]
-                parts = [part for part in np.array_split(mine, self.args.accumulate) if len(part)]
-                most = min(self.args.accumulate, -(-len(order[number]) // self.ranks.world))
+                wanted = self.args.accumulate or micro_batches(self.task, order[number], self.ranks)
+                parts = [part for part in np.array_split(mine, wanted) if len(part)]
+                most = min(wanted, -(-len(order[number]) // self.ranks.world))
                 parts, real = parts + [order[number][:1]] * (most - len(parts)), len(parts)
                 after = (epoch, number + 1) if number + 1 < len(order) else (epoch + 1, 0)
                 made = [self.data.collate(part, epoch) for part in parts]
@@ -371,6 +373,19 @@ class Trainer:
             self.logs.say("stopped before the last scores; go on with the same command and --resume")
             self.saving.states.wait()
             os._exit(self.stop_wanted)
+
+
+def micro_batches(task: Task, examples: np.ndarray, ranks: Ranks) -> int:
+    """In how many parts each rank computes its share of a step's ``examples``: one on a GPU, and on a CPU as many as keep
+    MICRO_BYTES each for the way back, of states and of attention's scores under dropout."""
+    if ranks.queued:
+        return 1
+    config, data = task.model.bert.config, task.examples["train"]
+    tokens = data.longest if data.lengths is None else int(data.lengths[examples].max())
+    states = tokens * (10 * config.hidden_size + 3 * config.intermediate_size)
+    scores = 3 * config.num_attention_heads * tokens**2
+    rows = -(-len(examples) // ranks.world) * data.rows_each
+    return max(1, round(rows * 4 * config.num_hidden_layers * (states + scores) / MICRO_BYTES))
 
 
 def count_terms(batch):

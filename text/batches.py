@@ -1,8 +1,8 @@
 """From cached tokens to batches of tensors, one class for each kind of example.
 
 Every class has a length, ``collate(indices, epoch)``, which gives a dictionary of tensors (beside them at most plain
-numbers about them), ``lengths``, the number of tokens of each example where they differ, and ``longest``, how many an
-example is padded to at most. Design choices:
+numbers about them), ``rows_each``, how many rows an example has at most, ``lengths``, the number of tokens of each
+example's rows where they differ, and ``longest``, how many an example is padded to at most. Design choices:
 
 - A batch is a pure function of the seed, the epoch and the examples' numbers. Masks, pairs and windows are drawn from a
   generator that belongs to the example, so a run resumes at any step, and any number of ranks sees the same examples.

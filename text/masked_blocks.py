@@ -21,7 +21,7 @@ class MaskedBlocks:
     numbers of these among all N * S, and labels (M,).
     """
 
-    lengths = None
+    lengths, rows_each = None, 1
 
     def __init__(
         self, corpus: TokenCache, tokenizer: Tokenizer, bptt: int, seed: int, mask_frac: float = 0.15, unit: str = "token"

@@ -147,7 +147,8 @@ class OptionRows:
         seen, computed = self.layout.beside_article(statements, sizes[first + there.sum(1)], there)
         self.sizes, self.room = sizes[passages], max_length - seen  # of each question's article, and what fits of it
         self.lengths = np.minimum(self.sizes, self.room) + computed
-        self.longest = int(self.lengths.max()) * (1 if layout == "joint" else there.shape[1])
+        self.rows_each = 1 if layout == "joint" else there.shape[1]
+        self.longest = int(self.lengths.max()) * self.rows_each
         self.kept: dict[int, np.ndarray] = {}  # by ``selected``, of the questions so far
 
     def __len__(self) -> int:

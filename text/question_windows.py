@@ -29,7 +29,7 @@ class QuestionWindows:
         description: str = "questions", show: str = "all",
     ):  # fmt: skip
         self.squad, self.tokenizer, self.max_length, self.show = squad, tokenizer, max_length, show
-        self.longest = max_length
+        self.longest, self.rows_each = max_length, 1
         if not stride > 0:
             raise UserError(f"--stride {stride}: must be at least 1")
         self.texts = encode_texts(

@@ -34,7 +34,7 @@ class SentencePairs:
     A batch holds input_ids, token_type_ids, attention_mask (N, S) and labels (N,), 1 where the second follows.
     """
 
-    lengths = None
+    lengths, rows_each = None, 1
 
     def __init__(
         self, corpus: TokenCache, tokenizer: Tokenizer, bptt: int, seed: int, frac_ns: float = 0.5,

@@ -195,7 +195,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
     p.flag("minutes", "budget instead: minutes of training", type=positive(float))
     p.flag("save-minutes", "between saved states, which each validation writes as well", type=positive(float), default=10.0)
     p.flag("batch_size", "examples a step, over all ranks", type=positive(int))
-    p.flag("accumulate", "micro-batches a step", type=positive(int), default=1)
+    p.flag("accumulate", "micro-batches a step (default: 1; on a CPU as many as take 1 GB each)", type=positive(int))
     p.flag("bptt", "tokens of an example at most", type=positive(int))
     p.flag("lr", "peak learning rate (default: by the model's width)", type=positive(float))
     p.flag("optimizer", "adamw, or muon for the matrices of the layers and adamw for the rest", choices=["adamw", "muon"])
