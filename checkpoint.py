@@ -135,8 +135,8 @@ def load_model(
         return bare(content, dropout, path), Tokenizer.from_state(content["tokenizer"])
     if task not in content["heads"]:
         found = " and ".join(f"a {name}" for name in content["heads"]) or "no head of a task here"
-        raise UserError(f"{path}: holds {found}, not a {task}; name a model that does, or train its body for "
-                        "this task by --bert-model")  # fmt: skip
+        raise UserError(f"{path}: holds {found}, not a {task}; name a model with that head, or train this "
+                        "one's body for the task by --bert-model")  # fmt: skip
     model = cls(with_dropout(content["config"], dropout))
     weights, unused = whole(content, task), others(content, task)
     if model.bert.pooler is None and "bert.pooler.weight" in weights:

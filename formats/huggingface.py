@@ -446,10 +446,13 @@ def write_tokenizer(tokenizer, folder, config):
                 "model_input_names": inputs}  # fmt: skip
     lines = []
     if tokenizer.kind == "sentencepiece":
-        (folder / "spiece.model").write_bytes(sentencepiece_with_specials(tokenizer))
+        try:
+            (folder / "spiece.model").write_bytes(sentencepiece_with_specials(tokenizer))
+            found = tokenizer_json(tokenizer)
+        except ValueError as error:
+            raise UserError(f"the vocabulary's SentencePiece model is damaged ({error}); get the model again") from None
         lowercase = tokenizer.clean and tokenizer.lowercase
         settings.update(tokenizer_class="AlbertTokenizer", do_lower_case=lowercase, keep_accents=not tokenizer.clean)
-        found = tokenizer_json(tokenizer)
         if found:
             write_json(folder / "tokenizer.json", found)
             settings["tokenizer_class"] = "PreTrainedTokenizerFast"

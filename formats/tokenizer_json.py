@@ -29,10 +29,10 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any] | None:
     if tokenizer.clean or how.get(3, 1) not in (1, 2) or not plain:
         return None
     scored = [(piece[1].decode(), struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0) for piece in pieces]
-    specials = list(enumerate(tokenizer.tokens[: len(tokenizer.specials)]))
     return {
         "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [{"id": number, "content": text, **PLAIN} for number, text in specials],
+        "added_tokens": [{"id": number, "content": tokenizer.tokens[number], **PLAIN}
+                         for number in sorted(tokenizer.special_ids)],
         "normalizer": precompiled(normaliser.get(2)),
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]},
         "post_processor": pairs(tokenizer),
@@ -64,7 +64,8 @@ def byte_pairs(scored, tokenizer):
     """SentencePiece joins the two neighbours whose union has the best score; here the unions stand by rank instead."""
     ids = {text: number for number, (text, _) in enumerate(scored)}
     merges = []
-    for text, _ in sorted(scored[len(tokenizer.specials) :], key=lambda pair: -pair[1]):
+    plain = [pair for pair in scored if pair[0] not in tokenizer.specials]
+    for text, _ in sorted(plain, key=lambda pair: -pair[1]):
         cuts = [(text[:at], text[at:]) for at in range(1, len(text))]
         merges += [list(cut) for cut in cuts if cut[0] in ids and cut[1] in ids]
     return {"type": "BPE", "dropout": None, "unk_token": tokenizer.tokens[tokenizer.unk_id], "fuse_unk": True,

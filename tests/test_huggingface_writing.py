@@ -7,6 +7,7 @@ import torch
 from their_models import LETTERS, TEXT, V, agree, batch, every_head, ours, save, theirs, transformers
 
 from checkpoint import load_model, read_model, save_model
+from files.mistakes import UserError
 from formats import huggingface
 from formats.huggingface import write_folder
 from model import MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
@@ -88,6 +89,15 @@ def test_a_vocabulary_of_our_own_leaves_with_its_ids(size, tmp_path, run_script)
     back = load_model(RaceTask, folder)[1]
     assert back.tokens == tokenizer.tokens and back.specials == tokenizer.specials
     assert back.encode_ids("The dog sat") == tokenizer.encode_ids("The dog sat")
+
+
+def test_a_damaged_vocabulary_of_our_own_does_not_leave(tmp_path):
+    made = train_tokenizer("sentencepiece", TEXT, 70)
+    damaged = Tokenizer(made.kind, made.tokens, made.specials, made.lowercase, made.model[:4000])
+    save_model(tmp_path / "model.pt", ours(RaceTask, vocab_size=len(made)), damaged)
+    with pytest.raises(UserError, match=r"the vocabulary's SentencePiece model is damaged \("):
+        write_folder(read_model(tmp_path / "model.pt"), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_an_alberts_own_vocabulary_leaves_as_it_came(albert, spiece, tmp_path):

@@ -255,8 +255,9 @@ def sentencepiece_fields(model: bytes) -> tuple[list[dict[int, Any]], dict[int, 
         fields = [(number, value) for number, value, _ in _fields(model)]
         pieces = [{key: part for key, part, _ in _fields(value)} for number, value in fields if number == 1]
         how, normaliser = ({key: part for key, part, _ in _fields(dict(fields).get(number, b""))} for number in (2, 3))
-        for piece in pieces:
-            piece[1].decode()
+        sound = all(piece[1].decode() and len(piece.get(2, b"four")) == 4 for piece in pieces)
+        if not sound or not isinstance(normaliser.get(2, b""), bytes):
+            raise TypeError("a piece without letters, a score that is no number, or no table")
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("no SentencePiece model") from error
     if not pieces or 3 not in dict(fields):  # the normaliser comes last: without it the file was cut off
