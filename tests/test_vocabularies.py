@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import random
 import subprocess
 import sys
 
@@ -106,6 +107,14 @@ def test_the_sample_bounds_what_is_read():
 def test_one_string_over_and_over_trains_a_vocabulary_soon(string):
     lines = [string * (1_000_000 // len(string)), "the cat sat"]
     assert 12 < len(train_tokenizer("sentencepiece", lines, 40)) <= 40
+
+
+def test_a_text_that_stands_twice_trains_a_vocabulary_soon():
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefghijklmnopqrst", k=rng.randint(2, 9))) for _ in range(3000)]
+    book = [" ".join(rng.choices(words, k=80)) for _ in range(2000)]  # a megabyte; the trainer took minutes for two
+    once, twice = (train_tokenizer("sentencepiece", text, 500) for text in (book, book + book))
+    assert len(once) == len(twice) == 500
 
 
 # -- Mistakes ----------------------------------------------------------------------------------------------------------
