@@ -95,6 +95,8 @@ def _members(archive):
     if name.endswith(".zip"):
         with zipfile.ZipFile(archive) as package:
             for info in package.infolist():
+                if not info.filename:
+                    raise zipfile.BadZipFile("an entry without a name")
                 if stat.S_ISLNK(info.external_attr >> 16):
                     raise UserError(f"{archive}: {info.filename} is a link; unpack it by hand")
                 yield info.filename, None if info.is_dir() else package.open(info)

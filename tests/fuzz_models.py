@@ -4,6 +4,7 @@ Of each kind, good(folder) writes what is right, and read(folder, rng) reads it 
 """
 
 import argparse
+import importlib.util
 import json
 import pickle
 import shutil
@@ -183,22 +184,24 @@ def read_folder(folder, rng):
 def good_torchtext(folder):
     from test_torchtext_files import WORDS, state_dict
 
-    module, real = types.ModuleType("torchtext.vocab"), sys.modules.get("torchtext.vocab")
+    names = ["torchtext.vocab", *["torchtext"] * (importlib.util.find_spec("torchtext") is None)]
+    module, real = types.ModuleType("torchtext.vocab"), {name: sys.modules.get(name) for name in names}
 
     class Vocab:
         pass
 
     Vocab.__module__, Vocab.__qualname__, module.Vocab = "torchtext.vocab", "Vocab", Vocab
-    sys.modules["torchtext.vocab"] = module
+    sys.modules.update(dict.fromkeys(names, module))
     vocabulary = Vocab()
     vocabulary.itos, vocabulary.freqs = list(WORDS), {}
     torch.save(vocabulary, folder / "bert_vocab_old.pt")
     (folder / "bare.pt").write_bytes(pickle.dumps(vocabulary))
     torch.save(vocabulary, folder / "older.pt", _use_new_zipfile_serialization=False)
-    if real is None:
-        del sys.modules["torchtext.vocab"]
-    else:
-        sys.modules["torchtext.vocab"] = real
+    for name, was in real.items():
+        if was is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = was
     torch.save(state_dict(head="mlm"), folder / "mlm_bert.pt")
 
 

@@ -196,4 +196,4 @@ def test_an_absent_or_unknown_archive_is_a_user_error(tmp_path):
 def test_a_zip_with_a_nameless_entry_is_one_line(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as package:
         package.writestr(zipfile.ZipInfo(""), b"x")
-    refused(lambda: extract(tmp_path / "a.zip", tmp_path / "out"), "a.zip")
+    refused(lambda: extract(tmp_path / "a.zip", tmp_path / "out"), "a.zip: broken archive (an entry without a name)")

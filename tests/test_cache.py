@@ -1,6 +1,7 @@
 """The token cache: equal to direct tokenisation, built once, whole or not at all, in bounded memory."""
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -318,6 +319,14 @@ def high_water(pid):
     return 0
 
 
+@functools.cache
+def allowed():
+    """Bytes: what torch takes by itself, which is twice as much where it was built for GPUs, and 180 MB."""
+    lines = subprocess.run([sys.executable, "-c", "import torch; print(open('/proc/self/status').read())"], check=True,
+                           capture_output=True, text=True).stdout.splitlines()  # fmt: skip
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) + 180e6
+
+
 def prepare(folder, text, tmp_path):
     """`python data.py prepare` on one file of ``text`` blocks: the peak of its largest process, and the tokens."""
     if not high_water("self"):
@@ -345,7 +354,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     small, _ = prepare(tmp_path / "small", [block] * 14, tmp_path)
     large, built = prepare(tmp_path / "large", [block] * 84, tmp_path)
     assert built.meta["bytes"] > 75e6 and len(built.documents) == 1
-    assert large < small + 30e6 < 500e6
+    assert large < small + 30e6 < allowed()
 
 
 @pytest.mark.slow
@@ -353,7 +362,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 def test_a_line_of_20_megabytes_is_tokenised_in_bounded_memory(tmp_path, blank):
     block = blank.join(["cat", "sat", "far", "中"] * 1000) + blank
     peak, built = prepare(tmp_path / "line", [block] * (20_000_000 // len(block.encode())), tmp_path)
-    assert built.meta["bytes"] > 16e6 and peak < 500e6
+    assert built.meta["bytes"] > 16e6 and peak < allowed()
     if blank:  # no word is cut in two: three known ones, and the one that is not
         counts = np.bincount(built.tokens)
         assert set(counts[counts > 1]) == {counts.max()}

@@ -109,7 +109,8 @@ def rounded(value):
 def test_evaluation_repeats_the_figures_of_training_on_any_number_of_ranks(trained, run, task):
     for flags in ("", "--parallel DDP --world_size 2"):
         run(task, f"--evaluate --bert-model {MODELS[task]} --log-dir again {flags}", threads=2, cwd=trained)
-        assert figures(trained / "again", evaluation) == figures(trained / "runs" / task), flags
+        expected = pytest.approx(figures(trained / "runs" / task), rel=1e-9)  # a sum's last bits are the threads'
+        assert figures(trained / "again", evaluation) == expected, flags
         samples = evaluation(trained / "again")["examples"], read(trained / "runs" / task / "examples.json")
         assert rounded(samples[0]) == rounded(samples[1])  # threads may change a probability's last bits
         shutil.rmtree(trained / "again")

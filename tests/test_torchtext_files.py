@@ -1,6 +1,7 @@
 """The files of torchtext's BERT example: the numbers it gave, the words it lacked, and a pickle that never runs."""
 
 import collections
+import importlib.util
 import os
 import pickle
 import sys
@@ -56,6 +57,8 @@ def torchtext_0_7(monkeypatch):
     for thing in (Vocab, _default_unk_index):
         thing.__module__, thing.__qualname__ = "torchtext.vocab", thing.__name__
         setattr(module, thing.__name__, thing)
+    if not importlib.util.find_spec("torchtext"):
+        monkeypatch.setitem(sys.modules, "torchtext", types.ModuleType("torchtext"))
     monkeypatch.setitem(sys.modules, "torchtext.vocab", module)
     return module
 
