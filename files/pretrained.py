@@ -22,8 +22,8 @@ def shipped(*names: str) -> list[str]:
     return [os.path.relpath(path) if path.is_relative_to(os.getcwd()) else str(path) for path in found]
 
 
-def resolved(models: Iterable[str], *names: str) -> list[str]:
-    """``models`` as a flag names them, with the shipped ones of ``names`` in the place of "pretrained".
+def resolved(models: Iterable[str], *names: str, flag: str = "bert-model") -> list[str]:
+    """``models`` as ``flag`` names them, with the shipped ones of ``names`` in the place of "pretrained".
 
     Raises UserError where none of those is there.
     """
@@ -31,7 +31,7 @@ def resolved(models: Iterable[str], *names: str) -> list[str]:
     for model in models:
         there = shipped(*names) if model == NAME else [model]
         if not there:
-            raise UserError(f"{NAME}: no {' or '.join(names)} in {FOLDER}; get the suite with its models, or "
+            raise UserError(f"--{flag} {NAME}: no {' or '.join(names)} in {FOLDER}; get the suite with its models, or "
                             "train one and name its file")  # fmt: skip
         paths += there
     return paths

@@ -447,10 +447,11 @@ def write_tokenizer(tokenizer, folder, config):
     lines = []
     if tokenizer.kind == "sentencepiece":
         try:
-            (folder / "spiece.model").write_bytes(sentencepiece_with_specials(tokenizer))
-            found = tokenizer_json(tokenizer)
+            model = sentencepiece_with_specials(tokenizer)
+            found = tokenizer_json(tokenizer, model)
         except ValueError as error:
             raise UserError(f"the vocabulary's SentencePiece model is damaged ({error}); get the model again") from None
+        (folder / "spiece.model").write_bytes(model)
         lowercase = tokenizer.clean and tokenizer.lowercase
         settings.update(tokenizer_class="AlbertTokenizer", do_lower_case=lowercase, keep_accents=not tokenizer.clean)
         if found:

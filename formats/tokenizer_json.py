@@ -1,6 +1,6 @@
 """A SentencePiece vocabulary of our own as tokenizer.json, the form that the library tokenizers applies.
 
-    tokenizer_json(tokenizer)              # a dict for json.dump, or None
+    tokenizer_json(tokenizer, model)       # a dict for json.dump, or None
 
 transformers makes such a file of a spiece.model by itself, but for ALBERT's specials, not for ours. What stands in it is
 described at https://huggingface.co/docs/tokenizers; the pieces and their scores are SentencePiece's own, and its
@@ -12,19 +12,20 @@ import struct
 from typing import Any
 
 from text.tokenizer import Tokenizer
-from text.vocabularies import sentencepiece_fields, sentencepiece_with_specials
+from text.vocabularies import sentencepiece_fields
 
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 
 
-def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """What tokenizer.json says of a "sentencepiece" tokenizer; None where it cannot say it.
+def tokenizer_json(tokenizer: Tokenizer, model: bytes) -> dict[str, Any] | None:
+    """What tokenizer.json says of a "sentencepiece" tokenizer; None where it cannot say it. ``model`` is its file, in which
+    the pieces have the tokenizer's ids.
 
     That is where the text is cleaned in ALBERT's way, where pieces stand for bytes or are a user's own, and where words
     begin without a blank.
     """
-    pieces, how, normaliser = sentencepiece_fields(sentencepiece_with_specials(tokenizer))
+    pieces, how, normaliser = sentencepiece_fields(model)
     plain = all(piece.get(3, 1) in (1, 2, 3) for piece in pieces) and normaliser.get(3, 1) and not how.get(24, 0)
     if tokenizer.clean or how.get(3, 1) not in (1, 2) or not plain:
         return None

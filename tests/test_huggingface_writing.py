@@ -74,7 +74,8 @@ def test_a_vocabulary_of_our_own_leaves_with_its_ids(size, tmp_path, run_script)
     made = ours(RaceTask, vocab_size=len(tokenizer))
     folder, output = exported(made, tmp_path, run_script, tokenizer)
     assert "note:" not in output
-    for text in ("the cat has 9 things", "The  caf\u00e9, \uff21\u00a0dog.\n\u2026 \U0001f600 sat_down", " ", ""):
+    plain = "the cat has 9 things"
+    for text in (plain, "The  caf\u00e9, \uff21\u00a0dog.\n\u2026 \U0001f600 sat_down", " ", ""):
         other = transformers.AutoTokenizer.from_pretrained(folder)
         ids, dog, pair = tokenizer.encode_ids(text), tokenizer.encode_ids("the dog"), other(text, "the dog")
         assert len(other) == len(tokenizer) and other(text, add_special_tokens=False)["input_ids"] == ids
@@ -85,10 +86,10 @@ def test_a_vocabulary_of_our_own_leaves_with_its_ids(size, tmp_path, run_script)
     assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
     model = (folder / "spiece.model").read_bytes()
     ids = {piece: number for number, (piece, _) in enumerate(sentencepiece_pieces(model))}
-    assert [ids[piece] for piece in subwords.encoder(model)("the cat has")] == tokenizer.encode_ids("the cat has")
+    assert [ids[piece] for piece in subwords.encoder(model)(plain)] == tokenizer.encode_ids(plain)
     back = load_model(RaceTask, folder)[1]
     assert back.tokens == tokenizer.tokens and back.specials == tokenizer.specials
-    assert back.encode_ids("The dog sat") == tokenizer.encode_ids("The dog sat")
+    assert back.encode_ids(f"The {plain}") == tokenizer.encode_ids(f"The {plain}")
 
 
 def test_a_damaged_vocabulary_of_our_own_does_not_leave(tmp_path):

@@ -129,13 +129,13 @@ def test_tokens_are_prepared_with_its_vocabulary(shipped, home, argv, capsys):
 
 @each_task
 def test_a_suite_without_it_says_so_in_one_line(home, model, task):
-    told = f"pretrained: no {STARTS[task]} in {home.parent}/suite/pretrained; get the suite with its models"
+    told = f"--bert-model pretrained: no {STARTS[task]} in {home.parent}/suite/pretrained; get the suite with its models"
     toys.refused(lambda: model(task, "--bert-model", "pretrained"), told)
 
 
 def test_a_page_of_a_suite_without_any_says_so_in_one_line(home, argv):
     argv("--bert-model", "pretrained")
-    toys.refused(demo.arguments, "pretrained: no mlm_bert.pt or qa_model.pt or race_model.pt in ")
+    toys.refused(demo.arguments, "--bert-model pretrained: no mlm_bert.pt or qa_model.pt or race_model.pt in ")
 
 
 # Where no model is named

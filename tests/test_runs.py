@@ -13,6 +13,7 @@ import pytest
 import torch
 import toys
 from conftest import TASKS
+from torch.torch_version import TorchVersion
 
 MODELS = {"mlm": "mlm_bert.pt", "ns": "ns_bert.pt", "qa": "qa_model.pt", "race": "race_model.pt"}
 SHARED_KEYS = ["task", "dataset", "seconds", "validation_seconds", "steps", "tokens", "tokens_per_second",
@@ -109,7 +110,9 @@ def rounded(value):
 def test_evaluation_repeats_the_figures_of_training_on_any_number_of_ranks(trained, run, task):
     for flags in ("", "--parallel DDP --world_size 2"):
         run(task, f"--evaluate --bert-model {MODELS[task]} --log-dir again {flags}", threads=2, cwd=trained)
-        expected = pytest.approx(figures(trained / "runs" / task), rel=1e-9)  # a sum's last bits are the threads'
+        expected = figures(trained / "runs" / task)
+        if torch.__version__ >= TorchVersion("2.14"):  # where the last bits of a product depend on the threads
+            expected = pytest.approx(expected, rel=1e-9)
         assert figures(trained / "again", evaluation) == expected, flags
         samples = evaluation(trained / "again")["examples"], read(trained / "runs" / task / "examples.json")
         assert rounded(samples[0]) == rounded(samples[1])  # threads may change a probability's last bits

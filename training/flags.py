@@ -254,7 +254,7 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
     """
     trained = uses_trained(args)
     if args.checkpoint:
-        args.checkpoint, = resolved([args.checkpoint], own)
+        args.checkpoint, = resolved([args.checkpoint], own, flag="checkpoint")
     if args.bert_model is None:
         args.bert_model = trained_here(args, own) if trained else start
     else:
