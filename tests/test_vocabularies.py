@@ -117,6 +117,11 @@ def test_a_text_that_stands_twice_trains_a_vocabulary_soon():
     assert len(once) == len(twice) == 500
 
 
+def test_one_line_over_and_over_trains_a_vocabulary_soon():
+    lines = ["the cat sat on the mat and the dog lay"] * 100_000  # hours, for a trainer that was given all
+    assert 12 < len(train_tokenizer("sentencepiece", [*lines, "a bird flew"], 30)) <= 30
+
+
 # -- Mistakes ----------------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from text.tokenizer import BERT_SPECIALS, SPECIALS, BasicEnglish, Tokenizer
 
 # SentencePiece skips lines over 4192 bytes: 999 characters, ending at whitespace where there is any.
 TRAINING_LINE = re.compile(r"\S.{0,998}(?!\S)|\S{1,999}", re.DOTALL)
+COPIES = 50_000  # 10,000 times "Yes.": more of one line tells nothing new
 NO_WORD = re.compile(r"\[.+\]|<.+>")
 
 
@@ -99,18 +100,17 @@ def _write_sample(lines, path, sample_bytes):
     """The first ``sample_bytes`` of ``lines``, cut to what the trainer does not skip.
 
     What stands twice takes torchtext's trainer its length times as long as what stands once, and minutes for a book. So
-    the parts come shuffled, which tells one copy's order from the other's, and of long parts that are the same the first.
+    the parts come shuffled, which tells one copy's order from the other's; and of those that are the same COPIES letters.
     """
-    parts, size, any_letter, seen = [], 0, False, set()
+    parts, size, any_letter, seen = [], 0, False, Counter()  # letters
     for line in lines:
         any_letter = any_letter or any(map(str.isalnum, line))
         for part in TRAINING_LINE.findall(line):
-            if len(part) > 900:
-                repeats = len(_strings_of(part[:256])) < 200  # a short string, then the same wherever a line was cut
-                same = hash(_strings_of(part) if repeats else part)
-                if same in seen:
-                    continue
-                seen.add(same)
+            repeats = len(part) > 900 and len(_strings_of(part[:256])) < 200  # then the same wherever a line was cut
+            same = hash(_strings_of(part) if repeats else part)
+            if seen[same] > (0 if repeats else COPIES):
+                continue
+            seen[same] += len(part)
             parts.append(part.encode("utf-8", "replace") + b"\n")
             size += len(parts[-1])
         if size >= sample_bytes:
