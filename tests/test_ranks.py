@@ -233,6 +233,30 @@ def test_a_mistake_in_one_rank_is_one_line(tmp_path, rank):
     assert process.returncode == 2 and lines == ["error: a: b; c"]
 
 
+class Ending:
+    """A process that ends with a code after so many looks at it."""
+
+    def __init__(self, looks, code):
+        self.looks, self.code = looks, code
+        self.sentinel, end = os.pipe()
+        os.close(end)  # as at a process's end, shortly before the system tells its code
+
+    @property
+    def exitcode(self):
+        self.looks -= 1
+        return self.code if self.looks < 0 else None
+
+    def is_alive(self):
+        return self.exitcode is None
+
+
+@pytest.mark.parametrize("first", range(5))
+@pytest.mark.parametrize("second", range(5))
+def test_the_code_of_ranks_that_end_at_any_moment_is_told(first, second):
+    for code in (0, stopping.INTERRUPTED):
+        assert ranks.wait_for([Ending(first, code), Ending(second, code)]) == code
+
+
 STUCK = """
 import sys, time
 sys.path.insert(0, {root!r})

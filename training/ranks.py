@@ -230,11 +230,8 @@ def tell(processes, number):
 def wait_for(processes):
     """Wait until all have ended; when one has failed, for GRACE seconds at most. Gives the first failure's exit code."""
     code, until = 0, None
-    while any(process.is_alive() for process in processes):
-        if until is not None and time.monotonic() > until:
-            for process in processes:
-                process.kill()
-        multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()], timeout=0.5)
+    while True:
+        running = [process for process in processes if process.is_alive()]
         failed = [(rank, p.exitcode) for rank, p in enumerate(processes) if p.exitcode]
         if failed and not code:
             rank, code = min(failed, key=lambda one: (one[1] >= 0, one[1] != 2))  # the others have lost that one
@@ -245,7 +242,12 @@ def wait_for(processes):
                        "SIGABRT": " (by NCCL, if it told of a timeout: --timeout-minutes have passed)"}  # fmt: skip
                 print(f"error: {name} ended the process of local rank {rank}{why.get(name, '')}", file=sys.stderr)
                 code = 128 - code  # as shells have it
-    return code
+        if not running:  # before their codes were read, not after: all may end in between
+            return code
+        if until is not None and time.monotonic() > until:
+            for process in processes:
+                process.kill()
+        multiprocessing.connection.wait([process.sentinel for process in running], timeout=0.5)
 
 
 def free_port():
