@@ -95,7 +95,6 @@ def search_space(task, args, given):
     """Names of flags -> Optuna's distributions, and the task's own values, which are within them."""
     distributions = optuna().distributions
     path, batch = args.checkpoint or args.bert_model, args.batch_size
-    args.dropout = (0.0 if args.dataset == "Sample" else 0.1) if args.dropout is None else args.dropout
     if path in (None, "none"):
         config = flags.sizes(args, 1)
     else:
@@ -108,7 +107,7 @@ def search_space(task, args, given):
         "batch_size": (distributions.CategoricalDistribution(sorted({max(1, batch // 2), batch, 2 * batch})), batch),
     }
     if hasattr(args, "head") and not args.checkpoint:  # which has a head
-        space["head"] = distributions.CategoricalDistribution(HEADS), args.head or "cls"
+        space["head"] = distributions.CategoricalDistribution(HEADS), args.head
     space = {name: both for name, both in space.items() if name not in given}
     return {name: both[0] for name, both in space.items()}, {name: both[1] for name, both in space.items()}
 

@@ -355,7 +355,7 @@ def test_only_the_head_cls_leaves_for_transformers(tmp_path):
 @pytest.mark.slow
 def test_head_and_layout_come_from_the_model_file(run_script, tmp_path):
     tiny = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20 --cache-dir cache".split()
-    run_script("race_task.py", *tiny, *"--bert-model none --head dcmn --layout joint --steps 2".split())
+    run_script("race_task.py", *tiny, *"--bert-model none --head dcmn --layout joint --passage window --steps 2".split())
     assert read_model(tmp_path / "race_model.pt")["notes"] == {"bptt": 64, "passage": "window", "layout": "joint"}
     trained = (tmp_path / "runs/race/result.json").read_text().split('"test_loss"')[1].rstrip("\n}")
     run_script("race_task.py", *tiny, "--evaluate")
@@ -363,4 +363,4 @@ def test_head_and_layout_come_from_the_model_file(run_script, tmp_path):
     for flag, words in (("--head mix", "has head dcmn"), ("--mix-layers 2", "has mix_layers 4")):
         assert words in run_script("race_task.py", *tiny, "--evaluate", *flag.split(), code=2).stderr
     error = run_script("race_task.py", *tiny, "--bert-model", "none", "--duma-layers", "2", code=2).stderr
-    assert error == "error: --duma-layers: not of the head cls; add --head duma\n"
+    assert error == "error: --duma-layers: not of the head dcmn; add --head duma\n"

@@ -127,13 +127,13 @@ def test_the_best_trial_by_its_best_validation_ends_the_output_as_a_command_and_
 def test_the_first_trial_has_the_flags_of_the_task_and_given_ones_stay(study, tmp_path):
     study("play([1.0])", 2, task_flags=("--warmup=0.2", "--batch-size", "7"))
     first, second = (trial.params for trial in trials(tmp_path))
-    assert first == {"lr": pytest.approx(4e-4), "dropout": 0.0, "head": "cls"}
+    assert first == {"lr": pytest.approx(4e-4), "dropout": 0.0, "head": "dcmn"}
     assert set(second) == set(first) and second["lr"] != first["lr"]
 
 
 def test_the_head_of_a_whole_model_is_not_searched(tmp_path):
-    save_model(tmp_path / "model.pt", RaceTask(BertConfig(len(toys.letters()), 8, 1, 1, head="dcmn")), toys.letters())
-    for flag, heads in (("--checkpoint", None), ("--bert-model", "cls")):
+    save_model(tmp_path / "model.pt", RaceTask(BertConfig(len(toys.letters()), 8, 1, 1, head="duma")), toys.letters())
+    for flag, heads in (("--checkpoint", None), ("--bert-model", "dcmn")):
         args = tune.race_task.arguments([flag, str(tmp_path / "model.pt")])
         assert tune.search_space("race", args, set())[1].get("head") == heads
 

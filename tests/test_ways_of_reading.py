@@ -174,8 +174,8 @@ def test_training_from_body_and_head_reads_as_the_model_did_unless_told_otherwis
     shown = call("race", "--checkpoint race_a.pt --steps 1 --log-dir run --save next.pt --bptt 40 --no-test")
     assert "race_a.pt: reads as it did, --passage select --layout joint\n" in shown
     assert read_model("next.pt")["notes"] == {"bptt": 40, "passage": "select", "layout": "joint"}
-    call("race", "--bert-model race_a.pt --steps 1 --log-dir run --save new.pt --bptt 40 --no-test")  # its body alone
-    assert read_model("new.pt")["notes"] == {"bptt": 40, "passage": "window", "layout": "separate"}
+    call("race", "--bert-model race_b.pt --steps 1 --log-dir run --save new.pt --bptt 40 --no-test")  # its body alone
+    assert read_model("new.pt")["notes"] == {"bptt": 40, "passage": "select", "layout": "joint"}
 
 
 def test_without_a_word_of_the_file_the_task_decides_as_far_as_the_model_goes(tmp_path):
@@ -186,6 +186,39 @@ def test_without_a_word_of_the_file_the_task_decides_as_far_as_the_model_goes(tm
     task = race_task.make_task(args, model, LETTERS, Places(tmp_path, tmp_path), {"test": ARTICLES}, "")
     assert isinstance(task.examples["test"].layout, Joint) and task.examples["test"].passage == "window"
     assert race_task.arguments([]).bptt == 512 and qa_task.arguments([]).stride == 128
+
+
+@pytest.mark.parametrize("words, head, layout, passage", [
+    ("", "dcmn", "joint", "select"),
+    ("--head duma", "duma", "joint", "select"),
+    ("--head cls", "cls", "separate", "select"),
+    ("--head mix", "mix", "separate", "select"),
+    ("--attention-window 128", "dcmn", "separate", "window"),
+    ("--head cls --layout joint --passage truncate", "cls", "joint", "truncate"),
+    ("--checkpoint m.pt", None, None, None),
+])  # fmt: skip
+def test_a_new_model_for_options_reads_as_did_best_unless_told_otherwise(words, head, layout, passage):
+    args = race_task.arguments(words.split())
+    assert (args.head, args.layout, args.passage) == (head, layout, passage)
+
+
+@pytest.mark.parametrize("task, words, gpu, dropout, bptt, told", [
+    ("race", "", False, 0.1, 512, ""),
+    ("race", "--minutes 10", False, 0.0, 128, "--dropout 0 --bptt 128"),
+    ("race", "--minutes 10", True, 0.1, 512, ""),
+    ("race", "--minutes 10 --dropout 0.2", False, 0.2, 128, "--bptt 128"),
+    ("race", "--minutes 10 --checkpoint m.pt", False, 0.0, None, "--dropout 0"),
+    ("qa", "--minutes 10", False, 0.0, 384, "--dropout 0"),
+    ("qa", "--steps 10", False, 0.1, 384, ""),
+    ("mlm", "--minutes 10", False, 0.0, 128, ""),
+])  # fmt: skip
+def test_minutes_of_a_cpu_go_to_many_examples_which_is_told(monkeypatch, capsys, task, words, gpu, dropout, bptt, told):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("files.mistakes.TOLD", set())
+    args = SCRIPTS[task].arguments(["--dataset", "Books", *words.split()])
+    assert (args.dropout, args.bptt) == (dropout, bptt)
+    note = f"note: --minutes 10 without a GPU: {told}, where you say nothing else\n"
+    assert capsys.readouterr().err == (note if told else "")
 
 
 @pytest.mark.parametrize(
@@ -206,8 +239,8 @@ def test_a_length_in_a_file_is_held_to_the_positions(call, tmp_path):
 
 
 def test_a_state_of_before_goes_on_and_other_ways_of_reading_are_still_refused():
-    before = SimpleNamespace(bptt=512, passage="window", layout=None, seed=1, lr=0.1)
+    before = SimpleNamespace(bptt=512, passage="select", layout=None, seed=1, lr=0.1)
     state = {"path": "state.pt", "task": "race", "arguments": states.kept_arguments(before), "sizes": {}, "examples": 3}
     states.check_same_run(state, "race", {}, race_task.arguments(["--seed", "1"]), 3)
-    with pytest.raises(UserError, match=r"--passage select: the run in state\.pt has window"):
-        states.check_same_run(state, "race", {}, race_task.arguments(["--seed", "1", "--passage", "select"]), 3)
+    with pytest.raises(UserError, match=r"--passage window: the run in state\.pt has select"):
+        states.check_same_run(state, "race", {}, race_task.arguments(["--seed", "1", "--passage", "window"]), 3)

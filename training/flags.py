@@ -4,7 +4,8 @@
 
 Each task script makes a ``Parser`` by ``parser(task, ...)`` and adds what is special to it. A flag's default may be the
 task's own; where it depends on the data set or the model it is None, and set where that is known. torch is imported
-where a model is made: it takes a second, for which --help need not wait.
+where a model is made: it takes a second, for which --help need not wait. Fine-tuning's defaults are those that did best
+in ten minutes and in an hour (benchmarks/LOG.md); what follows from a short budget is told when it is applied.
 
 How a model reads (a task's ``READING``: --bptt, --stride and so on) is kept in its file. Who uses a trained model reads as
 it does, unless a flag says otherwise, and as the task does by default where the file says nothing; see ``reading``.
@@ -52,16 +53,20 @@ class Parser(argparse.ArgumentParser):
     """Accepts every flag with - and with _, no abbreviations; a mistake is one line.
 
     ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it. ``ways`` are
-    the flags that a trained model's file answers, too; where there is no such model, they have their defaults.
+    the flags that a trained model's file answers, too. Where there is no such model, they are as ``new`` makes of the
+    other flags, or have their defaults. ``short`` are flags of a training of a CPU's --minutes.
     """
 
-    def __init__(self, about: str, ways: Ways | None = None, **defaults: Any):
+    def __init__(
+        self, about: str, ways: Ways | None = None, new: Callable[[Any], dict] = lambda args: {}, short: dict | None = None,
+        **defaults: Any,
+    ):  # fmt: skip
         first, *rest = about.splitlines()
         commands = "".join(f"{line[2:]}\n" for line in rest if line.startswith("    "))
         super().__init__(
             description=first, epilog=commands and f"examples:\n{commands}", allow_abbrev=False, formatter_class=Help
         )
-        self.task_defaults, self.ways = defaults, ways or {}
+        self.task_defaults, self.ways, self.new, self.short = defaults, ways or {}, new, {"dropout": 0.0, **(short or {})}
         self.place: argparse._ActionsContainer = self
 
     def group(self, title: str) -> None:
@@ -71,8 +76,9 @@ class Parser(argparse.ArgumentParser):
     def flag(self, name: str, help: str, **options: Any) -> None:
         destination = name.replace("-", "_")
         options.setdefault("default", self.task_defaults.get(destination))
-        if destination in self.ways:
-            help += f" (default: {self.ways[destination][0]}, or the trained model's)"
+        if destination in self.ways and "default" not in help:
+            short = f", under --minutes without a GPU {self.short[destination]}" if destination in self.short else ""
+            help += f" (default: {self.ways[destination][0]}{short}, or the trained model's)"
         self.place.add_argument(*spellings(name), dest=destination, help=help, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -87,9 +93,31 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
         if isinstance(getattr(args, "dataset", None), list) and len(args.dataset) == 1:
             args.dataset = args.dataset[0]
-        if self.ways and not (args.checkpoint or uses_trained(args)):
-            vars(args).update({name: values[0] for name, values in self.ways.items() if getattr(args, name) is None})
+        if self.ways and not uses_trained(args):
+            self.fill(args)
         return args
+
+    def fill(self, args: Any) -> None:
+        """Give the flags of a training that are not given their values, and tell of those that --minutes decided."""
+        usual: dict[str, Any] = {"dropout": 0.0 if args.dataset == "Sample" else 0.1}
+        if not args.checkpoint:
+            usual |= {name: values[0] for name, values in self.ways.items()} | self.new(args)
+        usual = {name: value for name, value in usual.items() if getattr(args, name) is None}
+        short = {name: value for name, value in self.short.items() if usual.get(name, value) != value and hurried(args)}
+        vars(args).update(usual | short)
+        if short:
+            flags = " ".join(f"--{name} {value:g}" for name, value in short.items())
+            warn(f"--minutes {args.minutes:g} without a GPU: {flags}, where you say nothing else", word="note")
+
+
+def hurried(args: argparse.Namespace) -> bool:
+    """Has a training so many minutes, and no GPU? It then sees few examples twice: dropout only makes it learn later, and
+    the more examples it sees, the better, however little of each (benchmarks/LOG.md)."""
+    if not args.minutes:
+        return False
+    import torch  # here for start-up time
+
+    return not torch.cuda.is_available()
 
 
 def answer_help(arguments: Callable[[], Any]) -> None:
@@ -137,9 +165,9 @@ def share(text: str) -> float:
     return value
 
 
-def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> Parser:
-    """The arguments that all tasks share; ``defaults`` are the task's own, a script adds what is special to it."""
-    p = Parser(about, ways, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **defaults})
+def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parser:
+    """The arguments that all tasks share; ``own`` are the task's defaults, and what else a Parser takes."""
+    p = Parser(about, ways, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **own})
     p.group("files")
     running_text = task in ("mlm", "ns")
     p.flag("dataset", "name of a data set, a path, or hub:owner/name" + "; several are read together" * running_text,
@@ -182,7 +210,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **defaults: Any) -> 
            type=positive(int))  # fmt: skip
     p.flag("norm", "LayerNorm before (pre) or after (post) each residual of a new model", choices=["pre", "post"],
            default="post")  # fmt: skip
-    p.flag("dropout", "dropout (default in fine-tuning: 0 for Sample, else 0.1)", type=fraction)
+    p.flag("dropout", "dropout (default in fine-tuning: 0 for Sample and under --minutes without a GPU, else 0.1)",
+           type=fraction)  # fmt: skip
     p.flag("tokenizer", "vocabulary of a new model", choices=["sentencepiece", "wordpiece", "basic_english"])
     p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
     p.flag("lowercase", "are capitals small letters to a vocab.txt? auto: where it has none (BERT's do_lower_case)",
@@ -348,8 +377,6 @@ def new_or_loaded(
     import checkpoint  # start-up
 
     torch.manual_seed(args.seed)
-    if args.dropout is None:  # the small model of the embedded data set has nothing to spare
-        args.dropout = 0.0 if args.dataset == "Sample" else 0.1
     if args.checkpoint or uses_trained(args):
         model, tokenizer = trained_models(cls, args, ways)[0]
         how, noted = vars(reading(args, model, ways)), model.notes
