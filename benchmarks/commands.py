@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine, vocabulary  # noqa: E402
+from benchmarks.mlm import BEST  # noqa: E402
 
 SIZES = ["--size", "mini", "--vocab", str(vocabulary()), "--bptt", "128"]
 MORE = [["--optimizer", "adamw"], ["--mask_frac", "0.15"], ["--batch_size", "32"]]
@@ -34,7 +35,7 @@ COMMANDS = {
 
 def loop() -> float:
     """Tokens a second of benchmarks/mlm.py's step."""
-    command = [sys.executable, str(ROOT / "benchmarks/mlm.py"), "--contestant", "ours bf16"]
+    command = [sys.executable, str(ROOT / "benchmarks/mlm.py"), "--contestant", f"ours {BEST}"]
     out = subprocess.run(command, input="turn\n", stdout=subprocess.PIPE, text=True, check=True).stdout
     return json.loads(out.splitlines()[0])["steady"]
 

@@ -4,8 +4,8 @@
     python benchmarks/finetune.py race --data-dir data
 
 MiniLM's sizes (6 layers, width 384, 12 heads, bert-base-uncased's vocabulary), random weights, the same questions of the
-real training sets for all, the same threads, bf16 autocast, AdamW, dropout 0.1, alternating, each in its own process;
-its steps counted once its rate is steady; the median of the rounds.
+real training sets for all, the same threads, bf16 autocast (fp32 where the CPU does not multiply bf16 fast), AdamW, dropout
+0.1, alternating, each in its own process; its steps counted once its rate is steady; the median of the rounds.
 The peer pads to the full length (384 tokens with a stride of 128 for SQuAD, 512 for RACE), as its scripts do, or to the
 longest of the batch; once more with the allocator setting that ours makes for itself (ranks.keep_freed_memory), which
 its scripts do not have. Nobody's tokenising is counted. A question counts once, however many windows it has.
@@ -36,12 +36,16 @@ from text.question_windows import QuestionWindows
 from text.questions import SquadSet, fill, load_race_splits, load_squad_splits
 from text.vocabularies import load_vocab
 from training.optimizer import make_optimizer
-from training.ranks import keep_freed_memory
+from training.ranks import has_fast_bf16, keep_freed_memory
 
 SIZES = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 QUESTIONS = {"squad": 640, "race": 160}  # of a pass, a random part of the training set
 BATCH = {"squad": 16, "race": 4}  # windows; questions
 PEER_TURN = {"squad": 4, "race": 2}  # batches of the peer's turn where all are alike; else it takes the whole pass, as ours
+
+
+def autocast():
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16(torch.device("cpu")))
 
 
 def some(items, count):
@@ -68,7 +72,7 @@ def ours(task, data_dir, tokenizer, layout="separate"):
 
     def train():
         indices = next(order)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             value = loss(model.train(), data.collate(indices, 0)) / len(indices)
         value.backward()
         optimizer.step()
@@ -78,7 +82,7 @@ def ours(task, data_dir, tokenizer, layout="separate"):
     @torch.no_grad()
     def predict():
         indices = next(order)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             rows(model.eval(), data.collate(indices, batches.EVALUATION), data, indices)
         return len(indices) * share
 
@@ -139,7 +143,7 @@ def theirs(task, data_dir, to_longest):
 
     def train():
         features, count = batch()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             value = model.train()(**features).loss
         value.backward()
         optimizer.step()
@@ -149,7 +153,7 @@ def theirs(task, data_dir, to_longest):
     @torch.no_grad()
     def predict():
         features, count = batch()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             model.eval()(**features)
         return count
 
@@ -172,7 +176,7 @@ def contestant(name, kind, task, data_dir):
         *calls, count = theirs(task, data_dir, name.startswith(PEERS[1]))
     call, context = calls[kind == "prediction"], contextlib.nullcontext()
     if name in OURS and kind == "prediction":  # weights are made narrower once, as in utils.Computer.rows
-        context = torch.autocast("cpu", torch.bfloat16)
+        context = autocast()
     with context:
         take_turns(call, count)
 

@@ -1,6 +1,6 @@
 """Two ranks of one thread each beside one rank of one thread: tokens/s of masked-language-model training.
 
-    python benchmarks/ranks.py [--rounds 3]
+    python benchmarks/ranks.py [--rounds 3] [--size small]
 
 The real commands on the embedded data set, 4 layers of width 256, the same global batch, alternating; the median. Two
 programs at once that know nothing of each other, each with that batch, their tokens added, show what the machine gives:
@@ -28,11 +28,11 @@ CONTESTANTS = {  # the flags of each program that runs at the same time
 }
 
 
-def tokens_per_second(folder, programs):
+def tokens_per_second(folder, programs, size):
     """The sum over the programs, run at once."""
     running = []
     for number, flags in enumerate(programs):
-        command = [sys.executable, str(ROOT / "mlm_task.py"), "--size", "mini", "--steps", "60", "--valid-examples", "1",
+        command = [sys.executable, str(ROOT / "mlm_task.py"), "--size", size, "--steps", "60", "--valid-examples", "1",
                    "--cache-dir", f"{folder}/cache", "--log-dir", f"{folder}/{number}",
                    "--save", f"{folder}/{number}.pt", *flags]  # fmt: skip
         running.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -47,12 +47,13 @@ def tokens_per_second(folder, programs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", default="mini", help="of the model, as mlm_task.py has it (default: mini)")
     args = parser.parse_args()
     rates = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.rounds + 1):  # the first round makes the cache
             for name, programs in CONTESTANTS.items():
-                rate = tokens_per_second(folder, programs)
+                rate = tokens_per_second(folder, programs, args.size)
                 rates[name] += [rate] if number else []
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(machine())

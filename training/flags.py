@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it. ``ways`` are
     the flags that a trained model's file answers, too. Where there is no such model, they are as ``new`` makes of the
-    other flags, or have their defaults. ``short`` are flags of a training of a CPU's --minutes.
+    other flags, or have their defaults. ``short`` are other defaults for a training of so many --minutes of a CPU.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=first, epilog=commands and f"examples:\n{commands}", allow_abbrev=False, formatter_class=Help
         )
-        self.task_defaults, self.ways, self.new, self.short = defaults, ways or {}, new, {"dropout": 0.0, **(short or {})}
+        self.task_defaults, self.ways, self.new, self.short = defaults, ways or {}, new, {"dropout": 0, **(short or {})}
         self.place: argparse._ActionsContainer = self
 
     def group(self, title: str) -> None:
@@ -75,10 +75,12 @@ class Parser(argparse.ArgumentParser):
 
     def flag(self, name: str, help: str, **options: Any) -> None:
         destination = name.replace("-", "_")
-        options.setdefault("default", self.task_defaults.get(destination))
-        if destination in self.ways and "default" not in help:
-            short = f", under --minutes without a GPU {self.short[destination]}" if destination in self.short else ""
-            help += f" (default: {self.ways[destination][0]}{short}, or the trained model's)"
+        options.setdefault("default", None if destination in self.short else self.task_defaults.get(destination))
+        if destination in {**self.ways, **self.short} and "default" not in help:
+            way = destination in self.ways
+            help += f" (default: {self.ways[destination][0] if way else self.task_defaults[destination]}"
+            help += f", under --minutes without a GPU {self.short[destination]}" if destination in self.short else ""
+            help += ", or the trained model's)" if way else ")"
         self.place.add_argument(*spellings(name), dest=destination, help=help, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -93,20 +95,23 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
         if isinstance(getattr(args, "dataset", None), list) and len(args.dataset) == 1:
             args.dataset = args.dataset[0]
-        if self.ways and not uses_trained(args):
+        if self.ways:
             self.fill(args)
         return args
 
     def fill(self, args: Any) -> None:
-        """Give the flags of a training that are not given their values, and tell of those that --minutes decided."""
-        usual: dict[str, Any] = {"dropout": 0.0 if args.dataset == "Sample" else 0.1}
-        if not args.checkpoint:
-            usual |= {name: values[0] for name, values in self.ways.items()} | self.new(args)
+        """Give the flags that are not given their values, and tell of those that --minutes decided."""
+        usual = {name: value for name, value in self.task_defaults.items() if name in self.short}
+        if not uses_trained(args):
+            usual = {"dropout": 0.0 if args.dataset == "Sample" else 0.1, **usual}
+            if not args.checkpoint:
+                usual |= {name: values[0] for name, values in self.ways.items()} | self.new(args)
         usual = {name: value for name, value in usual.items() if getattr(args, name) is None}
-        short = {name: value for name, value in self.short.items() if usual.get(name, value) != value and hurried(args)}
+        short = {name: self.short[name] for name in usual if usual[name] != self.short.get(name, usual[name])}
+        short = short if hurried(args) else {}
         vars(args).update(usual | short)
         if short:
-            flags = " ".join(f"--{name} {value:g}" for name, value in short.items())
+            flags = " ".join(f"--{name} {value}" for name, value in short.items())
             warn(f"--minutes {args.minutes:g} without a GPU: {flags}, where you say nothing else", word="note")
 
 
