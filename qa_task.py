@@ -30,7 +30,7 @@ READING = {"bptt": (384,), "stride": (128,)}  # how a model reads, unless a flag
 
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
-        "qa", __doc__, READING,
+        "qa", __doc__, READING, short={"optimizer": "muon", "batch_size": 16},
         save="qa_model.pt", epochs=2, batch_size=32, optimizer="adamw",
     )  # fmt: skip
     p.flag("stride", "tokens from one window of a long text to the next", type=int)

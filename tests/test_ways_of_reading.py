@@ -202,21 +202,23 @@ def test_a_new_model_for_options_reads_as_did_best_unless_told_otherwise(words, 
     assert (args.head, args.layout, args.passage) == (head, layout, passage)
 
 
-@pytest.mark.parametrize("task, words, gpu, dropout, bptt, told", [
-    ("race", "", False, 0.1, 512, ""),
-    ("race", "--minutes 10", False, 0.0, 128, "--dropout 0 --bptt 128"),
-    ("race", "--minutes 10", True, 0.1, 512, ""),
-    ("race", "--minutes 10 --dropout 0.2", False, 0.2, 128, "--bptt 128"),
-    ("race", "--minutes 10 --checkpoint m.pt", False, 0.0, None, "--dropout 0"),
-    ("qa", "--minutes 10", False, 0.0, 384, "--dropout 0"),
-    ("qa", "--steps 10", False, 0.1, 384, ""),
-    ("mlm", "--minutes 10", False, 0.0, 128, ""),
+@pytest.mark.parametrize("task, words, gpu, settings, told", [
+    ("race", "", False, (0.1, 512, "adamw"), ""),
+    ("race", "--minutes 10", False, (0.0, 128, "muon"), "--dropout 0 --optimizer muon --bptt 128"),
+    ("race", "--minutes 10", True, (0.1, 512, "adamw"), ""),
+    ("race", "--minutes 10 --dropout 0.2", False, (0.2, 128, "muon"), "--optimizer muon --bptt 128"),
+    ("race", "--minutes 10 --checkpoint m.pt", False, (0.0, None, "muon"), "--dropout 0 --optimizer muon"),
+    ("race", "--evaluate", False, (None, None, "adamw"), ""),
+    ("qa", "--minutes 10", False, (0.0, 384, "muon"), "--dropout 0 --optimizer muon --batch_size 16"),
+    ("qa", "--minutes 10 --parallel FSDP", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
+    ("qa", "--steps 10", False, (0.1, 384, "adamw"), ""),
+    ("mlm", "--minutes 10", False, (0.0, 128, "muon"), ""),
 ])  # fmt: skip
-def test_minutes_of_a_cpu_go_to_many_examples_which_is_told(monkeypatch, capsys, task, words, gpu, dropout, bptt, told):
+def test_minutes_of_a_cpu_go_to_many_examples_which_is_told(monkeypatch, capsys, task, words, gpu, settings, told):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr("files.mistakes.TOLD", set())
     args = SCRIPTS[task].arguments(["--dataset", "Books", *words.split()])
-    assert (args.dropout, args.bptt) == (dropout, bptt)
+    assert (args.dropout, args.bptt, args.optimizer) == settings
     note = f"note: --minutes 10 without a GPU: {told}, where you say nothing else\n"
     assert capsys.readouterr().err == (note if told else "")
 

@@ -107,8 +107,10 @@ class Parser(argparse.ArgumentParser):
             if not args.checkpoint:
                 usual |= {name: values[0] for name, values in self.ways.items()} | self.new(args)
         usual = {name: value for name, value in usual.items() if getattr(args, name) is None}
-        short = {name: self.short[name] for name in usual if usual[name] != self.short.get(name, usual[name])}
+        short = {name: value for name, value in self.short.items() if name in usual and usual[name] != value}
         short = short if hurried(args) else {}
+        if args.parallel == "FSDP":
+            short.pop("optimizer", None)  # Muon wants whole matrices
         vars(args).update(usual | short)
         if short:
             flags = " ".join(f"--{name} {value}" for name, value in short.items())
@@ -116,8 +118,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def hurried(args: argparse.Namespace) -> bool:
-    """Has a training so many minutes, and no GPU? It then sees few examples twice: dropout only makes it learn later, and
-    the more examples it sees, the better, however little of each (benchmarks/LOG.md)."""
+    """Has a training so many minutes, and no GPU? It then sees few examples twice: dropout only makes it learn later, Muon
+    sooner, and the more examples it sees, the better, however little of each (benchmarks/LOG.md)."""
     if not args.minutes:
         return False
     import torch  # here for start-up time

@@ -77,10 +77,12 @@ class Schedule:
             state.due = 1.0 if more <= 1 else progress + (1.0 - progress) / more
 
 
-def default_rate(task: str, config: BertConfig) -> float:
-    """The peak learning rate that trained well: found at width 128 (benchmarks/LOG.md), falling with the width.
+def default_rate(task: str, config: BertConfig, optimizer: str) -> float:
+    """The peak learning rate that trained well: found at width 128, and in fine-tuning by Muon at 128, 224 and 384
+    (benchmarks/LOG.md), falling with the width.
 
     Too high a rate shows as a loss that stays at chance: the first token's state stops depending on what was read.
     """
-    rate, power = {"mlm": (2e-3, 0.5), "ns": (2e-4, 0.5)}.get(task, (4e-4, 1.5))
+    tuning = (1.5e-3, 1.0) if optimizer == "muon" else (4e-4, 1.5)
+    rate, power = {"mlm": (2e-3, 0.5), "ns": (2e-4, 0.5)}.get(task, tuning)
     return rate * (128 / config.hidden_size) ** power
