@@ -37,7 +37,7 @@ def new_reader(args: "Namespace") -> dict:
 
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
-        "race", __doc__, READING, new=new_reader, short={"optimizer": "muon", "bptt": 128},
+        "race", __doc__, READING, new=new_reader, short={"bptt": 128},
         save="race_model.pt", epochs=3, batch_size=16, optimizer="adamw",
         valid_examples=300,  # each is a row an option, and costs as much as ten in pretraining
     )  # fmt: skip

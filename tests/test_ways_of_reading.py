@@ -204,10 +204,10 @@ def test_a_new_model_for_options_reads_as_did_best_unless_told_otherwise(words, 
 
 @pytest.mark.parametrize("task, words, gpu, settings, told", [
     ("race", "", False, (0.1, 512, "adamw"), ""),
-    ("race", "--minutes 10", False, (0.0, 128, "muon"), "--dropout 0 --optimizer muon --bptt 128"),
+    ("race", "--minutes 10", False, (0.0, 128, "adamw"), "--dropout 0 --bptt 128"),
     ("race", "--minutes 10", True, (0.1, 512, "adamw"), ""),
-    ("race", "--minutes 10 --dropout 0.2", False, (0.2, 128, "muon"), "--optimizer muon --bptt 128"),
-    ("race", "--minutes 10 --checkpoint m.pt", False, (0.0, None, "muon"), "--dropout 0 --optimizer muon"),
+    ("race", "--minutes 10 --dropout 0.2", False, (0.2, 128, "adamw"), "--bptt 128"),
+    ("race", "--minutes 10 --checkpoint m.pt", False, (0.0, None, "adamw"), "--dropout 0"),
     ("race", "--evaluate", False, (None, None, "adamw"), ""),
     ("qa", "--minutes 10", False, (0.0, 384, "muon"), "--dropout 0 --optimizer muon --batch_size 16"),
     ("qa", "--minutes 10 --parallel FSDP", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
