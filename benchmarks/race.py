@@ -31,7 +31,8 @@ from text.places import (  # noqa: E402
 )
 
 QUESTIONS = 16  # a step
-RECIPE = f"--dataset RACE --batch_size {QUESTIONS} --lr 1e-4 --dropout 0 --bptt 128 --passage select".split()
+RECIPE = (f"--dataset RACE --batch_size {QUESTIONS} --lr 1e-4 --dropout 0 --bptt 128 --passage select "
+          "--head cls --layout separate").split()  # fmt: skip
 VARIANTS = {  # flags after the recipe's: of a flag given twice the last counts
     "cls": "",
     "duma": "--head duma",
