@@ -429,7 +429,7 @@ def first_node(names):
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def has_fast_bf16(device):
+def has_fast_bf16(device: torch.device) -> bool:
     """GPUs from Ampere on, and CPUs that multiply bfloat16 in hardware (a training step takes about half of the time)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
