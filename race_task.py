@@ -27,12 +27,14 @@ READING = {  # how a model reads, unless a flag or its file says otherwise
 def new_reader(args: "Namespace") -> dict:
     """How a new model reads, where no flag says: what did best in the same minutes (docs/results.rst).
 
-    Heads that read first tokens alone hardly learn in the joint layout; --attention-window is for whole articles, and not
-    for that layout.
+    In the joint layout heads that read first tokens alone hardly learn, nor, in bf16, several layers of co-attention
+    (benchmarks/LOG.md). --attention-window is for whole articles, and not for that layout.
     """
     head = args.head or "dcmn"
-    layout = "joint" if head in ("duma", "dcmn") and not args.attention_window else "separate"
-    return {"head": head, "layout": layout, "passage": "window" if args.attention_window else "select"}
+    if args.attention_window:
+        return {"head": head, "layout": "separate", "passage": "window"}
+    joint = head == "dcmn" or (head == "duma" and args.duma_layers in (None, 1))
+    return {"head": head, "layout": "joint" if joint else "separate", "passage": "select"}
 
 
 def arguments(words: list[str] | None = None) -> "Namespace":
@@ -51,7 +53,7 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p.flag("compare-options", "the head dcmn compares the options with each other, too", action="store_true", default=False)
     p.flag("mix-layers", "how many layers the head mix reads (default: 4)", type=flags.positive(int))
     p.flag("layout", "separate: a row for each option; joint: article, question and all options in one row, for less work "
-           "(default: joint for the heads duma and dcmn, but with --attention-window; a trained model's own, or separate)",
+           "(default: joint for dcmn and one layer of duma without --attention-window; a trained model's own, or separate)",
            choices=READING["layout"])  # fmt: skip
     p.flag("attention-window", "each token sees this many on either side, and the first: texts of any --bptt, at a cost"
            " that grows with their length (default: all, or the trained model's)", type=flags.positive(int))  # fmt: skip

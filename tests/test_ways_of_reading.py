@@ -191,6 +191,7 @@ def test_without_a_word_of_the_file_the_task_decides_as_far_as_the_model_goes(tm
 @pytest.mark.parametrize("words, head, layout, passage", [
     ("", "dcmn", "joint", "select"),
     ("--head duma", "duma", "joint", "select"),
+    ("--head duma --duma-layers 2", "duma", "separate", "select"),
     ("--head cls", "cls", "separate", "select"),
     ("--head mix", "mix", "separate", "select"),
     ("--attention-window 128", "dcmn", "separate", "window"),
