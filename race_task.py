@@ -24,36 +24,23 @@ READING = {  # how a model reads, unless a flag or its file says otherwise
 }  # fmt: skip
 
 
-def new_reader(args: "Namespace") -> dict:
-    """How a new model reads, where no flag says: what did best in the same minutes (docs/results.rst).
-
-    In the joint layout heads that read first tokens alone hardly learn, nor, in bf16, several layers of co-attention
-    (benchmarks/LOG.md). --attention-window is for whole articles, and not for that layout.
-    """
-    head = args.head or "dcmn"
-    if args.attention_window:
-        return {"head": head, "layout": "separate", "passage": "window"}
-    joint = head == "dcmn" or (head == "duma" and args.duma_layers in (None, 1))
-    return {"head": head, "layout": "joint" if joint else "separate", "passage": "select"}
-
-
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
-        "race", __doc__, READING, new=new_reader, short={"bptt": 128},
+        "race", __doc__, READING, new={"head": "dcmn", "passage": None, "layout": None}, short={"bptt": 128},
         save="race_model.pt", epochs=3, batch_size=16, optimizer="adamw",
         valid_examples=300,  # each is a row an option, and costs as much as ten in pretraining
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: read its beginning, the sentences that say most of the question"
-           " and options, or window by window (default: select, with --attention-window window; a trained model's own, "
-           "or window)", choices=READING["passage"])  # fmt: skip
+           " and options, or window by window (default: select, with an attention window window; a trained model's "
+           "own, or window)", choices=READING["passage"])  # fmt: skip
     p.flag("head", "what scores an option: the pooled first token, co-attention, co-matching, or a mix of the last layers' "
            "first tokens (default: dcmn, or the trained model's)", choices=["cls", "duma", "dcmn", "mix"])  # fmt: skip
     p.flag("duma-layers", "layers of co-attention in the head duma (default: 1)", type=flags.positive(int))
     p.flag("compare-options", "the head dcmn compares the options with each other, too", action="store_true", default=False)
     p.flag("mix-layers", "how many layers the head mix reads (default: 4)", type=flags.positive(int))
     p.flag("layout", "separate: a row for each option; joint: article, question and all options in one row, for less work "
-           "(default: joint for dcmn and one layer of duma without --attention-window; a trained model's own, or separate)",
+           "(default: joint for dcmn and one layer of duma without attention window; a trained model's own, or separate)",
            choices=READING["layout"])  # fmt: skip
     p.flag("attention-window", "each token sees this many on either side, and the first: texts of any --bptt, at a cost"
            " that grows with their length (default: all, or the trained model's)", type=flags.positive(int))  # fmt: skip
@@ -100,7 +87,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 import utils
 from metrics import race_scores
-from model import RaceTask
+from model import BertConfig, RaceTask
 from text.option_rows import OptionRows
 from text.places import Places
 from text.questions import Article, load_race, load_race_splits
@@ -109,6 +96,18 @@ from text.tokens import load_tokenizer
 from training import sharding
 from training.beginning import in_its_place
 from training.ranks import Ranks, launch
+
+
+def settle_reading(args: Namespace, config: BertConfig) -> None:
+    """Give --passage and --layout, where no flag says, what did best in the same minutes (docs/results.rst).
+
+    In the joint layout heads that read first tokens alone hardly learn, nor, in bf16, several layers of co-attention
+    (benchmarks/LOG.md). An attention window is for whole articles, and not for that layout.
+    """
+    whole = bool(config.attention_window)
+    joint = not whole and (config.head == "dcmn" or (config.head == "duma" and config.duma_layers == 1))
+    args.passage = args.passage or ("window" if whole else "select")
+    args.layout = args.layout or ("joint" if joint else "separate")
 
 
 def inputs(batch, *more):
@@ -275,6 +274,7 @@ def run(args, ranks):
         tasks = [make_task(args, *model, places, articles, name) for model in models]
         return utils.evaluate(tasks, args, ranks)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
+    settle_reading(args, model.bert.config)
     sets = load_race_splits(args.dataset, places, args.level, skip=None if args.strict else warn)
     task = make_task(args, model, tokenizer, places, sets, name)
     return utils.run(task, args, ranks)

@@ -91,6 +91,13 @@ def task_arguments(task, words):
     return TASKS[task].arguments()
 
 
+def decided(task, args, words):
+    """The flags of a trial, with what --minutes decided: by its --lr alone a trial would take another optimizer."""
+    name = {"qa": "optimizer", "race": "bptt"}.get(task)
+    said = name is None or name in given_flags(words) or not flags.hurried(args)
+    return words if said else [*words, f"--{name}", str(getattr(args, name))]
+
+
 def search_space(task, args, given):
     """Names of flags -> Optuna's distributions, and the task's own values, which are within them."""
     distributions = optuna().distributions
@@ -106,7 +113,7 @@ def search_space(task, args, given):
         "dropout": (distributions.FloatDistribution(0.0, 0.3), args.dropout),
         "batch_size": (distributions.CategoricalDistribution(sorted({max(1, batch // 2), batch, 2 * batch})), batch),
     }
-    if hasattr(args, "head") and not args.checkpoint:  # which has a head
+    if hasattr(args, "head") and not args.checkpoint and not args.compare_options:  # which have a head
         space["head"] = distributions.CategoricalDistribution(HEADS), args.head
     space = {name: both for name, both in space.items() if name not in given}
     return {name: both[0] for name, both in space.items()}, {name: both[1] for name, both in space.items()}
@@ -209,9 +216,10 @@ class Tuner:
     """This process's part of a study."""
 
     def __init__(self, args, words):
-        self.task, self.folder, self.wanted, self.words = args.task, args.log_dir, args.trials, words
+        self.task, self.folder, self.wanted = args.task, args.log_dir, args.trials
         self.score, self.stop, self.failures = SCORES[args.task], 0, 0
         task_args = task_arguments(args.task, words)
+        self.words = words = decided(args.task, task_args, words)
         self.space, start = search_space(args.task, task_args, given_flags(words))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

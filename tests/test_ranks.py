@@ -254,7 +254,10 @@ class Ending:
 @pytest.mark.parametrize("second", range(5))
 def test_the_code_of_ranks_that_end_at_any_moment_is_told(first, second):
     for code in (0, stopping.INTERRUPTED):
-        assert ranks.wait_for([Ending(first, code), Ending(second, code)]) == code
+        ending = [Ending(looks, code) for looks in (first, second)]
+        assert ranks.wait_for(ending) == code
+        for process in ending:
+            os.close(process.sentinel)
 
 
 STUCK = """

@@ -138,6 +138,16 @@ def test_the_head_of_a_whole_model_is_not_searched(tmp_path):
         assert tune.search_space("race", args, set())[1].get("head") == heads
 
 
+def test_what_the_minutes_decided_is_said_to_the_trials_and_a_head_that_is_said_is_not_searched(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["--bert-model", "none", "--minutes", "5"]
+    assert tune.decided("qa", tune.task_arguments("qa", words), words) == [*words, "--optimizer", "muon"]
+    words += ["--compare-options"]
+    args = tune.task_arguments("race", words)
+    assert tune.decided("race", args, words) == [*words, "--bptt", "128"]
+    assert "head" not in tune.search_space("race", args, tune.given_flags(words))[0]
+
+
 def test_a_bad_trial_is_stopped(study, tmp_path, capsys):
     study("play([60.0] * 3) if number < 5 else play([50.0] * 200, 0.1)", 6)
     assert states(tmp_path) == ["COMPLETE"] * 5 + ["PRUNED"]

@@ -196,11 +196,17 @@ def test_without_a_word_of_the_file_the_task_decides_as_far_as_the_model_goes(tm
     ("--head mix", "mix", "separate", "select"),
     ("--attention-window 128", "dcmn", "separate", "window"),
     ("--head cls --layout joint --passage truncate", "cls", "joint", "truncate"),
-    ("--checkpoint m.pt", None, None, None),
 ])  # fmt: skip
 def test_a_new_model_for_options_reads_as_did_best_unless_told_otherwise(words, head, layout, passage):
     args = race_task.arguments(words.split())
+    race_task.settle_reading(args, BertConfig(1, **flags.head_settings(args)))
     assert (args.head, args.layout, args.passage) == (head, layout, passage)
+
+
+def test_a_body_with_an_attention_window_reads_whole_articles_in_rows_of_their_own():
+    args = race_task.arguments([])
+    race_task.settle_reading(args, BertConfig(1, head="dcmn", attention_window=4))
+    assert (args.layout, args.passage) == ("separate", "window")
 
 
 @pytest.mark.parametrize("task, words, gpu, settings, told", [
@@ -209,7 +215,11 @@ def test_a_new_model_for_options_reads_as_did_best_unless_told_otherwise(words, 
     ("race", "--minutes 10", True, (0.1, 512, "adamw"), ""),
     ("race", "--minutes 10 --dropout 0.2", False, (0.2, 128, "adamw"), "--bptt 128"),
     ("race", "--minutes 10 --checkpoint m.pt", False, (0.0, None, "adamw"), "--dropout 0"),
+    ("race", "--minutes 10 --passage window", False, (0.0, 512, "adamw"), "--dropout 0"),
+    ("race", "--minutes 10 --attention-window 9", False, (0.0, 512, "adamw"), "--dropout 0"),
     ("race", "--evaluate", False, (None, None, "adamw"), ""),
+    ("qa", "--evaluate --minutes 10", False, (None, None, "adamw"), ""),
+    ("qa", "--minutes 10 --lr 1e-4", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
     ("qa", "--minutes 10", False, (0.0, 384, "muon"), "--dropout 0 --optimizer muon --batch_size 16"),
     ("qa", "--minutes 10 --parallel FSDP", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
     ("qa", "--steps 10", False, (0.1, 384, "adamw"), ""),
@@ -220,7 +230,7 @@ def test_minutes_of_a_cpu_go_to_many_examples_which_is_told(monkeypatch, capsys,
     monkeypatch.setattr("files.mistakes.TOLD", set())
     args = SCRIPTS[task].arguments(["--dataset", "Books", *words.split()])
     assert (args.dropout, args.bptt, args.optimizer) == settings
-    note = f"note: --minutes 10 without a GPU: {told}, where you say nothing else\n"
+    note = f"note: --minutes 10 without a GPU: taking {told}; say otherwise by the same flags\n"
     assert capsys.readouterr().err == (note if told else "")
 
 
@@ -241,9 +251,16 @@ def test_a_length_in_a_file_is_held_to_the_positions(call, tmp_path):
         call("race", "--evaluate --bert-model m.pt")
 
 
-def test_a_state_of_before_goes_on_and_other_ways_of_reading_are_still_refused():
-    before = SimpleNamespace(bptt=512, passage="select", layout=None, seed=1, lr=0.1)
+def test_a_state_of_before_goes_on_by_the_flags_that_were_usual_then_which_are_told():
+    before = SimpleNamespace(bptt=512, passage="window", layout=None, head=None, seed=1, lr=0.1)
     state = {"path": "state.pt", "task": "race", "arguments": states.kept_arguments(before), "sizes": {}, "examples": 3}
-    states.check_same_run(state, "race", {}, race_task.arguments(["--seed", "1"]), 3)
-    with pytest.raises(UserError, match=r"--passage window: the run in state\.pt has select"):
-        states.check_same_run(state, "race", {}, race_task.arguments(["--seed", "1", "--passage", "window"]), 3)
+
+    def check(words):
+        args = race_task.arguments(["--seed", "1", *words.split()])
+        race_task.settle_reading(args, BertConfig(1, head=args.head))
+        states.check_same_run(state, "race", {}, args, 3)
+
+    check("--head cls --layout separate --passage window")
+    with pytest.raises(UserError, match=r"--passage select, --layout joint, --head dcmn: the run in state\.pt has window, "
+                                        "separate, cls; resume with its flags"):  # fmt: skip
+        check("")

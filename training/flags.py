@@ -5,7 +5,7 @@
 Each task script makes a ``Parser`` by ``parser(task, ...)`` and adds what is special to it. A flag's default may be the
 task's own; where it depends on the data set or the model it is None, and set where that is known. torch is imported
 where a model is made: it takes a second, for which --help need not wait. Fine-tuning's defaults are those that did best
-in ten minutes and in an hour (benchmarks/LOG.md); what follows from a short budget is told when it is applied.
+in ten minutes to half an hour (benchmarks/LOG.md); those that follow from --minutes are told when they are applied.
 
 How a model reads (a task's ``READING``: --bptt, --stride and so on) is kept in its file. Who uses a trained model reads as
 it does, unless a flag says otherwise, and as the task does by default where the file says nothing; see ``reading``.
@@ -53,20 +53,20 @@ class Parser(argparse.ArgumentParser):
     """Accepts every flag with - and with _, no abbreviations; a mistake is one line.
 
     ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it. ``ways`` are
-    the flags that a trained model's file answers, too. Where there is no such model, they are as ``new`` makes of the
-    other flags, or have their defaults. ``short`` are other defaults for a training of so many --minutes of a CPU.
+    the flags that a trained model's file answers, too; where there is no such model, they have their defaults, or those of
+    ``new``. ``short`` are the defaults of a training under --minutes where there is no GPU, as far as they are others.
     """
 
     def __init__(
-        self, about: str, ways: Ways | None = None, new: Callable[[Any], dict] = lambda args: {}, short: dict | None = None,
-        **defaults: Any,
-    ):  # fmt: skip
+        self, about: str, ways: Ways | None = None, new: dict | None = None, short: dict | None = None, **defaults: Any
+    ):
         first, *rest = about.splitlines()
         commands = "".join(f"{line[2:]}\n" for line in rest if line.startswith("    "))
         super().__init__(
             description=first, epilog=commands and f"examples:\n{commands}", allow_abbrev=False, formatter_class=Help
         )
-        self.task_defaults, self.ways, self.new, self.short = defaults, ways or {}, new, {"dropout": 0, **(short or {})}
+        self.task_defaults, self.ways, self.new = defaults, ways or {}, new or {}
+        self.short = {"dropout": 0, **(short or {})}
         self.place: argparse._ActionsContainer = self
 
     def group(self, title: str) -> None:
@@ -105,21 +105,23 @@ class Parser(argparse.ArgumentParser):
         if not uses_trained(args):
             usual = {"dropout": 0.0 if args.dataset == "Sample" else 0.1, **usual}
             if not args.checkpoint:
-                usual |= {name: values[0] for name, values in self.ways.items()} | self.new(args)
+                usual |= {name: values[0] for name, values in self.ways.items()} | self.new
         usual = {name: value for name, value in usual.items() if getattr(args, name) is None}
         short = {name: value for name, value in self.short.items() if name in usual and usual[name] != value}
-        short = short if hurried(args) else {}
-        if args.parallel == "FSDP":
-            short.pop("optimizer", None)  # Muon wants whole matrices
+        if args.parallel == "FSDP" or args.lr:  # Muon wants whole matrices, and another rate
+            short.pop("optimizer", None)
+        if getattr(args, "attention_window", None) or getattr(args, "passage", None) not in (None, "select"):
+            short.pop("bptt", None)  # what is read of an article is not chosen
+        short = short if hurried(args) and not uses_trained(args) else {}
         vars(args).update(usual | short)
         if short:
             flags = " ".join(f"--{name} {value}" for name, value in short.items())
-            warn(f"--minutes {args.minutes:g} without a GPU: {flags}, where you say nothing else", word="note")
+            warn(f"--minutes {args.minutes:g} without a GPU: taking {flags}; say otherwise by the same flags", word="note")
 
 
 def hurried(args: argparse.Namespace) -> bool:
-    """Has a training so many minutes, and no GPU? It then sees few examples twice: dropout only makes it learn later, Muon
-    sooner, and the more examples it sees, the better, however little of each (benchmarks/LOG.md)."""
+    """Has a training a number of minutes, and no GPU? Of sets such as SQuAD and RACE it then sees few examples twice: it
+    learns more without dropout, and from many examples of which it reads little (benchmarks/LOG.md)."""
     if not args.minutes:
         return False
     import torch  # here for start-up time

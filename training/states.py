@@ -223,6 +223,8 @@ FREE = """data_dir cache_dir log_dir save log_interval checkpoint bert_model res
     compile deterministic
     size emsize nhid nlayers nhead norm tokenizer vocab vocab_size save_vocab""".split()  # the last two lines: see sizes
 
+UNSAID = {"head": "cls", "layout": "separate"}  # what None meant in states of before a run noted what it decided
+
 
 def kept_arguments(args: Namespace) -> dict:
     """The arguments that are saved with a state: those that must agree, the learning rate, and where the best model is."""
@@ -230,17 +232,20 @@ def kept_arguments(args: Namespace) -> dict:
 
 
 def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, examples: int) -> None:
-    """Raises UserError, which names the flag and both values, where a state belongs to another run."""
+    """Raises UserError, which names the flags and both values, where a state belongs to another run."""
     where = saved["path"]
     if saved["task"] != task:
         raise UserError(f"{where}: belongs to another task, {saved['task']}; resume with its script, or choose a --log-dir")
+    differing = {}  # name of a flag -> its value now, and that of the run
     for name, value in saved["arguments"].items():
         now = getattr(args, name, value)
-        if name == "layout" and value is None:  # a state of before models kept how they read: left to the model
-            continue
+        value = UNSAID.get(name) if value is None and now is not None else value
         if name not in FREE and now != value:
-            raise UserError(f"--{name.replace('_', '-')} {now}: the run in {where} has {value}; resume with its flags, or "
-                            "use another --log-dir")  # fmt: skip
+            differing[name] = str(now), str(value)
+    if differing:
+        told = ", ".join(f"--{name.replace('_', '-')} {now}" for name, (now, _) in differing.items())
+        then = ", ".join(value for _, value in differing.values())
+        raise UserError(f"{told}: the run in {where} has {then}; resume with its flags, or use another --log-dir")
     for name, value in saved["sizes"].items():
         if sizes.get(name) != value:
             raise UserError(f"{where}: belongs to a model of {name} {value}, now {sizes.get(name)}; resume with the flags "
