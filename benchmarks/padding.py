@@ -49,7 +49,8 @@ def main():
     squad = load_squad_splits("SQuAD1", places, ("train",))["train"]
     race = load_race_splits("RACE", places, "all", ("train",))["train"]
     kinds = {"SQuAD, windows of 384": (QuestionWindows(squad, tokenizer, places, 384, 128), (16, 32))}
-    for layout, passage, length in (("separate", "window", 512), ("joint", "select", 512), ("joint", "select", 128)):
+    for layout, passage, length in (("separate", "window", 512), ("separate", "select", 128), ("joint", "select", 512),
+                                    ("joint", "select", 128)):
         data = OptionRows(race, tokenizer, places, length, 0, passage, layout=layout)
         kinds[f"RACE, {layout}, {passage}, {length}"] = data, (4, 16)
     print(f"{'padding, percent, in parts:':32}{'batch':>8}" + "".join(f"{parts:>8}" for parts in PARTS))

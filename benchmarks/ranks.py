@@ -2,9 +2,10 @@
 
     python benchmarks/ranks.py [--rounds 3] [--size small]
 
-The real commands on the embedded data set, 4 layers of width 256, the same global batch, alternating; the median. Two
-programs at once that know nothing of each other, each with that batch, their tokens added, show what the machine gives:
-cores share memory and caches, so that two need not be twice as fast as one even where nothing is exchanged.
+The real commands on the embedded data set, 4 layers of width 256 if no --size is given, the same global batch,
+alternating; the median. Two programs at once that know nothing of each other, each with that batch, their tokens added,
+show what the machine gives: cores share memory and caches, so that two need not be twice as fast as one even where nothing
+is exchanged.
 """
 
 import argparse

@@ -78,8 +78,8 @@ class Schedule:
 
 
 def default_rate(task: str, config: BertConfig, optimizer: str) -> float:
-    """The peak learning rate that trained well: found at width 128, and in fine-tuning by Muon at 128, 224 and 384
-    (benchmarks/LOG.md), falling with the width.
+    """The peak learning rate that trained well: found at width 128, and in fine-tuning by Muon at 384 (benchmarks/LOG.md),
+    falling with the width.
 
     Too high a rate shows as a loss that stays at chance: the first token's state stops depending on what was read.
     """
