@@ -11,8 +11,8 @@ import base64
 import struct
 from typing import Any
 
+from text.piece_models import sentencepiece_fields
 from text.tokenizer import Tokenizer
-from text.vocabularies import sentencepiece_fields
 
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}

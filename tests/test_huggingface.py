@@ -216,9 +216,9 @@ def test_alberts_clean_up_comes_first_and_offsets_count_the_text_itself(albert):
 def test_alberts_ids_are_those_of_transformers_fast_tokenizer(albert, spiece):
     """Its Unigram with the scores of the file, its normaliser, and no rule for a comma behind a digit."""
     tokenizers = pytest.importorskip("tokenizers")
-    from text.vocabularies import _fields
+    from text.piece_models import fields_of
 
-    pieces = [{key: part for key, part, _ in _fields(value)} for number, value, _ in _fields(spiece) if number == 1]
+    pieces = [{key: part for key, part, _ in fields_of(value)} for number, value, _ in fields_of(spiece) if number == 1]
     scores = [(piece[1].decode(), float(np.frombuffer(piece.get(2, bytes(4)), "<f4")[0])) for piece in pieces]
     fast = tokenizers.Tokenizer(tokenizers.models.Unigram(scores, unk_id=1))
     fast.normalizer = tokenizers.normalizers.Sequence([

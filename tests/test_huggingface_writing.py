@@ -12,8 +12,9 @@ from formats import huggingface
 from formats.huggingface import write_folder
 from model import MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from text import subwords
+from text.piece_models import sentencepiece_pieces
 from text.tokenizer import Tokenizer
-from text.vocabularies import sentencepiece_pieces, train_tokenizer
+from text.vocabularies import train_tokenizer
 
 AUTO = {MLMTask: transformers.AutoModelForMaskedLM, NextSentenceTask: transformers.AutoModelForNextSentencePrediction,
         QuestionAnswerTask: transformers.AutoModelForQuestionAnswering,

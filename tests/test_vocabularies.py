@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import struct
 import subprocess
 import sys
 
@@ -12,7 +13,8 @@ from conftest import ROOT
 from toys import KINDS, LINES, VOCAB_SIZE
 
 from files.mistakes import UserError
-from text import vocabularies
+from text import subwords, vocabularies
+from text.piece_models import fields_of
 from text.tokenizer import BERT_SPECIALS, SPECIALS
 from text.vocabularies import load_vocab, save_vocab, train_tokenizer
 
@@ -61,6 +63,32 @@ def test_a_sentencepiece_model_file_is_a_vocabulary(tokenizers, tmp_path):
     (tmp_path / "spiece.model").write_bytes(tokenizers["sentencepiece"].model[:5000])
     with pytest.raises(UserError, match=r"spiece\.model: not a whole SentencePiece model"):
         load_vocab(tmp_path / "spiece.model")
+
+
+def tables_that_lead_out_of_themselves(model):
+    """Models whose table of characters is damaged where the libraries would follow it, or give letters cut in two."""
+    normaliser = next(value for number, value, _ in fields_of(model) if number == 3)
+    table = next(value for number, value, _ in fields_of(normaliser) if number == 2)
+    at, size = model.index(table) + 4, int.from_bytes(table[:4], "little")
+    units = list(struct.unpack(f"<{size // 4}I", table[4 : 4 + size]))
+    inner = next(number for number, unit in enumerate(units) if unit >> 31 == 0 and unit >> 8 & 1)
+    value = inner ^ (units[inner] >> 10) << ((units[inner] & 512) >> 6)
+    for number, unit in ((0, 1 << 30), (inner, 1 << 30 | 256), (value, 1 << 31 | 10**8)):
+        yield model[: at + 4 * number] + struct.pack("<I", unit) + model[at + 4 * number + 4 :]
+    yield model[: at - 4] + struct.pack("<I", size - 1024) + model[at:]
+    end = at + len(table) - 4
+    yield model[: end - 1] + b"x" + model[end:]
+    yield model[: end - 2] + b"\xff" + model[end - 1 :]
+
+
+def test_a_damaged_table_of_characters_is_told_and_never_followed(tokenizers):
+    model = tokenizers["sentencepiece"].model
+    assert subwords.encoder(model)("ﬁ Å") == subwords.encoder(model)("fi Å")
+    damaged = list(tables_that_lead_out_of_themselves(model))
+    for broken in damaged:
+        with pytest.raises(UserError, match="SentencePiece model is damaged"):
+            subwords.encoder(broken)
+    assert len(set(damaged)) == 6
 
 
 # -- Training ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from files.mistakes import UserError
+from text.piece_models import check_tables
 
 
 def library() -> ModuleType:
@@ -41,12 +42,13 @@ def encoder(model: bytes) -> Callable[[str], list[str]]:
     """The function from a text to its pieces; an unknown piece comes as its text. Raises UserError for a broken model."""
     found = library()
     try:
+        check_tables(model)
         if hasattr(found, "load_sp_model"):
             processor = found.load_sp_model(io.BufferedReader(io.BytesIO(model)))
         else:
             processor = found.SentencePieceProcessor()
             processor.LoadFromSerializedProto(model)
-    except RuntimeError:
+    except (RuntimeError, ValueError, LookupError, TypeError):
         raise UserError("the vocabulary's SentencePiece model is damaged; fetch it again") from None
     return processor.EncodeAsPieces
 

@@ -13,12 +13,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from files.mistakes import UserError
 from files.reading import read_text
 from files.writing import atomic_write
 from text import subwords
+from text.piece_models import as_varint, fields_of, sentencepiece_pieces
 from text.tokenizer import BERT_SPECIALS, SPECIALS, BasicEnglish, Tokenizer
 
 # SentencePiece skips lines over 4192 bytes: 999 characters, ending at whitespace where there is any.
@@ -93,7 +93,7 @@ def train_sentencepiece(lines, vocab_size, sample_bytes=16 << 20):
         model = Path(prefix + ".model").read_bytes()
     # Field 2, how it was trained, holds temporary names that make every model differ: only the algorithm is kept.
     trained = b"\x12\x02\x18" + (b"\x01" if algorithm == "unigram" else b"\x02")
-    return sentencepiece(b"".join(trained if number == 2 else field for number, _, field in _fields(model)))
+    return sentencepiece(b"".join(trained if number == 2 else field for number, _, field in fields_of(model)))
 
 
 def _write_sample(lines, path, sample_bytes):
@@ -247,79 +247,16 @@ def sentencepiece_as_it_is(model: bytes, specials: tuple[str, ...], clean: bool,
     return Tokenizer("sentencepiece", tokens, specials, lowercase, model, clean)
 
 
-def sentencepiece_pieces(model):
-    """[(text, type)] of a SentencePiece model. Raises ValueError where the bytes are something else."""
-    pieces, _, _ = sentencepiece_fields(model)
-    return [(piece[1].decode(), piece.get(3, 1)) for piece in pieces]
-
-
-def sentencepiece_fields(model: bytes) -> tuple[list[dict[int, Any]], dict[int, Any], dict[int, Any]]:
-    """The pieces of a SentencePiece model, how it was trained, and its normaliser: each the fields of its message.
-
-    Raises ValueError where the bytes are something else.
-    """
-    try:
-        fields = [(number, value) for number, value, _ in _fields(model)]
-        pieces = [{key: part for key, part, _ in _fields(value)} for number, value in fields if number == 1]
-        how, normaliser = ({key: part for key, part, _ in _fields(dict(fields).get(number, b""))} for number in (2, 3))
-        sound = all(piece[1].decode() and len(piece.get(2, b"four")) == 4 for piece in pieces)
-        if not sound or not isinstance(normaliser.get(2, b""), bytes):
-            raise TypeError("a piece without letters, a score that is no number, or no table")
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError("no SentencePiece model") from error
-    if not pieces or 3 not in dict(fields):  # the normaliser comes last: without it the file was cut off
-        raise ValueError("no pieces, or no end")
-    return pieces, how, normaliser
-
-
 def sentencepiece_with_specials(tokenizer: Tokenizer) -> bytes:
     """A SentencePiece model file in which the pieces have the ids that they have in ``tokenizer``, specials included."""
 
     def field(number, value):
-        return bytes([number << 3 | 2]) + _as_varint(len(value)) + value
+        return bytes([number << 3 | 2]) + as_varint(len(value)) + value
 
     if [text for text, _ in sentencepiece_pieces(tokenizer.model)] == tokenizer.tokens:
         return tokenizer.model
     specials = [field(1, field(1, text.encode()) + bytes([3 << 3, 2 if i == tokenizer.unk_id else 3]))
                 for i, text in enumerate(tokenizer.specials)]  # fmt: skip
-    rest = [raw for number, value, raw in _fields(tokenizer.model)
-            if number != 1 or {key: part for key, part, _ in _fields(value)}.get(3, 1) in (1, 4, 6)]  # fmt: skip
+    rest = [raw for number, value, raw in fields_of(tokenizer.model)
+            if number != 1 or {key: part for key, part, _ in fields_of(value)}.get(3, 1) in (1, 4, 6)]  # fmt: skip
     return b"".join([*specials, *rest])
-
-
-# A SentencePiece file is a protocol buffer (sentencepiece_model.proto): field 1, repeated: a piece (1 text, 2 score,
-# 3 type); field 2: how it was trained; field 3: the normaliser.
-
-
-def _fields(message):
-    """(number, value, the field's own bytes) of each field of a protocol buffer's message."""
-    at = 0
-    while at < len(message):
-        start = at
-        key, at = _varint(message, at)
-        if key & 7 == 0:
-            value, at = _varint(message, at)
-        else:
-            size, at = _varint(message, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
-            value, at = message[at : at + size], at + size
-        if at > len(message):
-            raise ValueError("cut off")
-        yield key >> 3, value, message[start:at]
-
-
-def _as_varint(value):
-    parts = []
-    while value >= 128:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*parts, value])
-
-
-def _varint(message, at):
-    """A number of seven bits a byte, lowest first, and the place after it."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return value, at
