@@ -101,8 +101,9 @@ class Parser(argparse.ArgumentParser):
 
     def fill(self, args: Any) -> None:
         """Give the flags that are not given their values, and tell of those that --minutes decided."""
+        training = not uses_trained(args)
         usual = {name: value for name, value in self.task_defaults.items() if name in self.short}
-        if not uses_trained(args):
+        if training:
             usual = {"dropout": 0.0 if args.dataset == "Sample" else 0.1, **usual}
             if not args.checkpoint:
                 usual |= {name: values[0] for name, values in self.ways.items()} | self.new
@@ -112,7 +113,7 @@ class Parser(argparse.ArgumentParser):
             short.pop("optimizer", None)
         if getattr(args, "attention_window", None) or getattr(args, "passage", None) not in (None, "select"):
             short.pop("bptt", None)  # what is read of an article is not chosen
-        short = short if hurried(args) and not uses_trained(args) else {}
+        short = short if training and hurried(args) else {}
         vars(args).update(usual | short)
         if short:
             flags = " ".join(f"--{name} {value}" for name, value in short.items())
