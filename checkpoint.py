@@ -24,7 +24,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from files import hub
+from files import hub, pretrained
 from files.mistakes import UserError, run_main, spellings
 from files.reading import read_json
 from files.torch_zip import holds_weights, read_torch, starts_as_zip
@@ -36,6 +36,7 @@ from text.tokenizer import Tokenizer
 from text.vectors import POOLS, write_vectors
 
 FIRST = "run mlm_task.py or ns_task.py first, or name a file that they saved"  # where a body is missing
+MODELS = ("mlm_bert.pt", "ns_bert.pt", "qa_model.pt", "race_model.pt")  # what the tasks save
 FORMAT = 1
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 T = TypeVar("T", bound=torch.nn.Module)
@@ -330,6 +331,8 @@ def main():
         ):
             p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
+    if args.file == pretrained.NAME and (models := pretrained.shipped(*MODELS)):
+        raise UserError(f"{args.file}: {len(models)} models; name one of them, {' or '.join(models)}")
     args.function(args)
 
 

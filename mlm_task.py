@@ -175,6 +175,8 @@ def fill(args, ranks, model, tokenizer):
     else:
         lines = read_lines(args.predict)
         texts = {f"{args.predict}, line {number}": line for number, line in enumerate(lines, 1) if line.strip()}
+        if not texts:
+            raise UserError(f"{args.predict}: no text in it; write lines with [MASK] where a word is to be found")
     (longest, final_sep), compute = layout(args, model), utils.Computer(args, ranks)
     model.to(ranks.device).eval()
     rows = [masked_row(text, tokenizer, longest, final_sep, where) for where, text in texts.items()]

@@ -92,7 +92,7 @@ def summary(part, figures):
 
 
 def read_pairs(path):
-    """The pairs of texts in a file of two columns. Raises UserError for a line that has not two."""
+    """The pairs of texts in a file of two columns. Raises UserError for a line that has not two, or where there is none."""
     pairs = []
     for number, line in enumerate(read_lines(path), 1):
         parts = line.split("\t")
@@ -101,6 +101,8 @@ def read_pairs(path):
         if len(parts) != 2 or not all(part.strip() for part in parts):
             raise UserError(f"{path}, line {number}: not two texts with one tab between them; write FIRST<tab>SECOND")
         pairs.append(parts)
+    if not pairs:
+        raise UserError(f"{path}: no text in it; write FIRST<tab>SECOND, a pair a line")
     return pairs
 
 

@@ -9,6 +9,7 @@ import pytest
 import toys
 from conftest import ROOT
 
+import checkpoint
 import data
 import demo
 import mlm_task
@@ -125,6 +126,11 @@ def test_tokens_are_prepared_with_its_vocabulary(shipped, home, argv, capsys):
     argv("prepare", "--dataset", "text.txt", "--bert-model", "pretrained")
     data.main()
     assert capsys.readouterr().out.startswith(f"text.txt: uncased wordpiece vocabulary of {len(toys.letters())};")
+
+
+def test_checkpoint_wants_one_of_them_and_names_them(shipped, argv):
+    argv("show", "pretrained")
+    toys.refused(checkpoint.main, f"pretrained: 4 models; name one of them, {shipped}/mlm_bert.pt or ")
 
 
 @each_task

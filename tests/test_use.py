@@ -57,3 +57,10 @@ def test_a_line_without_two_texts_is_named(trained, run, tmp_path):
     (tmp_path / "pairs.tsv").write_text("one\ttwo\nonly one\n")
     error = run("ns", f"--predict pairs.tsv --bert-model {trained}/ns_bert.pt", code=2).stderr
     assert error == "error: pairs.tsv, line 2: not two texts with one tab between them; write FIRST<tab>SECOND\n"
+
+
+@pytest.mark.parametrize("task", ["mlm", "ns"])
+def test_a_file_without_text_is_a_mistake_and_no_empty_answer(trained, run, tmp_path, task):
+    (tmp_path / "blank.txt").write_text("\n  \n")
+    error = run(task, f"--predict blank.txt --output out.json --bert-model {trained}/{task}_bert.pt", code=2).stderr
+    assert error.startswith("error: blank.txt: no text in it; write ") and not (tmp_path / "out.json").exists()
