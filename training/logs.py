@@ -1,7 +1,7 @@
 """What a run tells while it trains, and leaves in its ``--log-dir`` for report.py and TensorBoard.
 
     settings.json    what it was told, and the size of its model
-    history.json     (step, "train" or "valid", {figure: value}), with which loss.png is drawn
+    history.json     (step, "train" or "valid", {figure: value}), with which loss.png is drawn, if it has two points
     events.out...    the same for TensorBoard, where that is installed
 
 A terminal gets a bar, anything else the log lines of the old example.
@@ -146,19 +146,19 @@ def note_hparams(folder: Path, told: dict, figures: dict) -> None:
 
 
 def draw_losses(history, path):
-    """A picture of the training and validation loss over the steps."""
-    import matplotlib  # here for start-up time, as pyplot
+    """A picture of the training and validation loss over the steps, where one of them has two points or more."""
+    curves = {kind: [(step, figures["loss"]) for step, name, figures in history if name == kind and "loss" in figures]
+              for kind in ("train", "valid")}  # fmt: skip
+    if max(map(len, curves.values())) < 2:
+        return
+    from matplotlib.figure import Figure  # here for start-up time; pyplot, which opens windows, takes longer
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    for kind in ("train", "valid"):
-        points = [(step, figures["loss"]) for step, name, figures in history if name == kind and "loss" in figures]
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    for kind, points in curves.items():
         if points:
             axes.plot(*zip(*points, strict=True), label=kind, marker="o" if kind == "valid" else None)
     axes.set(xlabel="step", ylabel="loss")
     axes.legend()
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=110)
-    pyplot.close(figure)
