@@ -37,7 +37,7 @@ demo: $(FOLDER)/installed
 	@$(VENV) benchmarks/demo.py
 
 test: $(FOLDER)/installed browser
-	@$(VENV) -m pytest -q -n auto --dist loadfile $(TESTS)  # a file of tests to a core
+	@$(VENV) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(TESTS)  # a file to a core
 
 browser:  # the pages' tests click through them; without one they skip
 	@command -v chromedriver >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || { \

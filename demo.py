@@ -150,8 +150,22 @@ def load(path, precision, ranks):
     return loaded
 
 
-def examples():
-    """What the page shows first, of the embedded data set's test stories: for each kind, what its request holds."""
+ENGINE = Path(__file__).parent / "docs" / "engine.txt"
+
+
+def examples(models):
+    """What the page shows first: for each kind, what its request holds.
+
+    For the models that come with the suite a text such as they learned to read, else the embedded data set's test stories.
+    """
+    if ENGINE.is_file() and {model.name for model in models} & set(shipped(*MODELS)):
+        text = read_text(ENGINE)
+        return {
+            "qa": {"passage": text, "question": "Who designed the Analytical Engine?"},
+            "mlm": {"text": "She was born in New [MASK] in 1950."},
+            "race": {"passage": text, "question": "What did Ada Lovelace publish in 1843?",
+                     "options": ["a poem", "a computer program", "a machine of wheels", "a theorem"]},
+        }  # fmt: skip
     asked, chosen, told = (next(sample.stories("test", 1, purpose)) for purpose in ("squad", "race", "text"))
     kind, person = chosen.pairs[0]
     word = told.facts[told.pairs[0][0]][told.pairs[0][1]]
@@ -206,7 +220,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, host, port, models):
         self.models, page = models, read_text(PAGE)
-        start = {"models": [model.about() for model in models], "examples": examples()}
+        start = {"models": [model.about() for model in models], "examples": examples(models)}
         self.pages = {"/": ("text/html", page.encode()), "/models": ("application/json", json.dumps(start).encode())}
         self.policy, self.names = policy(page), {"localhost", host.lower(), socket.gethostname().lower()}
         super().__init__((host, port), Handler)

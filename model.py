@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import heads
+import initial
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
 LARGEST, MOST_LAYERS = 1 << 24, 200
@@ -101,8 +102,7 @@ class BertConfig:
 class PositionalEncoding(nn.Module):
     """A learned vector for each position: (S, E), or (N, S, E) with ``position_ids`` (N, S).
 
-    It starts as the sinusoids of Vaswani et al. 2017 (section 3.5), of the size of a word's vector: neighbours can be
-    told from the first step on, which short runs would otherwise spend half of their time on.
+    It starts as sinusoids, so that neighbours can be told from the first step on; see initial.py.
     """
 
     def __init__(self, config):
@@ -110,13 +110,8 @@ class PositionalEncoding(nn.Module):
         self.embed = nn.Embedding(config.max_position_embeddings, config.word_size)
 
     def initialise(self):
-        if self.embed.weight.is_meta:  # formats/shapes.py: no memory to fill
-            return
-        count, width = self.embed.weight.shape
-        even = torch.arange(0, width, 2)
-        angle = torch.arange(count)[:, None] * 10000.0 ** (-even / width)  # (positions, D / 2)
-        waves = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]
-        self.embed.weight.data.copy_(waves * (2 / width) ** 0.5)
+        if not self.embed.weight.is_meta:  # formats/shapes.py: no memory to fill
+            self.embed.weight.data.copy_(initial.waves(*self.embed.weight.shape))
 
     def forward(self, length, position_ids=None):
         if position_ids is not None:
@@ -296,6 +291,8 @@ class BertModel(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if pooler else None
         self.apply(self.initialise)
         self.embedding.initialise()
+        if config.embedding_size is None and not config.share_layers:
+            initial.look_around(self.embedding.embed, self.layers[0].attention)
 
     def initialise(self, module):
         """Weights normal(0, initializer_range), biases 0 (Devlin et al. 2019 and their code)."""

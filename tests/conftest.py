@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test wants the network: a name that is 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ["mlm", "ns", "qa", "race"]
 sys.path.insert(0, str(ROOT))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where several processes share the tests, files with slow ones come first: none is to be waited for at the end."""
+    if hasattr(config, "workerinput"):
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -188,6 +188,13 @@ def test_the_page_takes_them_where_no_model_is_here(shipped, home, argv, capsys)
     toys.refused(demo.arguments, "no model here; train one")
 
 
+def test_the_page_begins_with_a_text_such_as_its_models_read(shipped):
+    one, other = (demo.Loaded(str(name), "qa", None, None, None, None) for name in (shipped / "qa_model.pt", "qa_model.pt"))
+    assert "Analytical Engine" in demo.examples([other, one])["qa"]["passage"]
+    assert "Analytical Engine" not in demo.examples([other])["qa"]["passage"]
+    assert all(demo.examples([one])[kind].keys() == demo.examples([other])[kind].keys() for kind in demo.KINDS)
+
+
 # It answers
 
 
