@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+import torch
 import toys
 from conftest import ROOT
 
@@ -23,9 +24,13 @@ TOKENIZER = toys.letters()
 STORY = "𝒳 <script>alert(1)</script> The cat sat on the mat. The dog was in the garden."
 
 
-def save(path, head):
-    config = BertConfig(len(TOKENIZER), 16, 1, 2, max_position_embeddings=128)
-    save_model(path, head(config), TOKENIZER)
+def save(path, head, seed=0):
+    """A model whose weights are ten times the usual, so that its answers are no ties."""
+    model = head(BertConfig(len(TOKENIZER), 16, 1, 2, max_position_embeddings=128))
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_model(path, model, TOKENIZER)
     return str(path)
 
 
@@ -33,7 +38,7 @@ def save(path, head):
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     heads = {"mlm": MLMTask, "qa": QuestionAnswerTask, "other": QuestionAnswerTask, "race": RaceTask}
-    return [save(folder / f"{name}.pt", head) for name, head in heads.items()]
+    return [save(folder / f"{name}.pt", head, seed) for seed, (name, head) in enumerate(heads.items())]
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ def config(**changes):
 
 def loud(head, seed=0, **changes):
     """A model whose weights are ten times the usual, so that a mistake cannot hide below a tolerance."""
-    torch.manual_seed(seed)
     made = head(config(**changes)).eval()
+    torch.manual_seed(seed)
     for name, parameter in made.named_parameters():
         torch.nn.init.normal_(parameter, float("norm" in name and "weight" in name), 0.2)
     return made
