@@ -159,13 +159,9 @@ def examples(models):
     For the models that come with the suite a text such as they learned to read, else the embedded data set's test stories.
     """
     if ENGINE.is_file() and {model.name for model in models} & set(shipped(*MODELS)):
-        text = read_text(ENGINE)
-        return {
-            "qa": {"passage": text, "question": "Who designed the Analytical Engine?"},
-            "mlm": {"text": "She was born in New [MASK] in 1950."},
-            "race": {"passage": text, "question": "What did Ada Lovelace publish in 1843?",
-                     "options": ["a poem", "a computer program", "a machine of wheels", "a theorem"]},
-        }  # fmt: skip
+        asked = {"passage": read_text(ENGINE), "question": "Who designed the Analytical Engine?"}
+        people = ["Ada Lovelace", "Charles Babbage", "Lord Byron", "Alan Turing"]
+        return {"qa": asked, "mlm": {"text": "She was born in New [MASK] in 1950."}, "race": {**asked, "options": people}}
     asked, chosen, told = (next(sample.stories("test", 1, purpose)) for purpose in ("squad", "race", "text"))
     kind, person = chosen.pairs[0]
     word = told.facts[told.pairs[0][0]][told.pairs[0][1]]
