@@ -50,6 +50,7 @@ BODY = 1 << 19  # bytes of a request at most
 LIMITS = {"passage": 50_000, "text": 10_000, "question": 1_000, "option": 1_000}  # characters
 WAIT = 60  # seconds for a model that is busy with other questions
 PAGE = Path(__file__).with_name("demo.html")
+ENGINE = Path(__file__).parent / "docs" / "engine.txt"  # what the README asks, too
 MODELS = ("mlm_bert.pt", "qa_model.pt", "race_model.pt")  # where none is named
 
 
@@ -148,9 +149,6 @@ def load(path, precision, ranks):
         model, tokenizer = flags.trained_models(cls, args, script.READING)[0]
         loaded.append(Loaded(str(path), kind, args, model.to(ranks.device).eval(), tokenizer, ranks))
     return loaded
-
-
-ENGINE = Path(__file__).parent / "docs" / "engine.txt"
 
 
 def examples(models):

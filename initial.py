@@ -15,14 +15,14 @@ OFFSETS = (-1, 1, -2, 2, -3, 3, -4, 4)  # tokens from a query to the key that a 
 SHARPNESS = 3.0  # how far the score of that key is above the next one's
 
 
-def wave_lengths(width: int) -> Tensor:
+def wave_angles(width: int) -> Tensor:
     """The angle by which each pair of a position's dimensions turns from one position to the next: (width / 2,)."""
     return 10000.0 ** (-torch.arange(0, width, 2) / width)
 
 
 def waves(count: int, width: int) -> Tensor:
     """The sinusoids of Vaswani et al. 2017 (section 3.5), of the size of a word's vector: (count, width)."""
-    angle = torch.arange(count)[:, None] * wave_lengths(width)  # (positions, width / 2)
+    angle = torch.arange(count)[:, None] * wave_angles(width)  # (positions, width / 2)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width] * (2 / width) ** 0.5
 
 
@@ -41,7 +41,7 @@ def look_around(words: nn.Embedding, attention: nn.Module) -> None:
     if words.weight.is_meta or not count:
         return
     pairs = torch.arange(count) * max(1, width // 128)  # the first of width 128 are fast and differ; so are these
-    angle, even = wave_lengths(width)[pairs], torch.arange(0, 2 * count, 2)
+    angle, even = wave_angles(width)[pairs], torch.arange(0, 2 * count, 2)
     words.weight.data[:, torch.cat([2 * pairs, 2 * pairs + 1])] = 0
 
     def turned(steps):  # from states to their waves, so many positions on: (2 * count, width)

@@ -30,8 +30,15 @@ def test_each_head_begins_by_looking_at_its_neighbour(width, heads, norm_first):
         assert seen[head].max() < 0.2
 
 
+def test_its_values_and_output_begin_at_unit_gain():
+    torch.manual_seed(0)
+    attention = BertModel(BertConfig(100, 128, 1, 2)).layers[0].attention
+    for weight in (attention.in_proj.weight[256:], attention.out_proj.weight):
+        assert abs(weight.std() * 128**0.5 - 1) < 0.1
+
+
 def test_a_wave_turned_is_that_of_another_position():
-    table, angle = initial.waves(50, 16), initial.wave_lengths(16) * 3
+    table, angle = initial.waves(50, 16), initial.wave_angles(16) * 3
     sin, cos = table[:, 0::2], table[:, 1::2]
     torch.testing.assert_close((sin * angle.cos() + cos * angle.sin())[:-3], sin[3:])
     torch.testing.assert_close(table.pow(2).sum(1), torch.ones(50))
