@@ -6,7 +6,8 @@
 Each stage is the command that a user would give, bare but for names and its share of the minutes. The clock runs from raw
 text to the last trained step, with all that the commands do on the way: training the vocabulary, tokenising, validating.
 Scoring the development set comes after, and does not count. With --race a model for RACE is made from the same body, in
-as many minutes as the one for SQuAD. What is finished is kept in FOLDER, so that after a stop the same command goes on.
+as many minutes as the one for SQuAD. What is finished is kept in FOLDER, so that after a stop the same command goes on;
+at the end there is FOLDER/curve.png, the validations over the minutes.
 """
 
 import argparse
@@ -61,6 +62,24 @@ class Chain:
         return read_json(self.folder / name / "evaluation.json")
 
 
+def draw(folder: Path, times: dict[str, tuple[float, float]]) -> None:
+    """curve.png: each validation over the minutes, of which ``times`` has a run's first and their number."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = dict(zip(("mlm", "qa"), figure.subplots(1, 2), strict=True))
+    for name, key in (("mlm", "ppl"), ("qa", "f1")):
+        history = read_json(folder / name / "history.json")
+        begin, minute = times[name][0], times[name][1] / max(step for step, _, _ in history)
+        points = [(begin + step * minute, figures[key]) for step, kind, figures in history if kind == "valid"]
+        axes[name].plot(*zip(*points, strict=True), marker="o")
+        axes[name].set(xlabel="minutes from raw text")
+        axes[name].grid(alpha=0.3)
+    axes["mlm"].set(ylabel="perplexity, text set aside", yscale="log")
+    axes["qa"].set(ylabel="F1, questions on articles set aside")
+    figure.savefig(folder / "curve.png", dpi=110)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path)
@@ -97,6 +116,7 @@ def main():
     for what, minutes, result in lines:
         print(f"{what:20} {minutes:7.1f} minutes   {result}")
     print(f"{'in all, to SQuAD':20} {spent + questions:7.1f} minutes")
+    draw(chain.folder, {"mlm": (prepared, spent - prepared), "qa": (spent, questions)})
 
 
 if __name__ == "__main__":

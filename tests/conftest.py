@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from commands import Commands
 
 pytest.register_assert_rewrite("toys", "their_models")
 
@@ -52,20 +53,26 @@ def task_cache(shared):
     return shared / "cache"  # the suite itself sees to it that two processes make nothing twice
 
 
+@pytest.fixture(scope="session")
+def commands():
+    with Commands() as commands:
+        yield commands
+
+
 @pytest.fixture
-def run_script(tmp_path, task_cache):
+def run_script(tmp_path, task_cache, commands):
     """Run a top-level script as a user would, in an empty folder; gives the finished process, output as text.
 
-    The cache is shared, so that the embedded data set is written and read once.
+    The cache is shared, so that the embedded data set is written and read once. Only with ``fresh`` does Python start anew.
     """
 
-    def run(*arguments, code=0, cwd=tmp_path, timeout=300, input=None, **environment):
+    def run(*arguments, code=0, cwd=tmp_path, timeout=300, input=None, fresh=False, **environment):
         script, *rest = map(str, arguments)
-        process = subprocess.run(
-            [sys.executable, str(ROOT / script), *rest],
-            cwd=cwd, capture_output=True, text=True, input=input, timeout=timeout,
-            env={**os.environ, "BERT_CACHE": str(task_cache), **environment},
-        )  # fmt: skip
+        how = dict(cwd=cwd, input=input, timeout=timeout, env={**os.environ, "BERT_CACHE": str(task_cache), **environment})
+        if fresh:
+            process = subprocess.run([sys.executable, str(ROOT / script), *rest], capture_output=True, text=True, **how)
+        else:
+            process = commands.run([ROOT / script, *rest], **how)
         assert process.returncode == code, process.stdout + process.stderr
         return process
 
@@ -101,7 +108,7 @@ def trained(run, shared, tmp_path_factory):
     if not own.exists():
         with build_once(shared / "trained") as folder:
             if folder:
-                printed = {task: run(task, "--steps 3", cwd=folder).stdout for task in TASKS}
+                printed = {task: run(task, "--steps 3", cwd=folder, fresh=True).stdout for task in TASKS}
                 (folder / "output.json").write_text(json.dumps(printed))
         shutil.copytree(shared / "trained", own)
     return own

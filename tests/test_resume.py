@@ -55,29 +55,37 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def start(data, tmp_path):
+def command(data):
+    """``command("mlm", "--steps 3")``: what is to be run, and in which environment."""
+
+    def words(task, flags, **environment):
+        return [sys.executable, str(ROOT / f"{task}_task.py"), *TINY, *data[task].split(), *flags.split()], {
+            **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "killer"), **environment}  # fmt: skip
+
+    return words
+
+
+@pytest.fixture
+def start(command, tmp_path):
     """``start("mlm", "--steps 3")`` starts the script in an empty folder, as the leader of a process group."""
 
-    def call(task, flags, folder=tmp_path, **options):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "killer"),
-                       **options.pop("environment", {})}  # fmt: skip
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / f"{task}_task.py"), *TINY, *data[task].split(), *flags.split()],
-            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True, **options,
-        )  # fmt: skip
+    def call(task, flags, folder=tmp_path, environment=None, **options):
+        words, environment = command(task, flags, **environment or {})
+        return subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True, start_new_session=True, **options)  # fmt: skip
 
     return call
 
 
 @pytest.fixture
-def run(start):
+def run(command, commands, tmp_path):
     """Run to the end; gives the output."""
 
-    def call(task, flags, code=0, **options):
-        process = start(task, flags, **options)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == code, output
+    def call(task, flags, code=0, folder=tmp_path):
+        (_, *words), environment = command(task, flags)
+        done = commands.run(words, folder, environment, timeout=120)
+        output = done.stdout + done.stderr
+        assert done.returncode == code, output
         return output
 
     return call
@@ -131,7 +139,7 @@ def test_a_run_killed_again_and_again_ends_with_the_very_weights(start, run, tmp
     whole.mkdir(), killed.mkdir()
     run(task, flags, folder=whole)
     deaths = 0
-    for kill in KILLS[:: ranks]:  # in the middle of writing or renaming a file, or in the middle of a step
+    for kill in KILLS[::ranks]:  # in the middle of writing or renaming a file, or in the middle of a step
         point = kill.format(model=MODELS[task])
         environment = {} if kill.startswith("lines") else {"KILL": point}
         process = start(task, f"{flags} --resume", folder=killed, environment=environment)
@@ -173,12 +181,12 @@ def test_a_signal_stops_after_a_step_with_all_saved(start, run, tmp_path, number
 
 
 @slow
-def test_a_disk_that_fills_up_does_not_end_the_run(run, tmp_path):
+def test_a_disk_that_fills_up_does_not_end_the_run(run, start, tmp_path):
     def limit():  # writing beyond this fails in the middle of torch.save; the first state, without moments, is smaller
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
     run("mlm", "--steps 1 --optimizer adamw --log-dir warm-up")
-    output = run("mlm", "--steps 6 --optimizer adamw", preexec_fn=limit)
+    output, _ = start("mlm", "--steps 6 --optimizer adamw", preexec_fn=limit).communicate(timeout=120)
     assert re.search(r"warning: the state of step 2 could not be saved \(.*\); the one in .* stays; the run", output)
     assert "End of training" in output and saved(tmp_path / "runs/mlm")["state"]["step"] == 0
 
