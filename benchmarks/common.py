@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZES = dict(vocab_size=30522, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
 ROWS, LENGTH, MASKED = 32, 128, 0.15
 SECONDS, FASTER, LONGEST = 5, 1.03, 8  # a turn settles in spans of so long, until one is not faster, or after so many
+OTHER = ", other Python"  # ends the name of a contestant that --beside's Python runs
 KEPT = ", freed memory kept"  # ends the name of a peer that also gets ranks.keep_freed_memory, which ours calls itself
 
 
@@ -33,15 +34,21 @@ class Rates:
     memory: int  # bytes
 
 
-def alternate(script: str, contestants: Iterable[str], rounds: int, *flags: str) -> dict[str, Rates]:
+def alternate(
+    script: str, contestants: Iterable[str], rounds: int, *flags: str, beside: str | None = None
+) -> dict[str, Rates]:
     """Let contestants work by turns, each alone on the machine while it does.
 
     Each is a process of its own, ``python script --contestant NAME flags``, which calls ``take_turns``. After one turn
-    each that does not count, all take turns every round; who has none, waits.
+    each that does not count, all take turns every round; who has none, waits. With ``beside``, another Python (such as
+    that of another torch), all contestants are there a second time, run by it.
     """
     processes = {}
-    for name in contestants:
-        command = [sys.executable, script, *flags, "--contestant", name]
+    programs = {name: (sys.executable, name) for name in contestants}
+    if beside:
+        programs |= {name + OTHER: (beside, name) for name in contestants}
+    for name, (python, own) in programs.items():
+        command = [python, script, *flags, "--contestant", own]
         processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         turn(processes[name], name)
     turns: dict[str, list[dict]] = {name: [] for name in processes}

@@ -187,6 +187,7 @@ def main():
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kind", choices=("training", "prediction"), default="training", help="of --contestant")
+    parser.add_argument("--beside", metavar="PYTHON", help="let another Python run all contestants as well")
     parser.add_argument("--contestant", help="be this one, and take a turn for each line read")
     args = parser.parse_args()
     if args.contestant:
@@ -194,7 +195,8 @@ def main():
     names = [*OURS[: 2 if args.task == "race" else 1], *PEERS, *(name + KEPT for name in PEERS)]
     print(f"{args.task}: {machine()}")
     for kind in ("training", "prediction"):
-        found = alternate(__file__, names, args.rounds, args.task, "--data-dir", args.data_dir, "--kind", kind)
+        found = alternate(__file__, names, args.rounds, args.task, "--data-dir", args.data_dir, "--kind", kind,
+                          beside=args.beside)  # fmt: skip
         print(f"\n{kind:58} questions/s" + "".join(f"{f'/ ({i})':>7}" for i in range(1, 5)))
         peers = names[-4:]
         for name, rates in found.items():

@@ -1,6 +1,7 @@
 """Masked-language-model training beside transformers: tokens/s, share of the machine's matrix products, memory.
 
     python benchmarks/mlm.py [--rounds 5]
+    python benchmarks/mlm.py --beside .venv-new/bin/python     # both stacks, in one run
 
 4 layers, width 256, 4 heads, feed-forward 1024, vocabulary 30,522, 32 sequences of 128 tokens, dropout 0.1, AdamW, 15 %
 masked. Ours and transformers' BertForMaskedLM get the same batches with the same threads, alternating, each in its own
@@ -89,6 +90,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12, help="steps of a turn that count")
+    parser.add_argument("--beside", metavar="PYTHON", help="let another Python run all contestants as well")
     parser.add_argument("--contestant", choices=CONTESTANTS, help="be this one, and take a turn for each line read")
     args = parser.parse_args()
     if args.contestant:
@@ -98,7 +100,7 @@ def main():
         step = CONTESTANTS[args.contestant]()
         return take_turns(step, args.steps)
 
-    found = alternate(__file__, CONTESTANTS, args.rounds, "--steps", str(args.steps))
+    found = alternate(__file__, CONTESTANTS, args.rounds, "--steps", str(args.steps), beside=args.beside)
     faster = max((f"transformers {dtype}" for dtype in DTYPES), key=lambda name: found[name].steady)
     peers = faster, f"transformers {BEST}{KEPT}"
     flops = sum(2 * n * r * i * c for n, r, i, c in products())

@@ -64,6 +64,25 @@ def test_a_rate_that_waiting_changes_by_more_than_a_tenth_is_told():
     assert common.differing(found) == "peer: 60 in the first 5 s of a turn, after waiting, 100 once steady"
 
 
+CONTESTANT = """
+import json, os, sys
+rate = 2 if "OTHER" in os.environ else 1
+for _ in sys.stdin:
+    print(json.dumps({"steady": rate, "waking": rate}), flush=True)
+print(json.dumps({"peak_memory_bytes": rate}))
+"""
+
+
+def test_another_python_runs_all_contestants_as_well(tmp_path):
+    script, other = tmp_path / "script.py", tmp_path / "python"
+    script.write_text(CONTESTANT)
+    other.write_text(f'#!/bin/sh\nOTHER=1 exec "{sys.executable}" "$@"\n')
+    other.chmod(0o755)
+    found = common.alternate(str(script), ["ours", "peer"], 2, beside=str(other))
+    assert {name: rates.steady for name, rates in found.items()} == {
+        "ours": 1, "peer": 1, "ours, other Python": 2, "peer, other Python": 2}  # fmt: skip
+
+
 def test_without_failures_only_saves_take_time():
     share = simulate(work=100, between=1e12, interval=10, stall=1, write=0, restart=5, chance=random.Random(0))
     assert share == 100 / 109  # nine saves; the last span ends the run
