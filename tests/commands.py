@@ -28,7 +28,8 @@ class Commands:
         return self
 
     def __exit__(self, *_):
-        self.helper.communicate(timeout=60)
+        with self.helper:
+            self.helper.kill()  # for other forks of this process may keep its pipe open
 
     def run(self, command: list, cwd: Path, env: dict, input: str | None = None, timeout: float = 300):
         """The finished process, its output as text; after ``timeout`` seconds it is killed, and its code is -14."""
