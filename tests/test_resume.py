@@ -56,10 +56,10 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def command(data):
-    """``command("mlm", "--steps 3")``: what is to be run, and in which environment."""
+    """``command("mlm", "--steps 3")``: script and flags, and the environment to run them in."""
 
     def words(task, flags, **environment):
-        return [sys.executable, str(ROOT / f"{task}_task.py"), *TINY, *data[task].split(), *flags.split()], {
+        return [str(ROOT / f"{task}_task.py"), *TINY, *data[task].split(), *flags.split()], {
             **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "killer"), **environment}  # fmt: skip
 
     return words
@@ -71,8 +71,8 @@ def start(command, tmp_path):
 
     def call(task, flags, folder=tmp_path, environment=None, **options):
         words, environment = command(task, flags, **environment or {})
-        return subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                text=True, start_new_session=True, **options)  # fmt: skip
+        return subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, start_new_session=True, **options)  # fmt: skip
 
     return call
 
@@ -82,7 +82,7 @@ def run(command, commands, tmp_path):
     """Run to the end; gives the output."""
 
     def call(task, flags, code=0, folder=tmp_path):
-        (_, *words), environment = command(task, flags)
+        words, environment = command(task, flags)
         done = commands.run(words, folder, environment, timeout=120)
         output = done.stdout + done.stderr
         assert done.returncode == code, output
@@ -186,7 +186,9 @@ def test_a_disk_that_fills_up_does_not_end_the_run(run, start, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
     run("mlm", "--steps 1 --optimizer adamw --log-dir warm-up")
-    output, _ = start("mlm", "--steps 6 --optimizer adamw", preexec_fn=limit).communicate(timeout=120)
+    process = start("mlm", "--steps 6 --optimizer adamw", preexec_fn=limit)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
     assert re.search(r"warning: the state of step 2 could not be saved \(.*\); the one in .* stays; the run", output)
     assert "End of training" in output and saved(tmp_path / "runs/mlm")["state"]["step"] == 0
 
