@@ -323,6 +323,14 @@ class BertModel(nn.Module):
             self.embedding.position.embed = nn.Embedding.from_pretrained(repeated, freeze=False)
             self.config.max_position_embeddings = count
 
+    def extend_types(self, count: int) -> None:
+        """Make the table of types ``count`` long, if it is shorter; a new one begins as the last one there is."""
+        table = self.embedding.token_type.embed.weight.data
+        if count > len(table):
+            repeated = torch.cat([table, table[-1:].expand(count - len(table), -1)])
+            self.embedding.token_type.embed = nn.Embedding.from_pretrained(repeated, freeze=False)
+            self.config.type_vocab_size = count
+
     def pool(self, firsts):
         """tanh of a linear layer over the first tokens' states: (N, D) -> (N, D)."""
         return torch.tanh(self.pooler(firsts))

@@ -21,6 +21,7 @@ from training import flags
 
 READING = {  # how a model reads, unless a flag or its file says otherwise
     "bptt": (512,), "passage": ("window", "truncate", "select"), "layout": ("separate", "joint"),
+    "marks": ("none", "question"),
 }  # fmt: skip
 
 
@@ -42,6 +43,8 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p.flag("layout", "separate: a row for each option; joint: article, question and all options in one row, for less work "
            "(default: joint for dcmn and one layer of duma without attention window; a trained model's own, or separate)",
            choices=READING["layout"])  # fmt: skip
+    p.flag("marks", "question: mark words of the article that stand in the question, and of an option that stand in the "
+           "article, by a token type of their own; other software does not give it", choices=READING["marks"])  # fmt: skip
     p.flag("attention-window", "each token sees this many on either side, and the first: texts of any --bptt, at a cost"
            " that grows with their length (default: all, or the trained model's)", type=flags.positive(int))  # fmt: skip
     p.flag("show", "question: hide the article, options: the question too, to see what can be had without reading",
@@ -206,7 +209,7 @@ def make_task(args, model, tokenizer, places, sets, description):
     examples = {
         split: OptionRows(
             articles, tokenizer, places, how.bptt, args.seed, how.passage, f"{description}{split}", args.show, how.layout,
-            args.sentences,
+            args.sentences, how.marks,
         )
         for split, articles in sets.items()
     }  # fmt: skip

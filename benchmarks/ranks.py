@@ -1,6 +1,6 @@
 """Two ranks of one thread each beside one rank of one thread: tokens/s of masked-language-model training.
 
-    python benchmarks/ranks.py [--rounds 3] [--size small]
+    python benchmarks/ranks.py [--rounds 3] [--size small --steps 12]
 
 The real commands on the embedded data set, 4 layers of width 256 if no --size is given, the same global batch,
 alternating; the median. Two programs at once that know nothing of each other, each with that batch, their tokens added,
@@ -29,12 +29,12 @@ CONTESTANTS = {  # the flags of each program that runs at the same time
 }
 
 
-def tokens_per_second(folder, programs, size):
+def tokens_per_second(folder, programs, size, steps):
     """The sum over the programs, run at once."""
     running = []
     for number, flags in enumerate(programs):
-        command = [sys.executable, str(ROOT / "mlm_task.py"), "--size", size, "--steps", "60", "--valid-examples", "1",
-                   "--cache-dir", f"{folder}/cache", "--log-dir", f"{folder}/{number}",
+        command = [sys.executable, str(ROOT / "mlm_task.py"), "--size", size, "--steps", str(steps),
+                   "--valid-examples", "1", "--cache-dir", f"{folder}/cache", "--log-dir", f"{folder}/{number}",
                    "--save", f"{folder}/{number}.pt", *flags]  # fmt: skip
         running.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                         env={**os.environ, "OMP_NUM_THREADS": "1"}))  # fmt: skip
@@ -49,13 +49,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", default="mini", help="of the model, as mlm_task.py has it (default: mini)")
+    parser.add_argument("--steps", type=int, default=60, help="of each program (default: 60)")
     args = parser.parse_args()
     rates = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.rounds + 1):  # the first round makes the cache
+        tokens_per_second(folder, CONTESTANTS["1 rank"], args.size, 1)  # makes the cache
+        for _ in range(args.rounds):
             for name, programs in CONTESTANTS.items():
-                rate = tokens_per_second(folder, programs, args.size)
-                rates[name] += [rate] if number else []
+                rates[name].append(tokens_per_second(folder, programs, args.size, args.steps))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(machine())
     for name, rate in medians.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import common
+from benchmarks import common, from_nothing
 from benchmarks.goodput import simulate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,6 +81,21 @@ def test_another_python_runs_all_contestants_as_well(tmp_path):
     found = common.alternate(str(script), ["ours", "peer"], 2, beside=str(other))
     assert {name: rates.steady for name, rates in found.items()} == {
         "ours": 1, "peer": 1, "ours, other Python": 2, "peer, other Python": 2}  # fmt: skip
+
+
+def test_the_curve_has_each_validation_at_its_minute_from_raw_text(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.axes import Axes
+
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **how: drawn.append((x, y)) or plot(axes, x, y, **how))
+    for name, key in (("mlm", "ppl"), ("qa", "f1")):
+        (tmp_path / name).mkdir()
+        history = [[5, "train", {"loss": 2.0}], [10, "valid", {key: 30.0}], [20, "valid", {key: 20.0}]]
+        (tmp_path / name / "history.json").write_text(json.dumps(history))
+    from_nothing.draw(tmp_path, {"mlm": (1.0, 18.0), "qa": (19.0, 12.0)})
+    assert drawn == [((10.0, 19.0), (30.0, 20.0)), ((25.0, 31.0), (30.0, 20.0))]
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_failures_only_saves_take_time():

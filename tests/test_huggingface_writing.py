@@ -58,6 +58,17 @@ def test_what_leaves_gives_the_same_logits_in_transformers(kind, head, tmp_path)
     assert all(torch.equal(weight, weights[name]) for name, weight in made.state_dict().items())
 
 
+def test_that_nobody_marks_words_there_is_told(tmp_path):
+    model = ours(QuestionAnswerTask)
+    model.bert.extend_types(3)
+    save_model(tmp_path / "model.pt", model, LETTERS, {"marks": "question"})
+    (line,) = write_folder(read_model(tmp_path / "model.pt"), tmp_path / "out")
+    assert line.startswith("words of the question are marked here by token type 2, which no tokenizer gives there")
+    other = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out").eval()
+    assert other.config.type_vocab_size == 3
+    agree(model.eval(), other, QuestionAnswerTask)
+
+
 def test_the_tokenizer_that_leaves_is_read_by_transformers(tmp_path, run_script):
     cased = Tokenizer("wordpiece", LETTERS.tokens, LETTERS.specials, lowercase=False)
     for number, tokenizer in enumerate((LETTERS, cased)):

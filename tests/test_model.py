@@ -400,6 +400,17 @@ def test_window_attention_is_attention_with_a_band_and_a_first_token(s, window):
     torch.testing.assert_close(*gradients)
 
 
+def test_a_new_type_begins_as_the_last_one():
+    model = BertModel(BertConfig(50, 16, 1, 2)).eval()
+    ids, types = torch.randint(5, 50, (2, 9)), torch.arange(9).remainder(2).expand(2, 9)
+    before = model(ids, types)
+    model.extend_types(3)
+    assert model.config.type_vocab_size == 3
+    assert torch.equal(model(ids, types), before) and torch.equal(model(ids, types.where(types == 0, 2)), before)
+    model.extend_types(2)
+    assert model.config.type_vocab_size == 3
+
+
 def test_a_model_with_windows_reads_texts_longer_than_its_table_and_padding_changes_nothing():
     torch.manual_seed(0)
     model = RaceTask(BertConfig(50, 16, 2, 2, max_position_embeddings=20, attention_window=5)).eval()

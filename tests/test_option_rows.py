@@ -12,7 +12,7 @@ from toys import LETTERS, options, parts, some
 import race_task
 from files.mistakes import UserError
 from heads import MARKER, OPTION, PASSAGE, QUESTION
-from text.batches import EVALUATION
+from text.batches import EVALUATION, MARKED
 from text.option_rows import rouge_recall
 from text.questions import Article, fill
 
@@ -47,6 +47,24 @@ def test_windows_cover_the_article_to_its_end(places, seed, max_length):
         size, room, starts = int(data.sizes[index]), int(data.room[index]), data.starts(index)
         shown = set().union(*(range(start, min(start + room, size)) for start in starts))
         assert shown == set(range(size)) and len(set(starts)) == len(starts) and max(starts) + room <= max(size, room)
+
+
+@pytest.mark.parametrize("layout", ["separate", "joint"])
+def test_marked_are_words_of_the_article_in_the_question_and_words_of_a_statement_in_the_article(places, layout):
+    settings = {"layout": layout, "passage": "select"}
+    plain, data = (options(ARTICLES, places, **settings, marks=marks) for marks in ("none", "question"))
+    before, batch = (one.collate(range(len(one)), EVALUATION) for one in (plain, data))
+    marked = batch["token_type_ids"] == MARKED
+    assert torch.equal(batch["token_type_ids"].where(~marked, before["token_type_ids"]), before["token_type_ids"])
+    for index, (_, _, _, first) in enumerate(data.questions):
+        question = torch.from_numpy(data.texts.text(first + 4).astype(int))
+        rows = (batch[name][index].view(-1, marked.size(-1)) for name in ("input_ids", "parts"))
+        for ids, part, mine in zip(*rows, marked[index].view(-1, marked.size(-1)), strict=True):
+            read, stated = part == PASSAGE, (part == QUESTION) | (part == OPTION)
+            if layout == "joint":
+                stated &= (part == MARKER).cumsum(0) > 0
+            assert mine.any()
+            assert torch.equal(mine, (read & torch.isin(ids, question)) | (stated & torch.isin(ids, ids[read])))
 
 
 def test_a_question_longer_than_half_a_row_keeps_its_option(places):

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 import toys
 from hypothesis import given
 from hypothesis import strategies as st
 from toys import LETTERS, parts, some, windows
 
 from files.mistakes import UserError
-from text.batches import EVALUATION
+from text.batches import EVALUATION, MARKED
 from text.questions import Question, SquadSet
 
 QUESTIONS = toys.squad(contexts=5)
@@ -40,6 +41,29 @@ def test_a_row_is_question_then_context_as_bert_wants_it(places):
         question = QUESTIONS.questions[number]
         context = LETTERS.encode_ids(QUESTIONS.contexts[question.context])[first : first + count]
         assert parts(batch, row) == (LETTERS.encode_ids(question.text)[:24], context)
+
+
+@some
+@given(sizes)
+def test_marked_are_the_tokens_of_a_context_that_stand_in_the_question(places, size):
+    seed, max_length, stride = size
+    squad = toys.squad(seed, contexts=2, words=60)
+    plain, data = (windows(squad, places, max_length, stride, marks=marks) for marks in ("none", "question"))
+    before, batch = (one.collate(range(len(one)), 0) for one in (plain, data))
+    marked = batch.pop("token_type_ids") == MARKED
+    kinds = before.pop("token_type_ids")
+    assert all(torch.equal(batch[name], before[name]) for name in batch)
+    for row, length in enumerate(data.lengths):
+        base, ids = data.context_start(row), batch["input_ids"][row].tolist()
+        asked = set(ids[1 : base - 1])
+        wanted = [base <= place < length - 1 and ids[place] in asked for place in range(len(ids))]
+        assert marked[row].tolist() == wanted
+        assert kinds[row].tolist() == [int(base <= place < length) for place in range(len(ids))]
+
+
+def test_what_is_hidden_is_not_marked(places):
+    data = windows(QUESTIONS, places, marks="question", show="question")
+    assert data.collate(range(len(data)), 0)["token_type_ids"].max() < MARKED
 
 
 def test_windows_of_a_context_overlap_by_what_the_stride_leaves(places):

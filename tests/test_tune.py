@@ -99,6 +99,14 @@ def states(folder):
     return [trial.state.name for trial in trials(folder)]
 
 
+def is_left(folder):
+    """Does neither tune.py nor a run hold the trial's lock any more?"""
+    lock = tune.claim(folder)
+    if lock:
+        lock.close()
+    return lock is not None
+
+
 def wait_until(true, seconds=60):
     until = time.monotonic() + seconds
     while not true():
@@ -278,6 +286,7 @@ def test_real_trials_resume_after_kill_9_and_the_command_printed_repeats_the_bes
     wait_until(lambda: (tmp_path / "runs/tune/race/00001/history.json").exists())
     first.kill()
     first.wait()
+    wait_until(lambda: is_left(tmp_path / "runs/tune/race/00001"))  # the run is told to leave, and saves its state
     assert states(tmp_path)[0] == "COMPLETE" and states(tmp_path)[1] in ("RUNNING", "COMPLETE")
     output = run_script(*command, cwd=tmp_path).stdout
     done = trials(tmp_path)

@@ -27,8 +27,8 @@ from training.ranks import Ranks
 
 SCRIPTS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 TRAIN = "--bert-model none --nlayers 1 --emsize 32 --nhead 2 --steps 1 --vocab vocab.txt --tokenizer wordpiece"
-WAYS = {"mlm": "--bptt 16", "ns": "--bptt 24 --objective sop", "qa": "--bptt 32 --stride 7",
-        "race": "--bptt 48 --passage select --layout joint"}  # fmt: skip
+WAYS = {"mlm": "--bptt 16", "ns": "--bptt 24 --objective sop", "qa": "--bptt 32 --stride 7 --marks question",
+        "race": "--bptt 48 --passage select --layout joint --marks question"}  # fmt: skip
 LETTERS, SQUAD, ARTICLES = toys.letters(), toys.squad(contexts=3, words=60), toys.articles(count=3, words=90)
 
 
@@ -173,15 +173,16 @@ def test_the_page_reads_as_the_model_does(call, models, tmp_path):
 def test_training_from_body_and_head_reads_as_the_model_did_unless_told_otherwise(call, models):
     shown = call("race", "--checkpoint race_a.pt --steps 1 --log-dir run --save next.pt --bptt 40 --no-test")
     assert "race_a.pt: reads as it did, --passage select --layout joint\n" in shown
-    assert read_model("next.pt")["notes"] == {"bptt": 40, "passage": "select", "layout": "joint"}
+    assert read_model("next.pt")["notes"] == {"bptt": 40, "passage": "select", "layout": "joint", "marks": "none"}
     call("race", "--bert-model race_b.pt --steps 1 --log-dir run --save new.pt --bptt 40 --no-test")  # its body alone
-    assert read_model("new.pt")["notes"] == {"bptt": 40, "passage": "select", "layout": "joint"}
+    assert read_model("new.pt")["notes"] == {"bptt": 40, "passage": "select", "layout": "joint", "marks": "none"}
 
 
 def test_without_a_word_of_the_file_the_task_decides_as_far_as_the_model_goes(tmp_path):
     args = race_task.arguments(["--evaluate"])
     model = RaceTask(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128))
-    assert vars(flags.reading(args, model, race_task.READING)) == {"bptt": 128, "passage": "window", "layout": "separate"}
+    found = vars(flags.reading(args, model, race_task.READING))
+    assert found == {"bptt": 128, "passage": "window", "layout": "separate", "marks": "none"}
     model.notes = {"layout": "joint"}  # all that files kept before
     task = race_task.make_task(args, model, LETTERS, Places(tmp_path, tmp_path), {"test": ARTICLES}, "")
     assert isinstance(task.examples["test"].layout, Joint) and task.examples["test"].passage == "window"
@@ -219,9 +220,11 @@ def test_a_body_with_an_attention_window_reads_whole_articles_in_rows_of_their_o
     ("race", "--minutes 10 --attention-window 9", False, (0.0, 512, "adamw"), "--dropout 0"),
     ("race", "--evaluate", False, (None, None, "adamw"), ""),
     ("qa", "--evaluate --minutes 10", False, (None, None, "adamw"), ""),
-    ("qa", "--minutes 10 --lr 1e-4", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
-    ("qa", "--minutes 10", False, (0.0, 384, "muon"), "--dropout 0 --optimizer muon --batch_size 16"),
-    ("qa", "--minutes 10 --parallel FSDP", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
+    ("qa", "--minutes 10 --lr 1e-4", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16 --marks question"),
+    ("qa", "--minutes 10", False, (0.0, 384, "muon"),
+     "--dropout 0 --optimizer muon --batch_size 16 --marks question"),
+    ("qa", "--minutes 10 --parallel FSDP --marks none", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
+    ("qa", "--minutes 10 --checkpoint m.pt", False, (0.0, None, "muon"), "--dropout 0 --optimizer muon --batch_size 16"),
     ("qa", "--steps 10", False, (0.1, 384, "adamw"), ""),
     ("mlm", "--minutes 10", False, (0.0, 128, "muon"), ""),
 ])  # fmt: skip
@@ -232,6 +235,12 @@ def test_minutes_of_a_cpu_go_to_many_examples_which_is_told(monkeypatch, capsys,
     assert (args.dropout, args.bptt, args.optimizer) == settings
     note = f"note: --minutes 10 without a GPU: taking {told}; say otherwise by the same flags\n"
     assert capsys.readouterr().err == (note if told else "")
+
+
+def test_a_model_that_was_trained_without_marks_is_not_to_be_given_any(call):
+    call("qa", f"{TRAIN} --save m.pt")
+    refused(lambda: call("qa", "--evaluate --bert-model m.pt --marks question"),
+            "--marks question: the model was trained without marks; leave the flag out")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -146,8 +146,8 @@ def pairs(corpus, bptt=64, seed=1, **options):
     return SentencePairs(corpus, numbered(9000), bptt, seed, **options)
 
 
-def windows(squad, places, max_length=48, stride=12):
-    return QuestionWindows(squad, LETTERS, places, max_length, stride)
+def windows(squad, places, max_length=48, stride=12, **options):
+    return QuestionWindows(squad, LETTERS, places, max_length, stride, **options)
 
 
 def options(articles, places, max_length=64, **settings):

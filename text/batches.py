@@ -20,6 +20,7 @@ from text.tokenizer import Tokenizer
 
 EVALUATION = -1
 IGNORED = -100  # a label that no loss counts
+MARKED = 2  # the type of a marked token, beside those of the two parts of a pair
 HELD = 1 << 20  # examples: the order of more is computed; a shuffle is the better one of few, and these take 8 MB
 STRETCH = 50  # batches, within which examples are sorted by length
 RowPiece = tuple[np.ndarray | list[int], int | np.ndarray, int | np.ndarray]  # tokens, type, part; see pad_pieces
@@ -124,6 +125,14 @@ def pad_rows(rows: Sequence[tuple[np.ndarray, np.ndarray | None]], tokenizer: To
         attention_mask[row, :end] = 1
     names = ("input_ids", "token_type_ids", "attention_mask")
     return dict(zip(names, map(torch.from_numpy, (input_ids, token_type_ids, attention_mask)), strict=True))
+
+
+def marked(tokens: np.ndarray, others: np.ndarray, kind: int) -> np.ndarray:
+    """The types of ``tokens`` of a part ``kind``: MARKED where they are among the ``others`` as well.
+
+    The exact match of DrQA (Chen et al. 2017, arXiv 1704.00051, section 3.2).
+    """
+    return np.where(np.isin(tokens, others), MARKED, kind)
 
 
 def pad_pieces(rows: list[list[RowPiece]], tokenizer: Tokenizer) -> dict[str, torch.Tensor]:

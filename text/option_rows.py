@@ -7,7 +7,7 @@ import torch
 
 from files.mistakes import UserError
 from heads import MARKER, OPTION, PASSAGE, QUESTION, TAKEN
-from text.batches import EVALUATION, IGNORED, RowPiece, generator, pad_pieces
+from text.batches import EVALUATION, IGNORED, RowPiece, generator, marked, pad_pieces
 from text.places import Places
 from text.questions import Article, blanks, fill_in
 from text.sentences import sentence_ends
@@ -110,6 +110,8 @@ class OptionRows:
     overlap by half: training takes one of them at random, scoring takes all of them and each option's best; ``"select"``
     keeps the sentences (``language`` is that of ``sentence_ends``) that have most to do with question and options.
 
+    With ``marks="question"`` tokens of the article that stand in the question have a type of their own, and so have those
+    of a statement that stand in what is read of the article.
     ``show="question"`` leaves the article out, ``"options"`` the question too, to see what can be had without reading.
 
     A batch holds labels (N,), and input_ids, token_type_ids, attention_mask and parts, each (N, options, S) or, joint,
@@ -122,9 +124,10 @@ class OptionRows:
     def __init__(
         self, articles: list[Article], tokenizer: Tokenizer, places: Places, max_length: int, seed: int,
         passage: str = "window", description: str = "choices", show: str = "all", layout: str = "separate",
-        language: str = "rules",
+        language: str = "rules", marks: str = "none",
     ):  # fmt: skip
         self.tokenizer, self.seed, self.passage, self.show, self.language = tokenizer, seed, passage, show, language
+        self.marks = marks
         self.layout = (Joint if layout == "joint" else Separate)(max_length)
         # (article, number of the question, article's text, first statement's text)
         self.questions: list[tuple[Article, int, int, int]] = []
@@ -220,10 +223,14 @@ class OptionRows:
             passage = passage[self.selected(index)]
         passage = passage[start : start + int(self.room[index])]
         cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
-        read = [(cls, 0, 0), (passage, 0, PASSAGE), (sep, 0, 0)]
         options = self.options(index)
-        statements = [self.stated(index, option) for option in range(options)]
-        return self.layout.rows(read, self.texts.text(first + options), statements, cls, sep)
+        question, statements = self.texts.text(first + options), [self.stated(index, option) for option in range(options)]
+        kinds: np.ndarray | int = 0
+        if self.marks == "question":
+            kinds = marked(passage, question, 0)
+            statements = [(tokens, marked(tokens, passage, kind), part) for tokens, kind, part in statements]
+        read = [(cls, 0, 0), (passage, kinds, PASSAGE), (sep, 0, 0)]
+        return self.layout.rows(read, question, statements, cls, sep)
 
     def collate(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
         """A row for each question; in evaluation one for each window, ``question`` (N,) saying whose it is."""

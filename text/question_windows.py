@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from files.mistakes import UserError
-from text.batches import EVALUATION, pad_rows
+from text.batches import EVALUATION, marked, pad_rows
 from text.places import Places
 from text.questions import SquadSet
 from text.tokenizer import Tokenizer
@@ -18,6 +18,7 @@ class QuestionWindows:
     A question may take half of a row; what is longer loses its end. No question and no token of a context is left out.
     A window that does not hold the whole answer, and a question without one, point at the [CLS], position 0.
 
+    With ``marks="question"`` a token of the context that stands in the question as well has a type of its own.
     ``show="question"`` blots out the context with mask tokens, to see what can be had without reading.
     ``windows`` (W, 3) has each window's question, its first context token and how many it has.
     A batch holds input_ids, token_type_ids, attention_mask (N, S), start and end (N,). In evaluation also context (N, S),
@@ -26,9 +27,9 @@ class QuestionWindows:
 
     def __init__(
         self, squad: SquadSet, tokenizer: Tokenizer, places: Places, max_length: int, stride: int,
-        description: str = "questions", show: str = "all",
+        description: str = "questions", show: str = "all", marks: str = "none",
     ):  # fmt: skip
-        self.squad, self.tokenizer, self.max_length, self.show = squad, tokenizer, max_length, show
+        self.squad, self.tokenizer, self.max_length, self.show, self.marks = squad, tokenizer, max_length, show, marks
         self.longest, self.rows_each = max_length, 1
         if not stride > 0:
             raise UserError(f"--stride {stride}: must be at least 1")
@@ -105,6 +106,9 @@ class QuestionWindows:
             starts.append(base + answer[0] - first if held else 0)
             ends.append(base + answer[1] - first if held else 0)
         batch = {**pad_rows(rows, self.tokenizer), "start": torch.tensor(starts), "end": torch.tensor(ends)}
+        if self.marks == "question":
+            for (asked, context), types in zip(rows, batch["token_type_ids"].numpy(), strict=True):
+                types[len(asked) + 2 : len(asked) + 2 + len(context)] = marked(context, asked, 1)
         if epoch == EVALUATION:
             shown, best = (torch.zeros(batch["input_ids"].shape, dtype=torch.bool) for _ in range(2))
             for row, window in enumerate(indices):

@@ -385,6 +385,7 @@ def new_or_loaded(
     import torch  # here for start-up time, as checkpoint
 
     import checkpoint  # start-up
+    from text.batches import MARKED  # start-up
 
     torch.manual_seed(args.seed)
     if args.checkpoint or uses_trained(args):
@@ -404,6 +405,8 @@ def new_or_loaded(
         model = cls(dataclasses.replace(sizes(args, len(tokenizer)), **head_settings(args)))
     if model.bert.config.attention_window:
         model.bert.extend_positions(args.bptt)
+    if getattr(args, "marks", None) == "question":
+        model.bert.extend_types(MARKED + 1)
     check_length(args.bptt, model)
     return model, tokenizer
 
@@ -432,6 +435,8 @@ def reading(args: argparse.Namespace, model: "torch.nn.Module", ways: Ways) -> a
 
     Raises UserError where its file says what cannot be.
     """
+    from text.batches import MARKED  # here for start-up time
+
     notes, found = getattr(model, "notes", {}), {}
     for name, (usual, *others) in ways.items():
         found[name] = getattr(args, name)
@@ -442,6 +447,8 @@ def reading(args: argparse.Namespace, model: "torch.nn.Module", ways: Ways) -> a
             raise UserError(f"the model's {name} is {value!r}, which cannot be; say --{name}, or train or fetch it again")
         if name == "bptt" and name not in notes:
             found[name] = min(usual, model.bert.config.max_position_embeddings)
+    if found.get("marks") == "question" and model.bert.config.type_vocab_size <= MARKED:
+        raise UserError("--marks question: the model was trained without marks; leave the flag out")
     return argparse.Namespace(**found)
 
 
