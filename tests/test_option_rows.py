@@ -55,6 +55,7 @@ def test_marked_are_words_of_the_article_in_the_question_and_words_of_a_statemen
     plain, data = (options(ARTICLES, places, **settings, marks=marks) for marks in ("none", "question"))
     before, batch = (one.collate(range(len(one)), EVALUATION) for one in (plain, data))
     marked = batch["token_type_ids"] == MARKED
+    assert marked.any()
     assert torch.equal(batch["token_type_ids"].where(~marked, before["token_type_ids"]), before["token_type_ids"])
     for index, (_, _, _, first) in enumerate(data.questions):
         question = torch.from_numpy(data.texts.text(first + 4).astype(int))
@@ -63,7 +64,6 @@ def test_marked_are_words_of_the_article_in_the_question_and_words_of_a_statemen
             read, stated = part == PASSAGE, (part == QUESTION) | (part == OPTION)
             if layout == "joint":
                 stated &= (part == MARKER).cumsum(0) > 0
-            assert mine.any()
             assert torch.equal(mine, (read & torch.isin(ids, question)) | (stated & torch.isin(ids, ids[read])))
 
 
