@@ -383,7 +383,7 @@ def write_folder(content: dict[str, Any], folder: str | Path) -> list[str]:
     if config.head_norm_eps not in (None, config.layer_norm_eps) and "MLMTask" in content["heads"]:
         lines.append(f"the masked-word head's LayerNorm eps is {config.head_norm_eps} here and will be "
                      f"{config.layer_norm_eps} there: its logits differ a little")  # fmt: skip
-    if content.get("notes", {}).get("marks") == "question":
+    if content["notes"].get("marks") == "question":
         lines.append("words of the question are marked here by token type 2, which no tokenizer gives there: its answers "
                      "will be worse; train with --marks none for other software")  # fmt: skip
     weights: Weights = {}
