@@ -406,7 +406,7 @@ def count_tokens(batch: dict) -> int:
 def run(task: Task, args: Namespace, ranks: Ranks) -> int:
     """Train, score the best model on the test split, write result.json. Gives the exit code."""
     if args.lr is None:
-        args.lr = default_rate(task.name, task.model.bert.config, args.optimizer, args.batch_size)
+        args.lr = default_rate(task.name, task.model.bert.config, args.optimizer)
     trainer = Trainer(task, args, ranks)
     with stopping(trainer.want_stop, ranks.first):
         trainer.state = trainer.saving.begin()

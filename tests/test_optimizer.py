@@ -42,27 +42,13 @@ def names_of(model, group):
 # Muon
 
 
-def matrix_of(values, shape):
-    """A matrix of that shape, or several, with these singular values, and what stands left and right of them."""
-    left, _, right = torch.linalg.svd(torch.randn(shape, generator=torch.Generator().manual_seed(0)), full_matrices=False)
-    return left * values @ right, left, right
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(24, 24), (60, 20), (20, 60), (3, 24, 24)], ids=str)
-def test_orthogonalised_matrices_have_singular_values_near_one(shape, dtype):
-    values = torch.logspace(-1.7, 0, min(shape[-2:]))
-    values /= values.norm()
-    assert values.min() > 0.01
-    found = torch.linalg.svdvals(orthogonalise(matrix_of(values, shape)[0], dtype=dtype).float())
-    assert (0.7 if dtype == torch.float32 else 0.6) < found.min() and found.max() < (1.3 if dtype == torch.float32 else 1.6)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_is_almost_nothing_comes_out_small_and_what_is_all_does_not_grow(dtype):
-    matrix, left, right = matrix_of(torch.tensor([1.0] + [1e-5] * 23), (24, 24))  # of rank one, but for noise
-    found = (left.mT @ orthogonalise(matrix, dtype=dtype).float() @ right.mT).diag().abs()
-    assert 0.7 < found[0] < 1.3 and found[1:].max() < 0.05
+def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    matrix = left * torch.logspace(0, 2, min(shape[-2:])) @ right  # singular values from 1 to 100
+    values = torch.linalg.svdvals(orthogonalise(matrix))
+    assert values.min() > 0.5 and values.max() < 1.5
 
 
 def test_orthogonalising_keeps_the_directions():

@@ -1,12 +1,11 @@
-"""When a run validates, and on how much: a tenth of its minutes at most; and how fast it learns."""
+"""When a run validates, and on how much: a tenth of its minutes at most."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from model import BertConfig
 from training.ranks import Ranks
-from training.schedule import Schedule, default_rate
+from training.schedule import Schedule
 from training.states import State
 
 
@@ -74,13 +73,3 @@ def test_under_steps_and_epochs_all_is_as_it_was_said(clock):
             schedule.validated(state, schedule.progress(state), 1000.0)
             due.append(state.step)
     assert due == [2, 4, 6, 8, 10]
-
-
-def test_the_rate_of_masked_words_follows_the_root_of_what_a_step_holds_up_to_32_and_falls_from_width_256_on():
-    def rate(width, batch_size):
-        return default_rate("mlm", BertConfig(10, hidden_size=width, num_attention_heads=2), "muon", batch_size)
-
-    assert rate(128, 16) == rate(256, 16) == 2e-3
-    assert rate(256, 4) == pytest.approx(1e-3)
-    assert rate(256, 32) == rate(256, 512) == pytest.approx(2.83e-3, rel=1e-3)
-    assert rate(1024, 16) == pytest.approx(1e-3)

@@ -15,24 +15,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# a, b, c of a s + b s^3 + c s^5, a round each: of all that one can do to a singular value s by such a polynomial, what
-# brings those between the last round's bounds nearest to 1, beginning with 1/100 to 1 (Amsel et al. 2025, Polar Express,
-# arXiv 2505.16932, section 3). Three rounds bring them to between 0.73 and 1.27.
-ROUNDS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
-ROOM = 1.02  # for rounding: above 1 the first polynomial leaves its bounds at once
+# The quintic iteration's coefficients from the same source: after five rounds all singular values lie near 1.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 MOMENTUM = 0.95  # Muon's
 
 
-def orthogonalise(matrix, dtype=None):
-    """The nearest matrix with singular values near 1, for each (r, c) in (..., r, c); by products in ``dtype``.
-
-    What is smaller than a hundredth of the matrix's norm comes out smaller than 0.7, in proportion.
-    """
+def orthogonalise(matrix, rounds=5, dtype=None):
+    """The nearest matrix with singular values near 1, for each (r, c) in (..., r, c); by products in ``dtype``."""
+    a, b, c = NEWTON_SCHULZ
     tall = matrix.size(-2) > matrix.size(-1)
     x = matrix.mT if tall else matrix
-    norm = x.norm(dim=(-2, -1), keepdim=True)
-    x = (x / (ROOM * norm + 1e-7)).to(dtype or x.dtype)  # last: fp16 could not hold all matrices
-    for a, b, c in ROUNDS:
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype or x.dtype)  # last: fp16 could not hold all matrices
+    for _ in range(rounds):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     return x.mT if tall else x

@@ -77,16 +77,12 @@ class Schedule:
             state.due = 1.0 if more <= 1 else progress + (1.0 - progress) / more
 
 
-def default_rate(task: str, config: BertConfig, optimizer: str, batch_size: int) -> float:
-    """The peak learning rate that trained well, falling with the width from where it was found (benchmarks/LOG.md).
+def default_rate(task: str, config: BertConfig, optimizer: str) -> float:
+    """The peak learning rate that trained well: found at width 128, and in fine-tuning by Muon at 384 (benchmarks/LOG.md),
+    falling with the width.
 
-    That was at 128, and by Muon at 384 in fine-tuning, and at 256 for masked words, there with 16 and with 32 examples a
-    step: it follows the root of their number (Malladi et al. 2022, arXiv 2205.10287), but not beyond. Too high a rate shows
-    as a loss that stays at chance: the first token's state stops depending on what was read.
+    Too high a rate shows as a loss that stays at chance: the first token's state stops depending on what was read.
     """
-    width, muon = config.hidden_size, optimizer == "muon"
-    if task == "mlm" and muon:
-        return 2e-3 * (min(batch_size, 32) / 16) ** 0.5 * min(1.0, 256 / width) ** 0.5
-    tuning = (1.5e-3, 1.0) if muon else (4e-4, 1.5)
+    tuning = (1.5e-3, 1.0) if optimizer == "muon" else (4e-4, 1.5)
     rate, power = {"mlm": (2e-3, 0.5), "ns": (2e-4, 0.5)}.get(task, tuning)
-    return rate * (128 / width) ** power
+    return rate * (128 / config.hidden_size) ** power
