@@ -26,7 +26,7 @@ SIZES = ["--size", "mini", "--vocab", str(vocabulary()), "--bptt", "128"]
 MORE = [["--optimizer", "adamw"], ["--mask_frac", "0.15"], ["--batch_size", "32"]]
 COMMANDS = {
     "mlm_task.py as it comes": ("mlm", SIZES),
-    "... in batches of 32, with Muon": ("mlm", [*SIZES, "--batch_size", "32"]),
+    "... in batches of 32, with Muon": ("mlm", [*SIZES, *MORE[2]]),
     "... with AdamW": ("mlm", [*SIZES, *MORE[0]]),
     "... and 15 % masked": ("mlm", [*SIZES, *MORE[0], *MORE[1]]),
     "... and batches of 32": ("mlm", [*SIZES, *MORE[0], *MORE[1], *MORE[2]]),
