@@ -8,7 +8,7 @@
 #                  new stack: the newest torch, numpy 2, sentencepiece
 #   make lint      ruff and mypy, with the rules of pyproject.toml
 #   make bench     the benchmarks, one table
-#   make gpu       on a machine with a GPU: what wants one, tests and speed, one table in nine minutes
+#   make gpu       on a machine with a GPU: what wants one, tests and speed, one table in six minutes
 #
 # With STACK=new each of them uses .venv-new, the new stack under any Python; TESTS="tests/test_model.py ..." tests
 # these files only.

@@ -210,15 +210,16 @@ def numbers(row):
     return [x for part in row for x in numbers(part)] if isinstance(row, list | tuple) else [float(row)]
 
 
-def test_deterministic_and_tf32_are_asked_of_a_gpu_only(monkeypatch):
+def test_deterministic_tf32_and_no_attention_by_cudnn_are_asked_of_a_gpu_only(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: asked.append("deterministic"))
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda wanted: asked.append(f"cuDNN {wanted}"))
     for device, precision, deterministic in (("cpu", "bf16", True), ("cuda", "bf16", False), ("cuda", "tf32", True)):
         settle(Namespace(precision=precision, deterministic=deterministic), torch.device(device))
-    assert asked == ["high", "deterministic"]
+    assert asked == ["cuDNN False", "cuDNN False", "high", "deterministic"]
     with pytest.raises(UserError, match="--precision tf32: needs a GPU"):
         precision_of(Namespace(precision="tf32"), Ranks())
 
@@ -226,9 +227,9 @@ def test_deterministic_and_tf32_are_asked_of_a_gpu_only(monkeypatch):
 def test_the_benchmark_for_gpus_runs_on_a_cpu_and_says_where_there_is_none(monkeypatch, capsys):
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)  # no transformers, no pytest
     device = torch.device("cpu")
-    for task in ("mlm", "squad"):
-        line, = gpu.training(task, "tiny", 32, 2, device, True)
-        assert "ours" in line and "tokens/s" in line
+    for task, contestants in (("mlm", ["ours"]), ("squad", ["ours", "ours, not compiled"])):
+        lines = [*gpu.training(task, "tiny", 32, 2, device, True)]
+        assert all(f" {name} " in line and "tokens/s" in line for name, line in zip(contestants, lines, strict=True))
     assert "left out" in gpu.tests(device, True)[0] and "left out" in gpu.overflows(device, True)[0]
     assert gpu.agreement(device, True)[0].endswith("within 0.01") and "NOT" not in gpu.agreement(device, True)[0]
     assert gpu.repeated(device, True) == ["--deterministic, twice: the same bits"]

@@ -440,9 +440,14 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def settle(args: Namespace, device: torch.device) -> None:
-    """What --precision tf32 and --deterministic ask of a GPU, before it computes. A CPU is deterministic as it is."""
+    """What a GPU is told before it computes, --precision tf32 and --deterministic too. A CPU is deterministic as it is.
+
+    cuDNN plans its attention anew for each length of rows, 70 ms of the host, and is level with torch's kernels where
+    lengths do not differ, at 128 tokens (benchmarks/LOG.md).
+    """
     if device.type == "cpu":
         return
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if getattr(args, "precision", None) == "tf32":
         torch.set_float32_matmul_precision("high")
     if getattr(args, "deterministic", False):
