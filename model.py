@@ -272,6 +272,13 @@ class TransformerEncoderLayer(nn.Module):
         return self.norm2(add(x, self.dropout(self.feed_forward(x))))
 
 
+def longer(table: nn.Embedding, count: int, repeated: int) -> nn.Embedding:
+    """A table of ``count`` rows, if it has fewer: the new ones are its last ``repeated`` over and over."""
+    rows, new = table.weight.data, max(0, count - table.num_embeddings)
+    more = rows[-repeated:].repeat(-(-new // repeated), 1)[:new]
+    return nn.Embedding.from_pretrained(torch.cat([rows, more]), freeze=False)
+
+
 class BertModel(nn.Module):
     """The body: ids (N, S) -> hidden states (N, S, D).
 
@@ -317,19 +324,13 @@ class BertModel(nn.Module):
 
     def extend_positions(self, count: int) -> None:
         """Make the position table ``count`` long, if it is shorter, by repeating it (Beltagy et al. 2020, section 5)."""
-        table = self.embedding.position.embed.weight.data
-        if count > len(table):
-            repeated = table.repeat(-(-count // len(table)), 1)[:count]
-            self.embedding.position.embed = nn.Embedding.from_pretrained(repeated, freeze=False)
-            self.config.max_position_embeddings = count
+        self.embedding.position.embed = longer(self.embedding.position.embed, count, self.config.max_position_embeddings)
+        self.config.max_position_embeddings = max(count, self.config.max_position_embeddings)
 
     def extend_types(self, count: int) -> None:
         """Make the table of types ``count`` long, if it is shorter; a new one begins as the last one there is."""
-        table = self.embedding.token_type.embed.weight.data
-        if count > len(table):
-            repeated = torch.cat([table, table[-1:].expand(count - len(table), -1)])
-            self.embedding.token_type.embed = nn.Embedding.from_pretrained(repeated, freeze=False)
-            self.config.type_vocab_size = count
+        self.embedding.token_type.embed = longer(self.embedding.token_type.embed, count, 1)
+        self.config.type_vocab_size = max(count, self.config.type_vocab_size)
 
     def pool(self, firsts):
         """tanh of a linear layer over the first tokens' states: (N, D) -> (N, D)."""

@@ -438,17 +438,19 @@ def reading(args: argparse.Namespace, model: "torch.nn.Module", ways: Ways) -> a
     from text.batches import MARKED  # here for start-up time
 
     notes, found = getattr(model, "notes", {}), {}
+    cannot = "the model's {} is {!r}, which cannot be; say --{}, or train or fetch it again"
     for name, (usual, *others) in ways.items():
         found[name] = getattr(args, name)
         if found[name] is not None:
             continue
         found[name] = value = notes.get(name, usual)
         if not (value in (usual, *others) if others else type(value) is int and value > 0):
-            raise UserError(f"the model's {name} is {value!r}, which cannot be; say --{name}, or train or fetch it again")
+            raise UserError(cannot.format(name, value, name))
         if name == "bptt" and name not in notes:
             found[name] = min(usual, model.bert.config.max_position_embeddings)
     if found.get("marks") == "question" and model.bert.config.type_vocab_size <= MARKED:
-        raise UserError("--marks question: the model was trained without marks; leave the flag out")
+        raise UserError("--marks question: the model was trained without marks; leave the flag out" if args.marks else
+                        cannot.format("marks", "question", "marks"))  # fmt: skip
     return argparse.Namespace(**found)
 
 
