@@ -243,7 +243,8 @@ def test_a_model_that_was_trained_without_marks_is_not_to_be_given_any(call):
 
 
 @pytest.mark.parametrize(
-    "notes", [{"bptt": "64"}, {"bptt": -1}, {"bptt": True}, {"passage": "skim"}, {"layout": [1]}, {"marks": "question"}], ids=str
+    "notes", [{"bptt": "64"}, {"bptt": -1}, {"bptt": True}, {"passage": "skim"}, {"layout": [1]}, {"marks": "question"}],
+    ids=str,
 )
 def test_what_cannot_be_in_a_file_is_told(notes):
     model = RaceTask(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128))
