@@ -236,6 +236,24 @@ def test_minutes_of_a_cpu_go_to_many_examples_which_is_told(monkeypatch, capsys,
     assert capsys.readouterr().err == (note if told else "")
 
 
+@pytest.mark.parametrize("words, gpu, layers, width, told", [
+    ("", False, 12, 768, False),
+    ("--minutes 10", False, 4, 256, True),
+    ("--minutes 10", True, 12, 768, False),
+    ("--minutes 10 --nlayers 2", False, 2, 256, True),
+    ("--minutes 10 --nlayers 2 --emsize 64", False, 2, 64, False),
+    ("--minutes 10 --size small", False, 4, 512, False),
+    ("--minutes 10 --dataset Sample", False, 4, 128, False),
+])  # fmt: skip
+def test_a_new_model_is_as_large_as_its_minutes_bear_which_is_told(monkeypatch, capsys, words, gpu, layers, width, told):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("files.mistakes.TOLD", set())
+    config = flags.sizes(SCRIPTS["mlm"].arguments(["--dataset", "Books", *words.split()]), 100)
+    assert (config.num_hidden_layers, config.hidden_size) == (layers, width)
+    note = "note: --minutes 10 without a GPU: taking --size mini; say otherwise by the same flag\n"
+    assert capsys.readouterr().err == (note if told else "")
+
+
 def test_a_model_that_was_trained_without_marks_is_not_to_be_given_any(call):
     call("qa", f"{TRAIN} --save m.pt")
     refused(lambda: call("qa", "--evaluate --bert-model m.pt --marks question"),

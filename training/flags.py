@@ -209,7 +209,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
     p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
 
     p.group("a new model")
-    p.flag("size", "layers and width of a new model (default: 4 layers of 128 for Sample, else base)", choices=list(SIZES))
+    p.flag("size", "layers and width of a new model (default: 4 layers of 128 for Sample, under --minutes without a GPU "
+           "mini, else base)", choices=list(SIZES))  # fmt: skip
     p.flag("emsize", "width of a new model", type=positive(int))
     p.flag("nhid", "width of its feed-forward layers (default: 4 * emsize)", type=positive(int))
     p.flag("nlayers", "its layers", type=positive(int))
@@ -329,11 +330,16 @@ def trained_here(args, own):
 
 
 def sizes(args: argparse.Namespace, vocab_size: int) -> "BertConfig":
-    """The sizes of a new model, from --size and the flags that override it."""
+    """The sizes of a new model, from --size and the flags that override it; without, what the data and the budget bear."""
     from model import BertConfig  # here for start-up time
 
-    # Two layers find what a story tells but cannot hand it on to the first token, where choices are scored.
-    layers, width = SIZES[args.size or "base"] if args.size or args.dataset != "Sample" else (4, 128)
+    small = not args.size and hurried(args)
+    layers, width = SIZES[args.size or ("mini" if small else "base")]
+    if not args.size and args.dataset == "Sample":
+        # Two layers find what a story tells but cannot hand it on to the first token, where choices are scored.
+        layers, width = 4, 128
+    elif small and not (args.emsize and args.nlayers):
+        warn(f"--minutes {args.minutes:g} without a GPU: taking --size mini; say otherwise by the same flag", word="note")
     width = args.emsize or width
     try:
         return BertConfig(
