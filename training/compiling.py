@@ -1,7 +1,7 @@
 """Layers that a GPU runs compiled, by torch.compile.
 
-Weights' names and files know nothing of it: functions are compiled, no module is wrapped. On an H200 BERT-base's
-first 42 steps took 35 s with it, of which 2 are the steps (docs/gpu.rst): too much of a short budget.
+Weights' names and files know nothing of it: functions are compiled, no module is wrapped. On an H200 BERT-base's first
+step took 14 s with it, and where lengths differ five variants 5 to 7 s each (docs/gpu.rst): too much of a short budget.
 """
 
 from argparse import Namespace
