@@ -39,12 +39,14 @@ def spellings(flag: str) -> Iterable[str]:
 
 
 def run_main(function: Callable[[], Any]) -> NoReturn:
-    """Run a script's ``main``: a ``UserError`` becomes one line on stderr and exit code 2."""
+    """Run a script's ``main``: a ``UserError`` becomes one line on stderr and exit code 2, Ctrl-C no line and 130."""
     try:
         code = function()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        code = 130  # as shells have it
     except BrokenPipeError:  # `python data.py inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

@@ -52,6 +52,20 @@ def test_only_a_training_set_with_impossible_questions_gives_a_threshold(call, t
         assert scored["exact"] == figures["exact"] == scored["HasAns_exact"]
 
 
+def test_validation_questions_that_all_have_answers_give_no_threshold_which_is_told(call, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(qa_task, "warn", told.append)
+    write_set(tmp_path / "set", True)
+    squad = toys.squad(2, contexts=8, words=60, impossible=False)
+    records = toys.as_json(squad)
+    for question in [q for article in records["data"] for part in article["paragraphs"] for q in part["qas"]]:
+        question.pop("is_impossible", None)
+    (tmp_path / "set/valid.json").write_text(json.dumps(records))
+    call(" ".join(["--dataset set", *TRAIN]))
+    assert "null_threshold" not in read_model("qa_model.pt")["notes"]
+    assert "no threshold is found for withholding one; give --null-threshold" in told[0]
+
+
 @pytest.fixture
 def models(tmp_path):
     """Two models, of which one holds a threshold."""

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from model import BertConfig, MLMTask
+from model import BertConfig, MLMTask, RaceTask
 from training.optimizer import MuonAdamW, make_optimizer, orthogonalise
 
 torch.set_num_threads(1)  # products as small as these are slower with more
@@ -72,7 +72,7 @@ def test_query_key_and_value_are_three_matrices_to_muon():
     together = torch.nn.Parameter(weight.clone())
     apart = [torch.nn.Parameter(part.clone()) for part in weight.split(16)]
     for parameters, gradients in (([together], [gradient]), (apart, gradient.split(16))):
-        optimizer = MuonAdamW([{"params": parameters, "muon": True}], lr=0.1)
+        optimizer = MuonAdamW([{"params": parameters, "muon": True}], lr=0.1, joined={id(together)})
         for parameter, part in zip(parameters, gradients, strict=True):
             parameter.grad = part.clone()
         optimizer.step()
@@ -86,6 +86,25 @@ def test_muon_is_for_the_matrices_of_the_layers_only():
     parts = ("attention.in_proj", "attention.out_proj", "linear1", "linear2")
     assert names_of(model, muon) == {f"bert.layers.{layer}.{part}.weight" for layer in range(2) for part in parts}
     assert not any(group["muon"] for group in make_optimizer(model, "adamw", 0.01).param_groups)
+    choosing = RaceTask(BertConfig(40, 16, 2, 2, head="duma"))  # whose head has layers as well
+    muon = make_optimizer(choosing, "muon", 0.01).param_groups[0]
+    assert muon["params"] and all(name.startswith("bert.") for name in names_of(choosing, muon))
+
+
+@pytest.mark.parametrize("queued", [False, True], ids=["cpu", "the way of a GPU"])
+def test_a_feed_forward_layer_three_times_as_wide_is_one_matrix(queued):
+    model = MLMTask(BertConfig(40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48))
+    layer, before = model.bert.layers[0], model.bert.layers[0].linear1.weight.clone()
+    optimizer = make_optimizer(model, "muon", 0.0)
+    for matrix in (layer.attention.in_proj.weight, layer.linear1.weight):  # of one shape
+        matrix.grad = torch.randn_like(matrix)
+    optimizer.param_groups[0]["lr"] = 0.1
+    step = optimizer.muon_together if queued else optimizer.muon_step
+    with torch.no_grad():
+        step([layer.attention.in_proj.weight, layer.linear1.weight], optimizer.param_groups[0])
+    moved = (layer.linear1.weight - before) / -0.1 / 3**0.5
+    values = torch.linalg.svdvals(moved)
+    assert values.min() > 0.5 and values.max() < 1.5
 
 
 # Both

@@ -233,6 +233,35 @@ def test_a_mistake_in_one_rank_is_one_line(tmp_path, rank):
     assert process.returncode == 2 and lines == ["error: a: b; c"]
 
 
+WAITING = """
+import sys, time
+sys.path.insert(0, {root!r})
+from argparse import Namespace
+from files.mistakes import run_main
+from training.ranks import launch
+
+def work(args, ranks):
+    ranks.gather(None)
+    print("at work", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    run_main(lambda: launch(work, Namespace(parallel="DDP", world_size=2)))
+"""
+
+
+@slow
+def test_ctrl_c_ends_ranks_that_do_not_train(tmp_path):
+    (tmp_path / "script.py").write_text(WAITING.format(root=str(ROOT)))
+    process = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)  # fmt: skip
+    for _ in range(2):
+        assert process.stdout.readline() == "at work\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == stopping.INTERRUPTED and errors == ""
+
+
 class Ending:
     """A process that ends with a code after so many looks at it."""
 

@@ -62,14 +62,25 @@ def test_the_last_validation_is_at_the_end_whatever_the_rounding(clock):
         assert told[-1] == 1.0, steps
 
 
-def test_under_steps_and_epochs_all_is_as_it_was_said(clock):
-    args = SimpleNamespace(minutes=None, steps=10, epochs=None, valid_examples=300, batch_size=16)
-    schedule, state = Schedule(args, 100, Ranks()), State()
-    due = []
-    for state.step in range(1, 11):
+def due_steps(clock, first, last, state):
+    """At which of the steps from ``first`` to ``last``, which are all of the budget's end, a run validates."""
+    args = SimpleNamespace(minutes=None, steps=last, epochs=None, valid_examples=300, batch_size=16)
+    schedule, due = Schedule(args, 100, Ranks()), []
+    for state.step in range(first, last + 1):
         clock.now += 1000.0
         if schedule.validation_due(schedule.progress(state), state):
             assert schedule.affordable(state) == 300
             schedule.validated(state, schedule.progress(state), 1000.0)
             due.append(state.step)
-    assert due == [2, 4, 6, 8, 10]
+    return due
+
+
+def test_under_steps_it_is_five_times_whatever_they_cost(clock):
+    assert due_steps(clock, 1, 10, State()) == [2, 4, 6, 8, 10]
+    assert due_steps(clock, 1, 3, State()) == [1, 2, 3]
+
+
+def test_a_run_whose_steps_are_raised_goes_on_validating(clock):
+    state = State()
+    due_steps(clock, 1, 100, state)
+    assert due_steps(clock, 101, 200, state) == [120, 160, 200]

@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from files.mistakes import UserError
 from files.writing import atomic_write, write_json
 from training.ranks import Ranks, peak_memory
 from training.schedule import Schedule
@@ -106,7 +107,7 @@ class Logs:
                      f"{self.summary('valid', figures)}")  # fmt: skip
             self.say(LINE)
             self.record(state, "valid", figures)
-            write_json(self.folder / "history.json", state.history)
+            self.write_history(state)
 
     def record(self, state: State, kind: str, figures: dict) -> None:
         figures = {name: value for name, value in figures.items() if isinstance(value, int | float)}
@@ -121,11 +122,19 @@ class Logs:
     def close(self, state: State) -> None:
         if not self.ranks.first:
             return
-        write_json(self.folder / "history.json", state.history)
+        self.write_history(state)
         if self.board:
             self.board.close()
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError, OSError):
             draw_losses(state.history, self.folder / "loss.png")
+
+    def write_history(self, state: State) -> None:
+        """history.json, for which a full disk may have no room; the state has it all the same."""
+        path = self.folder / "history.json"
+        try:
+            write_json(path, state.history)
+        except (OSError, UserError) as error:
+            self.say(f"warning: {path} stays as it was ({getattr(error, 'strerror', None) or error}); the run goes on")
 
 
 def settings(task: str, args: Namespace, parameters: int) -> dict:

@@ -35,7 +35,8 @@ def orthogonalise(matrix, rounds=5, dtype=None):
 class MuonAdamW(torch.optim.AdamW):
     """torch's AdamW, but Muon for the groups that say ``muon=True``.
 
-    Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon. ``dtype`` is that of its products:
+    Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon; ``joined`` has the ids of such
+    parameters. ``dtype`` is that of its products:
     singular values near 1 are all it wants, for which bf16 will do (and does in its authors' code). With ``shared`` the
     ranks divide those products among them. On a CPU AdamW takes PIECE numbers at a time: its dozen operations on a
     whole embedding each wait for the memory. With ``queued`` all is done as a GPU likes it.
@@ -49,9 +50,9 @@ class MuonAdamW(torch.optim.AdamW):
     state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
 
-    def __init__(self, groups, dtype=torch.float32, shared=False, queued=False, **options):
+    def __init__(self, groups, dtype=torch.float32, shared=False, queued=False, joined=frozenset(), **options):
         super().__init__(groups, **options, **({"fused": True} if queued else {}))
-        self.dtype, self.shared, self.queued = dtype, shared, queued
+        self.dtype, self.shared, self.queued, self.joined = dtype, shared, queued, joined
 
     @torch.no_grad()
     def step(self, closure=None, good=None):
@@ -90,21 +91,24 @@ class MuonAdamW(torch.optim.AdamW):
     def muon_step(self, parameters, group):
         if not self.shared:
             for parameter in parameters:
-                self.move(parameter, self.orthogonal(self.muon_direction(parameter).to(self.dtype)), group)
+                direction = self.muon_direction(parameter).to(self.dtype)
+                self.move(parameter, self.orthogonal(direction, parameter), group)
         elif parameters:
             mine, (bits, steps) = share_out(parameters), zeros_like_all(parameters, self.dtype)
             for number, (parameter, step) in enumerate(zip(parameters, steps, strict=True)):
                 direction = self.muon_direction(parameter)
                 if number in mine:
-                    step.copy_(self.orthogonal(direction.to(self.dtype)))
+                    step.copy_(self.orthogonal(direction.to(self.dtype), parameter))
             dist.all_reduce(bits)  # each step is zero on all ranks but one
             for parameter, step in zip(parameters, steps, strict=True):
                 self.move(parameter, step, group)
 
     def muon_together(self, parameters, group, good=None):
         """As muon_step, with all matrices of a shape, of which each rank with ``shared`` takes some, in one product."""
-        shapes = dict.fromkeys(parameter.shape for parameter in parameters)
-        for same in [[p for p in parameters if p.shape == shape] for shape in shapes]:
+        kinds: dict[tuple, list] = {}
+        for parameter in parameters:
+            kinds.setdefault((parameter.shape, id(parameter) in self.joined), []).append(parameter)
+        for same in kinds.values():
             good = torch.ones((), dtype=torch.bool, device=same[0].device) if good is None else good
             averages = [self.momentum_of(parameter) for parameter in same]
             average, gradient = torch.stack(averages), torch.stack([parameter.grad for parameter in same])
@@ -112,30 +116,36 @@ class MuonAdamW(torch.optim.AdamW):
             average.lerp_(gradient, 1 - MOMENTUM)
             torch._foreach_copy_(averages, list(average.unbind()))
             step = self.steps_of_all(gradient.lerp_(average, MOMENTUM), same)  # Nesterov's look ahead
-            rows, columns = square_parts(step).shape[-2:]
-            step = step.float() * (good * (-group["lr"] * max(1, rows / columns) ** 0.5))
+            step = step.float() * (good * (-group["lr"] * self.reach(same[0])))
             torch._foreach_mul_(same, 1 - good * (group["lr"] * group["weight_decay"]))
             torch._foreach_add_(same, list(step.unbind()))
 
     def steps_of_all(self, directions, same):
         """The orthogonal matrices (n, r, c) of all directions; of which each rank makes a share, if they share."""
         if not self.shared:
-            return self.orthogonal(directions)
+            return self.orthogonal(directions, same[0])
         rank, world, count = dist.get_rank(), dist.get_world_size(), len(same)
         first, last = count * rank // world, count * (rank + 1) // world
         bits, steps = zeros_like_all(same, self.dtype)
         if first < last:
-            torch._foreach_copy_(steps[first:last], list(self.orthogonal(directions[first:last]).unbind()))
+            torch._foreach_copy_(steps[first:last], list(self.orthogonal(directions[first:last], same[0]).unbind()))
         dist.all_reduce(bits)  # each step is zero on all ranks but one
         return torch.stack(steps)
 
-    def orthogonal(self, direction):
-        return orthogonalise(square_parts(direction), dtype=self.dtype).view_as(direction)
+    def orthogonal(self, directions, parameter):
+        """For directions (..., r, c) of ``parameter``, or of others of its kind."""
+        matrices = directions.view(-1, self.rows(parameter), parameter.size(1))
+        return orthogonalise(matrices, dtype=self.dtype).view_as(directions)
+
+    def rows(self, parameter):
+        return parameter.size(0) // (3 if id(parameter) in self.joined else 1)
+
+    def reach(self, parameter):
+        return max(1, self.rows(parameter) / parameter.size(1)) ** 0.5
 
     def move(self, parameter, step, group):
-        rows, columns = square_parts(step).shape[-2:]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+        parameter.add_(step, alpha=-group["lr"] * self.reach(parameter))
 
     def muon_direction(self, parameter):
         gradient = parameter.grad
@@ -148,12 +158,6 @@ class MuonAdamW(torch.optim.AdamW):
             state["momentum"] = torch.zeros_like(parameter)
             state["step"] = torch.zeros(())  # never read, but AdamW's load_state_dict looks for it
         return state["momentum"]
-
-
-def square_parts(matrices):
-    """(..., 3 D, D), query, key and value in one, as (all, D, D); any other (..., r, c) as (all, r, c)."""
-    rows, columns = matrices.shape[-2:]
-    return matrices.view(-1, columns if rows == 3 * columns else rows, columns)
 
 
 def share_out(matrices):
@@ -189,9 +193,10 @@ def make_optimizer(
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     vectors: list[torch.nn.Parameter] = []
+    joined = frozenset(id(parameter) for name, parameter in model.named_parameters() if name.endswith("in_proj.weight"))
     for name, parameter in model.named_parameters():
         name = name.replace("_fsdp_wrapped_module.", "")
-        inner = ".layers." in name
+        inner = "bert.layers." in name  # the body's, not those of a head
         kind_of = vectors if (dims[name] if dims else parameter.dim()) != 2 else matrices if inner else others
         kind_of.append(parameter)
     muon = kind == "muon"
@@ -200,7 +205,7 @@ def make_optimizer(
         {"params": others, "muon": False, "scale": 1.0, "weight_decay": weight_decay},
         {"params": vectors, "muon": False, "scale": 1.0, "weight_decay": 0.0},
     ]
-    options: dict[str, Any] = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype, queued=queued)
+    options: dict[str, Any] = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype, queued=queued, joined=joined)
     if not zero:
         return MuonAdamW(groups, **options, shared=shared)
     from torch.distributed.optim import ZeroRedundancyOptimizer

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from files.mistakes import UserError
 from text import cache
-from training.stopping import CODES
+from training.stopping import CODES, INTERRUPTED
 
 GRACE = 10  # seconds that a rank's last words may take
 WAIT = 30.0  # minutes that a rank waits for another, where no --timeout-minutes says otherwise
@@ -182,8 +182,9 @@ def start_ranks(function, args, nodes):
         place = dict(RANK=sum(counts[:node]) + local, WORLD_SIZE=sum(counts), LOCAL_RANK=local, LOCAL_WORLD_SIZE=here,
                      **address)  # fmt: skip
         processes.append(context.Process(target=run_rank, args=(place, function, args, os.getpid())))
-    handlers = {number: signal.signal(number, lambda number, _: tell(processes, number)) for number in CODES}
-    handlers[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the ranks as well
+    hand_on = {number: lambda number, _: tell(processes, number) for number in CODES}
+    hand_on[signal.SIGINT] = signal.SIG_IGN  # Ctrl-C reaches the ranks as well
+    handlers = {number: signal.signal(number, handler) for number, handler in hand_on.items()}
     try:
         for process in processes:
             process.start()
@@ -285,6 +286,7 @@ def run_rank(place, function, args, parent=None):
     tqdm.set_lock(threading.RLock())  # its own, between processes, is reported as leaked when a rank leaves (see below)
     if parent:
         threading.Thread(target=leave_with, args=(parent,), daemon=True).start()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which the parent, that ignores it, has handed on
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if torch.cuda.is_available():  # Slurm may show each task its own GPU only
         local %= torch.cuda.device_count()
@@ -306,6 +308,8 @@ def run_rank(place, function, args, parent=None):
             time.sleep(GRACE)
         sys.stderr.write(f"error: {error}\n")  # not print(), which writes the end of the line by itself: ranks would mix
         code = 2
+    except KeyboardInterrupt:  # not in a training, which stops where its state is whole
+        code = INTERRUPTED
     except Exception as error:
         if waited_too_long(error):
             sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()} has waited for another rank for "

@@ -81,6 +81,7 @@ class Saving:
         saved = self.ranks.told(self.of_this_run) if resume else None
         if saved is not None:
             state = self.restored(saved)
+            state.finished = False  # a larger budget may lie before it
             if saved["arguments"]["lr"] != self.args.lr:  # meant as it says
                 state.lowered = 1.0
             self.say(f"resuming from {saved['path']} at step {state.step}")

@@ -54,7 +54,7 @@ class Schedule:
         if self.args.minutes:
             return progress >= state.due
         if self.args.steps:
-            return int(TIMES * progress) > state.validations
+            return TIMES * state.step // self.args.steps > TIMES * (state.step - 1) // self.args.steps
         return state.batch == 0
 
     def affordable(self, state: State) -> int:

@@ -301,7 +301,19 @@ def load_optimizer(parallel, optimizer, saved, ranks):
         state = {number: values for number, values in state.items() if parameters[number].numel()}
     groups = [{**own, **{name: group[name] for name in ("params", *SETTINGS)}}
               for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)]  # fmt: skip
+    inner = getattr(optimizer, "optim", None)  # ZeRO's own, of which it keeps what a state of step 0 does not have
+    if inner is not None:
+        inner.state.clear()
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if inner is not None:
+        counts_to_their_weights(inner)
+
+
+def counts_to_their_weights(optimizer):
+    """ZeRO has put each parameter's count of steps into the CPU's memory, where the fused AdamW of a GPU cannot use it."""
+    for parameter, values in optimizer.state.items():
+        if optimizer.queued and "step" in values:
+            values["step"] = values["step"].to(parameter.device)
 
 
 def sizes_of_pieces(parameters, ranks):
