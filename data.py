@@ -73,7 +73,7 @@ def prepare(args, places):
 
         for split, articles in splits.items():
             with reported(split) as counts:
-                rows = OptionRows(articles, tokenizer, places, 512, 0, "window", f"{name}-{split}")
+                rows = OptionRows(articles, tokenizer, places, 512, 0, "select", f"{name}-{split}", layout="joint")
                 counts.update(documents=len(articles), questions=len(rows))
                 counts.update(tokens=len(rows.texts.tokens), bytes=rows.texts.meta["bytes"])
 
@@ -157,7 +157,7 @@ def inspect_choices(name, splits):
                  "option": (option for a in articles for options in a.options for option in options)}  # fmt: skip
         print(f"{split:5} {tell(counts)}; right: {tell(dict(sorted((f'times {k}', v) for k, v in right.items())))}")
         print_spreads(texts)
-    article = splits["test"][0]
+    article = next(article for article in splits["test"] if article.questions)
     print(f"example: {article.id}", f"  {shorten(article.text)}", f"  {article.questions[0]}", sep="\n")
     for number, (letter, option) in enumerate(zip(LETTERS, article.options[0], strict=False)):
         print(f"  {'*' if number == article.answers[0] else ' '} {letter}  {option}")

@@ -95,7 +95,8 @@ def entries(run):
     """What a run has in the table: (name, figures, minutes) of the run, of an evaluation in its folder, or of both."""
     seconds = run["result"].get("seconds")
     if run["history"] or run["result"]:
-        yield run["name"], run["result"], "unfinished" if seconds is None else f"{seconds / 60:.1f}"
+        without = "not tested" if run["settings"].get("no_test") else "unfinished"
+        yield run["name"], run["result"], without if seconds is None else f"{seconds / 60:.1f}"
     if run["evaluation"]:
         yield evaluated(run), run["evaluation"], None
 

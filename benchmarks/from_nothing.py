@@ -39,13 +39,16 @@ class Chain:
         """Run a command in the folder unless that was done before; gives its minutes, those of earlier tries included."""
         kept = self.folder / f"{name}.json"
         done = read_json(kept) if kept.exists() else {"minutes": 0.0, "command": [], "finished": False}
+        command, begun = [script, *map(str, words), *self.flags], time.monotonic()
         if done["finished"]:
+            if done["command"] != command:
+                raise UserError(f"{kept}: of another command, {' '.join(done['command'])}; name another folder")
             return done["minutes"]
-        command, begun = [str(ROOT / script), *map(str, words), *self.flags], time.monotonic()
         with open(self.folder / f"{name}.log", "a") as log:
-            code = subprocess.run([sys.executable, *command], cwd=self.folder, stdout=log, stderr=log).returncode
+            code = subprocess.run([sys.executable, ROOT / script, *command[1:]], cwd=self.folder, stdout=log,
+                                  stderr=log).returncode  # fmt: skip
         done["minutes"] += (time.monotonic() - begun) / 60
-        write_json(kept, {"minutes": done["minutes"], "command": [script, *map(str, words)], "finished": code == 0})
+        write_json(kept, {"minutes": done["minutes"], "command": command, "finished": code == 0})
         if code:
             raise UserError(f"{script} ended with code {code}; see {self.folder / name}.log, and start again to go on")
         return done["minutes"]

@@ -38,7 +38,10 @@ from text.batches import pad_rows  # noqa: E402
 from text.masked_blocks import MaskedBlocks  # noqa: E402
 from training.ranks import Ranks, half_precision, peak_memory, settle  # noqa: E402
 
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "V100": 125e12}  # half precision
+PEAKS = {  # half precision, dense; of a name that is part of another the longer one first
+    "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12,
+    "L4": 121e12, "V100": 125e12,
+}  # fmt: skip
 SIZES = {"base": (12, 768), "mini": (4, 256), "tiny": (1, 32)}
 WORDS, MASKED, DROPOUT = 30522, 0.15, 0.1
 SQUAD = 384, 32  # tokens of a window at most, windows a step

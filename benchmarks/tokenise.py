@@ -38,9 +38,13 @@ def resident(folder):
 
 
 def memory_of(process):
-    """Resident bytes of a process and of those that it started; what they share counts once for each."""
+    """Resident bytes of a process and of those that it started, or these; what they share counts once for each."""
     found = {int(folder.name): resident(folder) for folder in Path("/proc").glob("[0-9]*")}
-    return sum(size for number, (parent, size) in found.items() if process in (number, parent))
+
+    def belongs(number):
+        return number == process or (number in found and number > 1 and belongs(found[number][0]))
+
+    return sum(size for number, (_, size) in found.items() if belongs(number))
 
 
 def measure(name, size, *flags):

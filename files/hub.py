@@ -25,6 +25,9 @@ TIMEOUT = 10.0  # seconds until a hub that does not answer counts as out of reac
 LOGIN = "log in by `hf auth login`, or set HF_TOKEN"
 
 
+PASSING = 407, 408, 429  # a proxy's, a time that ran out, too many at once: another time it may be had
+
+
 def is_name(text: str | Path) -> bool:
     """Does ``text`` name a model of the hub, and no path? Paths are what exists, what begins with ``.``, ``~`` or ``/``,
     what has several slashes, or a file's ending, or begins with a folder that is here."""
@@ -61,7 +64,7 @@ class Repository:
             self.files = sorted(path.relative_to(self.kept).as_posix() for path in self.kept.rglob("*") if path.is_file())
 
     def in_cache(self, error):
-        if status_of(error) and status_of(error) < 500:
+        if status_of(error) and status_of(error) < 500 and status_of(error) not in PASSING:
             raise refusal(self.name, self.kind, error) from None
         try:
             folder = Path(self.client.snapshot_download(**self.where, local_files_only=True))
@@ -81,12 +84,20 @@ class Repository:
             raise refusal(self.name, self.kind, error) from None
 
 
+OTHERS = """vocab.txt spiece.model tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
+    *.safetensors *.bin *.index.json""".split()  # what another model of that name may have left, and readers would take
+
+
 def upload(folder: Path, name: str, private: bool = False) -> str:
-    """Make the files of a folder those of ``owner/name``, which is made where it is not there; gives its address."""
+    """Make the files of a folder those of ``owner/name``, which is made where it is not there; gives its address.
+
+    What an earlier model left there as vocabulary or weights, and this one does not have, goes.
+    """
     client = client_for(name)
     try:
         client.create_repo(name, private=private or None, exist_ok=True)
-        client.upload_folder(repo_id=name, folder_path=folder, commit_message="Model, vocabulary and card")
+        client.upload_folder(repo_id=name, folder_path=folder, commit_message="Model, vocabulary and card",
+                             delete_patterns=OTHERS)  # fmt: skip
     except Exception as error:  # as above
         if status_of(error):
             raise UserError(f"{name}: not sent, {endpoint()} refuses it ({reason(error)}); with a token that may write "

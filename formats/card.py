@@ -43,7 +43,9 @@ def card(content: dict[str, Any], name: str, result: dict[str, Any]) -> str:
     rows = ["| what | |", "|---|---|", *(f"| {what} | {value} |" for what, value in facts.items())]
     ending = ARCHITECTURES.get(task, "")
     ours = f"python {command.format(name)}" + ("" if task is None else f" --bert-model {name}{flags(content['notes'])}")
-    auto = f"AutoModel{'ForNextSentencePrediction' if task == 'NextSentenceTask' else ending}"
+    if task == "NextSentenceTask":
+        ending = "ForPreTraining" if kind_of(config) == "albert" else "ForNextSentencePrediction"
+    auto = f"AutoModel{ending}"
     theirs = ["from transformers import AutoTokenizer, " + auto, f'model = {auto}.from_pretrained("{name}")',
               f'tokenizer = AutoTokenizer.from_pretrained("{name}")']  # fmt: skip
     parts = [head, [f"# {name.rpartition('/')[2]}"], [f"A model that {does}."], rows, ["## Use"],

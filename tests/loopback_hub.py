@@ -155,6 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         made = {one["value"]["path"]: base64.b64decode(one["value"]["content"]) for one in orders if one["key"] == "file"}
         made |= {one["value"]["path"]: self.hub.blobs[one["value"]["oid"]] for one in orders if one["key"] == "lfsFile"}
         self.hub.put(repo, made)
+        for gone in (one["value"]["path"] for one in orders if one["key"] == "deletedFile"):
+            del self.hub.content["models", repo, "main"][gone]
         self.answer({"success": True, "commitOid": sha(made), "commitUrl": f"{self.hub.address}/{repo}/commit/1",
                      "hookOutput": ""})  # fmt: skip
 

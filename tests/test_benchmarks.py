@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
+from toys import refused
 
 from benchmarks import common, from_nothing
 from benchmarks.goodput import simulate
@@ -96,6 +97,15 @@ def test_the_curve_has_each_validation_at_its_minute_from_raw_text(tmp_path, mon
     from_nothing.draw(tmp_path, {"mlm": (1.0, 18.0), "qa": (19.0, 12.0)})
     assert drawn == [((10.0, 19.0), (30.0, 20.0)), ((25.0, 31.0), (30.0, 20.0))]
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_of_other_flags_is_not_taken_for_ones_own(tmp_path):
+    (tmp_path / "mlm.json").write_text(json.dumps({"minutes": 1.5, "command": ["mlm_task.py", "--minutes", "9"],
+                                                   "finished": True}))  # fmt: skip
+    chain = from_nothing.Chain(tmp_path, [])
+    assert chain.stage("mlm", "mlm_task.py", "--minutes", 9) == 1.5
+    refused(lambda: chain.stage("mlm", "mlm_task.py", "--minutes", 240),
+            f"{tmp_path}/mlm.json: of another command, mlm_task.py --minutes 9; name another folder")  # fmt: skip
 
 
 def test_without_failures_only_saves_take_time():

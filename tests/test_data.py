@@ -14,7 +14,8 @@ from text.questions import load_race_splits, load_squad_splits
 from text.tokenizer import SPECIALS, Tokenizer
 from text.vocabularies import save_vocab
 
-ARTICLE = {"article": "The cat sat.", "questions": ["Who _ ?"], "options": [["a", "b", "c", "sat"]], "answers": ["D"]}
+ARTICLE = {"article": "The cat sat.", "questions": ["Who _ ?", "Who sat?"], "options": [["a", "b", "c", "sat"]] * 2,
+           "answers": ["D", "A"]}  # fmt: skip
 RACE = {f"RACE/{part}/high/{number}.txt": ARTICLE for part in ("train", "dev", "test") for number in (1, 2)}
 VOCAB = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "who", "?", "."])
 
@@ -52,13 +53,13 @@ def test_what_prepare_makes_is_what_the_tasks_look_for(script, places, tmp_path,
     lines = script("prepare", "SQuAD1", "--vocab", tmp_path / "vocab.txt").stdout.splitlines()
     assert lines[1].startswith("train 2 documents, 2 questions, 16 tokens, 44 bytes, 0.")
     lines = script("prepare", "RACE", "--vocab", tmp_path / "vocab.txt").stdout.splitlines()
-    assert lines[3].startswith("test  2 documents, 2 questions, ")
+    assert lines[3].startswith("test  2 documents, 4 questions, ")
     monkeypatch.setattr(tokens, "make_text_worker", None)
     tokenizer = tokens.load_vocab(tmp_path / "vocab.txt")
     for split, found in load_squad_splits("SQuAD1", places).items():
         QuestionWindows(found, tokenizer, places, 64, 32, f"SQuAD1-{split}")
     for split, articles in load_race_splits("RACE", places).items():
-        OptionRows(articles, tokenizer, places, 64, 0, "truncate", f"RACE-{split}")
+        OptionRows(articles, tokenizer, places, 64, 0, "truncate", f"RACE-{split}", layout="joint")  # the default head's
 
 
 def test_inspect_says_what_a_set_holds_and_needs_no_torch(script, places):

@@ -44,6 +44,16 @@ def test_what_is_pushed_can_be_taken_by_its_name(hub, here, model, run_script, m
     assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
 
 
+def test_what_another_model_left_there_goes_lest_it_be_taken_for_this_ones(hub, here, model, push, monkeypatch):
+    left = {"spiece.model": b"", "tokenizer.json": b"{}", "vocab.txt": b"a", "notes.txt": b"kept"}
+    hub.put("someone/mine", left)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    push("someone/mine")
+    files = hub.content["models", "someone/mine", "main"]
+    assert not {"spiece.model", "tokenizer.json"} & set(files) and files["notes.txt"] == b"kept"
+    assert files["vocab.txt"] != b"a" and load_model(QuestionAnswerTask, "someone/mine")
+
+
 def test_the_card_tells_what_file_and_run_know(here, model, push, capsys):
     toys.write_all(here / "run", {"result.json": {"dataset": "SQuAD1", "steps": 7, "exact": 61.23456, "f1": 70.5}})
     push("someone/mine", "--run", "run", "--dry-run")
@@ -63,6 +73,14 @@ def test_each_model_has_a_card(task):
                "body": {}, "heads": {} if task is None else {task: {}}, "notes": {}}  # fmt: skip
     text = card(content, "someone/mine", {})
     assert text.startswith("---\nlibrary_name: transformers\n") and "someone/mine" in text.split("scripts")[1]
+
+
+@pytest.mark.parametrize("share, named", [(False, "AutoModelForNextSentencePrediction"), (True, "AutoModelForPreTraining")])
+def test_the_card_of_a_next_sentence_model_names_a_class_that_there_is(share, named):
+    config = BertConfig(len(toys.LETTERS), 32, 2, 2, share_layers=share)
+    content = {"task": "NextSentenceTask", "config": config, "tokenizer": toys.LETTERS.state(), "body": {},
+               "heads": {"NextSentenceTask": {}}, "notes": {}}  # fmt: skip
+    assert f'{named}.from_pretrained("someone/mine")' in card(content, "someone/mine", {})
 
 
 def test_what_cannot_be_sent_is_one_line(hub, here, model, push, monkeypatch):

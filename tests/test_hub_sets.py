@@ -58,6 +58,32 @@ def test_what_the_hub_has_made_itself_serves_where_there_is_no_parquet(given):
     assert found["test"][0].id == "test0"
 
 
+@pytest.mark.parametrize("revision", ["main", hub_sets.CONVERTED])
+def test_what_was_fetched_serves_without_a_network(given, hub, revision):
+    rows = {f"default/{split}/0000.parquet": table(some_race(split), ".parquet") for split in ("train", "dev", "test")}
+    places = given(rows, revision=revision)
+    before = load_race_splits("hub:someone/set", places)
+    cut(hub)
+    assert load_race_splits("hub:someone/set", places) == before
+
+
+def test_a_part_of_a_set_is_not_taken_for_the_whole_without_a_network(given, hub):
+    rows = {f"data/train-0000{number}-of-00003.parquet": table(some_race("train"), ".parquet") for number in range(3)}
+    places = given(rows)
+    load_race_splits("hub:someone/set", places)
+    next((places.cache.parent / "hf").rglob("snapshots/*/data/train-00001-of-00003.parquet")).unlink()
+    cut(hub)
+    toys.refused(lambda: load_race_splits("hub:someone/set", places),
+                 "--dataset hub:someone/set: the cache has 2 of the 3 files of train; fetch the rest")  # fmt: skip
+
+
+def cut(hub):
+    """From here on the hub is out of reach."""
+    hub.server.shutdown()
+    hub.server.server_close()
+    hub_sets.fetched.cache_clear()
+
+
 def test_of_several_configurations_one_is_named(given):
     places = given(RACE)
     found = load_race_splits("hub:someone/set/middle", places)
@@ -65,6 +91,7 @@ def test_of_several_configurations_one_is_named(given):
     toys.refused(lambda: kinds_of("hub:someone/set", places), "--dataset hub:someone/set: it has several configurations; "
                  "name one of high, middle, such as hub:someone/set/high")  # fmt: skip
     toys.refused(lambda: kinds_of("hub:someone/set/all", places), "no configuration all; name one of high, middle")
+    toys.refused(lambda: kinds_of("hub:someone/set@main", places), "such as hub:someone/set/high@main")
 
 
 def test_text_is_text(given):

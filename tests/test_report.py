@@ -65,6 +65,12 @@ def report(runs, *more, code=0):
     return (runs.parent / "report.html").read_text() if code == 0 else process.stderr
 
 
+def test_a_run_that_was_not_to_be_tested_is_not_called_unfinished(runs):
+    (runs / "second/settings.json").write_text(json.dumps({"task": "qa", "no_test": True}))
+    page = report(runs)
+    assert "<td>not tested</td>" in page and "<td>unfinished</td>" not in page
+
+
 def test_it_compares_settings_and_results_and_draws_what_there_is(runs):
     page = report(runs)
     for expected in ("<h1>2 runs</h1>", "<td>60.5</td>", "<td>1.5</td>", "<td>unfinished</td>", "<td>0.002</td>"):

@@ -177,6 +177,16 @@ def test_a_signal_stops_after_a_step_with_all_saved(start, run, tmp_path, number
     assert output.count("stopped") == 1 and "Traceback" not in output and "leaked" not in output
 
 
+@slow
+def test_a_finished_run_that_goes_on_stops_as_any_other(start, run, tmp_path):
+    run("mlm", "--steps 2")
+    left, output = after_lines(start("mlm", "--steps 400 --resume"), 3, signal.SIGTERM)
+    told = re.search(r"stopped at step (\d+); go on with the same command and --resume", output)
+    assert left == 75 and told, output
+    state = saved(tmp_path / "runs/mlm")["state"]
+    assert state["step"] == int(told[1]) > 2 and not state["finished"]
+
+
 # A full disk
 
 

@@ -8,6 +8,7 @@ splits that are called train, validation, dev or test. The files stay in the cli
 """
 
 import functools
+import re
 from pathlib import Path, PurePosixPath
 
 from files.hub import PREFIX, Repository
@@ -31,7 +32,10 @@ def fetched(dataset: str, cache_folder: Path) -> Path:
     if more and any(more):
         raise UserError(f"--dataset {dataset}: too many slashes; write hub:owner/name or hub:owner/name/configuration")
     files, repository = parquet_files(PREFIX + "/".join(filter(None, (owner, repo))), revision, dataset)
-    chosen = files[configuration_of(files, configuration, dataset)]
+    such = f"{PREFIX}{owner}/{repo or 'name'}/{{}}{f'@{revision}' if revision else ''}"
+    chosen = files[configuration_of(files, configuration, dataset, such)]
+    if repository.kept:
+        check_whole(chosen, dataset)
     root = repository.fetch(path for paths in chosen.values() for path in paths)
     links = {f"{split}-{number:05}.parquet": (root / path).absolute() for split, paths in chosen.items()
              for number, path in enumerate(paths)}  # fmt: skip
@@ -45,13 +49,13 @@ def fetched(dataset: str, cache_folder: Path) -> Path:
 
 def parquet_files(name, revision, dataset):
     """(configuration -> split -> paths, where they lie): of the first revision that has some."""
+    failed = None
     for tried in [revision] if revision else ["", CONVERTED]:
         try:
             repository = Repository(f"{name}@{tried}" if tried else name, "dataset", f"--dataset {dataset}")
-        except UserError:
-            if tried != CONVERTED:
-                raise
-            break
+        except UserError as error:  # without a network the cache may have the second alone
+            failed = failed if tried == CONVERTED else error
+            continue
         found: dict[str, dict[str, list[str]]] = {}
         for path in repository.files:
             if path.endswith(".parquet") and (split := split_of(PurePosixPath(path))):
@@ -59,8 +63,8 @@ def parquet_files(name, revision, dataset):
                 found.setdefault("/".join(parents), {}).setdefault(split, []).append(path)
         if found:
             return found, repository
-    raise UserError(f"--dataset {dataset}: no .parquet files that are called train, validation or test; fetch it by hand, "
-                    "and name its folder")  # fmt: skip
+    raise failed or UserError(f"--dataset {dataset}: no .parquet files that are called train, validation or test; fetch it "
+                              "by hand, and name its folder")  # fmt: skip
 
 
 def split_of(path):
@@ -69,8 +73,17 @@ def split_of(path):
     return next((word for word in (own, path.parent.name.removeprefix("partial-")) if word in NAMES), None)
 
 
-def configuration_of(files, wanted, dataset):
-    """The folder of the configuration that is wanted, or of the only one."""
+def check_whole(chosen, dataset):
+    """Raises UserError where the cache has some parts of a split only, as after a fetch that was stopped."""
+    for split, paths in chosen.items():
+        counts = {int(match[1]) for path in paths if (match := re.search(r"-of-(\d+)\.parquet$", path))}
+        if counts and len(paths) < max(counts):
+            raise UserError(f"--dataset {dataset}: the cache has {len(paths)} of the {max(counts)} files of {split}; fetch "
+                            "the rest with a network")  # fmt: skip
+
+
+def configuration_of(files, wanted, dataset, such):
+    """The folder of the configuration that is wanted, or of the only one; ``such`` is how one is written."""
     names = {folder.removeprefix("data/"): folder for folder in files}
     usual = [name for name in ("data", "default", "") if name in names]
     if wanted in names and wanted:
@@ -78,9 +91,8 @@ def configuration_of(files, wanted, dataset):
     if not wanted and (len(names) == 1 or usual):
         return names[usual[0]] if usual else next(iter(files))
     what = f"no configuration {wanted}" if wanted else "it has several configurations"
-    first = next(iter(names))
     raise UserError(f"--dataset {dataset}: {what}; name one of {', '.join(names)}, such as "
-                    f"{'/'.join(dataset.split('/')[:2])}/{first}")  # fmt: skip
+                    f"{such.format(next(iter(names)))}")  # fmt: skip
 
 
 def without_secrets(links, dataset):

@@ -86,6 +86,7 @@ class Saving:
                 state.lowered = 1.0
             self.say(f"resuming from {saved['path']} at step {state.step}")
             self.ranks.told(self.states.clear_damaged)
+            self.ranks.told(lambda: self.states.remove("result.json", "examples.json"))
             self.find_best(state, saved["arguments"].get("save"))
             return state
         if resume:

@@ -123,8 +123,15 @@ class States:
         if self.newest.exists() and self.before.exists() and not undamaged(self.newest):
             os.replace(self.newest, self.folder / "state-damaged.pt")
 
+    def remove(self, *names: str) -> None:
+        """What an earlier run, or this one before it was given more, left in --log-dir, which is not this one's result."""
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
     def set_aside(self) -> None:
-        """Before a new run: keep the state of an unfinished one under another name, remove that of a finished one."""
+        """Before a new run: keep the state of an unfinished one under another name, remove that of a finished one and what
+        it has left, but what --evaluate has."""
+        self.remove("result.json", "examples.json", "history.json", "loss.png")
         if not (self.newest.exists() or self.before.exists()):
             return
         with contextlib.suppress(UserError):  # damaged: of no use to anybody
