@@ -187,18 +187,21 @@ def main():
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kind", choices=("training", "prediction"), default="training", help="of --contestant")
-    parser.add_argument("--beside", metavar="PYTHON", help="let another Python run all contestants as well")
+    parser.add_argument("--beside", metavar="PYTHON", help="let another Python run them as well, of the peers the best "
+                        "alone")  # fmt: skip
     parser.add_argument("--contestant", help="be this one, and take a turn for each line read")
     args = parser.parse_args()
     if args.contestant:
         return contestant(args.contestant, args.kind, args.task, args.data_dir)
-    names = [*OURS[: 2 if args.task == "race" else 1], *PEERS, *(name + KEPT for name in PEERS)]
+    peers = [*PEERS, *(name + KEPT for name in PEERS)]
+    if args.beside:  # all ten would want more than 24 GB, as would six
+        peers = peers[-1:]
+    names = [*OURS[: 2 if args.task == "race" else 1], *peers]
     print(f"{args.task}: {machine()}")
     for kind in ("training", "prediction"):
         found = alternate(__file__, names, args.rounds, args.task, "--data-dir", args.data_dir, "--kind", kind,
                           beside=args.beside)  # fmt: skip
-        print(f"\n{kind:58} questions/s" + "".join(f"{f'/ ({i})':>7}" for i in range(1, 5)))
-        peers = names[-4:]
+        print(f"\n{kind:58} questions/s" + "".join(f"{f'/ ({i})':>7}" for i in range(1, 1 + len(peers))))
         for name, rates in found.items():
             number = f"({peers.index(name) + 1}) " if name in peers else ""
             print(f"{number + name:58} {rates.steady:11.2f}"

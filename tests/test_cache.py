@@ -212,7 +212,8 @@ def test_a_worker_that_is_killed_ends_the_build(tmp_path, monkeypatch):
 
 
 SLOW_BUILD = """
-import sys, time
+import multiprocessing, sys, time
+multiprocessing.set_start_method("fork")  # other ways could not find what is given with -c
 from text import cache, corpus, tokens
 from text.places import Places
 from text.tokenizer import SPECIALS, Tokenizer
@@ -237,7 +238,7 @@ def start_build(places, log, pause):
 
 def test_a_build_that_was_killed_half_way_is_done_again_and_leaves_nothing(places, tokenizer, tmp_path):
     write_books(places.data, 2)
-    process = start_build(places, tmp_path / "log", 0.05)
+    process = start_build(places, tmp_path / "log", 0.5)
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size for path in places.cache.glob("Text-train-*.tmp*/tokens.bin")):
         assert time.monotonic() < deadline and process.poll() is None

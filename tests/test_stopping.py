@@ -25,7 +25,8 @@ def hang():
 def obey():
     while not came:
         time.sleep(0.05)
-    time.sleep(1)
+    print("noted", flush=True)
+    time.sleep({takes})
     print("saved", flush=True)
 
 with stopping.stopping(lambda number, _: came.append(number)):
@@ -41,8 +42,8 @@ def start():
     """``start("hang", deadline=1)`` starts a process that hangs; gives it once it is at work."""
     started = []
 
-    def call(work, deadline=100, again=100):
-        script = SCRIPT.format(root=str(ROOT), work=work, deadline=deadline, again=again)
+    def call(work, deadline=100, again=100, takes=0.1):
+        script = SCRIPT.format(root=str(ROOT), work=work, deadline=deadline, again=again, takes=takes)
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         process = subprocess.Popen([sys.executable, "-c", script], text=True, **pipes)
         started.append(process)
@@ -67,7 +68,7 @@ def test_a_run_that_hangs_ends_when_its_time_is_up(start, number, code):
 def test_a_second_sigterm_ends_it_at_once(start):
     process = start("hang", again=0.5)
     process.send_signal(signal.SIGTERM)
-    time.sleep(1.5)
+    time.sleep(3)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
@@ -75,9 +76,9 @@ def test_a_second_sigterm_ends_it_at_once(start):
 
 
 def test_the_same_signal_from_its_group_and_from_who_started_it_is_one(start):
-    process = start("obey")
+    process = start("obey", takes=4)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    assert process.stdout.readline() == "noted\n"
     process.send_signal(signal.SIGTERM)
     output, error = process.communicate(timeout=60)
     assert output == "saved\n" and not error and process.returncode == 7
@@ -87,4 +88,4 @@ def test_a_run_that_obeys_has_no_deadline_any_more(start):
     process = start("obey", deadline=2)
     process.send_signal(signal.SIGTERM)
     output, error = process.communicate(timeout=60)
-    assert output == "saved\n" and not error and process.returncode == 7
+    assert output == "noted\nsaved\n" and not error and process.returncode == 7

@@ -121,11 +121,11 @@ munged --socket="$home/munge/socket" --key-file="$home/munge/key" --pid-file="$h
     --log-file="$home/munge/log" --seed-file="$home/munge/seed" || fail munged
 slurmctld || fail slurmctld
 for node in n1 n2; do slurmd -N $node || fail "slurmd of $node"; done
-for _ in {1..100}; do
+for _ in {1..600}; do
     idle=$(sinfo --noheader --Node --states=idle --format=%N 2>/dev/null | wc -l)
     [ "$idle" = 2 ] && break
     sleep 0.1
 done
-[ "$idle" = 2 ] || fail "after 10 seconds, $idle of 2 nodes are idle"
+[ "$idle" = 2 ] || fail "after a minute, $idle of 2 nodes are idle"
 
 "$@"
