@@ -70,9 +70,10 @@ def test_query_key_and_value_are_three_matrices_to_muon():
     torch.manual_seed(0)
     weight, gradient = torch.randn(48, 16), torch.randn(48, 16)
     together = torch.nn.Parameter(weight.clone())
+    together.joined = True
     apart = [torch.nn.Parameter(part.clone()) for part in weight.split(16)]
     for parameters, gradients in (([together], [gradient]), (apart, gradient.split(16))):
-        optimizer = MuonAdamW([{"params": parameters, "muon": True}], lr=0.1, joined={id(together)})
+        optimizer = MuonAdamW([{"params": parameters, "muon": True}], lr=0.1)
         for parameter, part in zip(parameters, gradients, strict=True):
             parameter.grad = part.clone()
         optimizer.step()

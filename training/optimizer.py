@@ -35,8 +35,8 @@ def orthogonalise(matrix, rounds=5, dtype=None):
 class MuonAdamW(torch.optim.AdamW):
     """torch's AdamW, but Muon for the groups that say ``muon=True``.
 
-    Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon; ``joined`` has the ids of such
-    parameters. ``dtype`` is that of its products:
+    Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon; such a
+    parameter says that it is ``joined``. ``dtype`` is that of its products:
     singular values near 1 are all it wants, for which bf16 will do (and does in its authors' code). With ``shared`` the
     ranks divide those products among them. On a CPU AdamW takes PIECE numbers at a time: its dozen operations on a
     whole embedding each wait for the memory. With ``queued`` all is done as a GPU likes it.
@@ -50,9 +50,9 @@ class MuonAdamW(torch.optim.AdamW):
     state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
 
-    def __init__(self, groups, dtype=torch.float32, shared=False, queued=False, joined=frozenset(), **options):
+    def __init__(self, groups, dtype=torch.float32, shared=False, queued=False, **options):
         super().__init__(groups, **options, **({"fused": True} if queued else {}))
-        self.dtype, self.shared, self.queued, self.joined = dtype, shared, queued, joined
+        self.dtype, self.shared, self.queued = dtype, shared, queued
 
     @torch.no_grad()
     def step(self, closure=None, good=None):
@@ -107,7 +107,7 @@ class MuonAdamW(torch.optim.AdamW):
         """As muon_step, with all matrices of a shape, of which each rank with ``shared`` takes some, in one product."""
         kinds: dict[tuple, list] = {}
         for parameter in parameters:
-            kinds.setdefault((parameter.shape, id(parameter) in self.joined), []).append(parameter)
+            kinds.setdefault((parameter.shape, rows_of(parameter)), []).append(parameter)
         for same in kinds.values():
             good = torch.ones((), dtype=torch.bool, device=same[0].device) if good is None else good
             averages = [self.momentum_of(parameter) for parameter in same]
@@ -116,7 +116,7 @@ class MuonAdamW(torch.optim.AdamW):
             average.lerp_(gradient, 1 - MOMENTUM)
             torch._foreach_copy_(averages, list(average.unbind()))
             step = self.steps_of_all(gradient.lerp_(average, MOMENTUM), same)  # Nesterov's look ahead
-            step = step.float() * (good * (-group["lr"] * self.reach(same[0])))
+            step = step.float() * (good * (-group["lr"] * reach(same[0])))
             torch._foreach_mul_(same, 1 - good * (group["lr"] * group["weight_decay"]))
             torch._foreach_add_(same, list(step.unbind()))
 
@@ -134,18 +134,12 @@ class MuonAdamW(torch.optim.AdamW):
 
     def orthogonal(self, directions, parameter):
         """For directions (..., r, c) of ``parameter``, or of others of its kind."""
-        matrices = directions.view(-1, self.rows(parameter), parameter.size(1))
+        matrices = directions.view(-1, rows_of(parameter), parameter.size(1))
         return orthogonalise(matrices, dtype=self.dtype).view_as(directions)
-
-    def rows(self, parameter):
-        return parameter.size(0) // (3 if id(parameter) in self.joined else 1)
-
-    def reach(self, parameter):
-        return max(1, self.rows(parameter) / parameter.size(1)) ** 0.5
 
     def move(self, parameter, step, group):
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(step, alpha=-group["lr"] * self.reach(parameter))
+        parameter.add_(step, alpha=-group["lr"] * reach(parameter))
 
     def muon_direction(self, parameter):
         gradient = parameter.grad
@@ -158,6 +152,15 @@ class MuonAdamW(torch.optim.AdamW):
             state["momentum"] = torch.zeros_like(parameter)
             state["step"] = torch.zeros(())  # never read, but AdamW's load_state_dict looks for it
         return state["momentum"]
+
+
+def rows_of(parameter):
+    """Of each of the matrices that a parameter is made of: query, key and value are joined in one."""
+    return parameter.size(0) // (3 if getattr(parameter, "joined", False) else 1)
+
+
+def reach(parameter):
+    return max(1, rows_of(parameter) / parameter.size(1)) ** 0.5
 
 
 def share_out(matrices):
@@ -193,9 +196,9 @@ def make_optimizer(
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     vectors: list[torch.nn.Parameter] = []
-    joined = frozenset(id(parameter) for name, parameter in model.named_parameters() if name.endswith("in_proj.weight"))
     for name, parameter in model.named_parameters():
         name = name.replace("_fsdp_wrapped_module.", "")
+        parameter.joined = name.endswith("in_proj.weight")  # type: ignore[attr-defined]
         inner = "bert.layers." in name  # the body's, not those of a head
         kind_of = vectors if (dims[name] if dims else parameter.dim()) != 2 else matrices if inner else others
         kind_of.append(parameter)
@@ -205,7 +208,7 @@ def make_optimizer(
         {"params": others, "muon": False, "scale": 1.0, "weight_decay": weight_decay},
         {"params": vectors, "muon": False, "scale": 1.0, "weight_decay": 0.0},
     ]
-    options: dict[str, Any] = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype, queued=queued, joined=joined)
+    options: dict[str, Any] = dict(lr=0.0, betas=(0.9, 0.98), eps=1e-6, dtype=dtype, queued=queued)
     if not zero:
         return MuonAdamW(groups, **options, shared=shared)
     from torch.distributed.optim import ZeroRedundancyOptimizer
