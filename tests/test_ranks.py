@@ -242,7 +242,8 @@ from training.ranks import launch
 
 def work(args, ranks):
     ranks.gather(None)
-    print("at work", flush=True)
+    sys.stdout.write("at work\\n")  # in one piece: print writes the end of the line by itself
+    sys.stdout.flush()
     time.sleep(60)
 
 if __name__ == "__main__":

@@ -35,11 +35,11 @@ def orthogonalise(matrix, rounds=5, dtype=None):
 class MuonAdamW(torch.optim.AdamW):
     """torch's AdamW, but Muon for the groups that say ``muon=True``.
 
-    Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon; such a
-    parameter says that it is ``joined``. ``dtype`` is that of its products:
-    singular values near 1 are all it wants, for which bf16 will do (and does in its authors' code). With ``shared`` the
-    ranks divide those products among them. On a CPU AdamW takes PIECE numbers at a time: its dozen operations on a
-    whole embedding each wait for the memory. With ``queued`` all is done as a GPU likes it.
+    Query, key and value stand in one matrix (3 D, D) and are three matrices to Muon; such a parameter says that it is
+    ``joined``. ``dtype`` is that of its products: singular values near 1 are all it wants, for which bf16 will do (and
+    does in its authors' code). With ``shared`` the ranks divide those products among them. On a CPU AdamW takes PIECE
+    numbers at a time: its dozen operations on a whole embedding each wait for the memory. With ``queued`` all is done as
+    a GPU likes it.
     """
 
     PIECE = 1 << 16  # four such pieces, 1 MiB, stay in a core's cache
