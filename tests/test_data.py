@@ -14,8 +14,7 @@ from text.questions import load_race_splits, load_squad_splits
 from text.tokenizer import SPECIALS, Tokenizer
 from text.vocabularies import save_vocab
 
-ARTICLE = {"article": "The cat sat.", "questions": ["Who _ ?", "Who sat?"], "options": [["a", "b", "c", "sat"]] * 2,
-           "answers": ["D", "A"]}  # fmt: skip
+ARTICLE = {"article": "The cat sat.", "questions": ["Who _ ?"], "options": [["a", "b", "c", "sat"]], "answers": ["D"]}
 RACE = {f"RACE/{part}/high/{number}.txt": ARTICLE for part in ("train", "dev", "test") for number in (1, 2)}
 VOCAB = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "who", "?", "."])
 
@@ -48,7 +47,9 @@ def test_what_prepare_makes_is_what_the_tasks_look_for(script, places, tmp_path,
     from text.option_rows import OptionRows
     from text.question_windows import QuestionWindows
 
-    write_all(places.data, {"squad/train-v1.1.json": small_squad(3), "squad/dev-v1.1.json": small_squad(2), **RACE})
+    asked = {**ARTICLE, "questions": ["Who _ ?", "Who sat?"], "options": ARTICLE["options"] * 2, "answers": ["D", "A"]}
+    race = dict.fromkeys(RACE, asked)  # with a blank, and without one, which layouts treat differently
+    write_all(places.data, {"squad/train-v1.1.json": small_squad(3), "squad/dev-v1.1.json": small_squad(2), **race})
     (tmp_path / "vocab.txt").write_text(VOCAB)
     lines = script("prepare", "SQuAD1", "--vocab", tmp_path / "vocab.txt").stdout.splitlines()
     assert lines[1].startswith("train 2 documents, 2 questions, 16 tokens, 44 bytes, 0.")

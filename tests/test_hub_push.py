@@ -44,11 +44,11 @@ def test_what_is_pushed_can_be_taken_by_its_name(hub, here, model, run_script, m
     assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
 
 
-def test_what_another_model_left_there_goes_lest_it_be_taken_for_this_ones(hub, here, model, push, monkeypatch):
+def test_what_another_model_left_there_goes_lest_it_be_taken_for_this_ones(hub, here, model, run_script, monkeypatch):
     left = {"spiece.model": b"", "tokenizer.json": b"{}", "vocab.txt": b"a", "notes.txt": b"kept"}
     hub.put("someone/mine", left)
+    run_script("checkpoint.py", "push", "qa_model.pt", "someone/mine", **hub.environment(here, HF_TOKEN=TOKEN))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    push("someone/mine")
     files = hub.content["models", "someone/mine", "main"]
     assert not {"spiece.model", "tokenizer.json"} & set(files) and files["notes.txt"] == b"kept"
     assert files["vocab.txt"] != b"a" and load_model(QuestionAnswerTask, "someone/mine")
