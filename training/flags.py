@@ -333,13 +333,18 @@ def sizes(args: argparse.Namespace, vocab_size: int) -> "BertConfig":
     """The sizes of a new model, from --size and the flags that override it; without, what the data and the budget bear."""
     from model import BertConfig  # here for start-up time
 
-    small = not args.size and hurried(args)
-    layers, width = SIZES[args.size or ("mini" if small else "base")]
-    if not args.size and args.dataset == "Sample":
+    if args.size:
+        layers, width = SIZES[args.size]
+    elif args.dataset == "Sample":
         # Two layers find what a story tells but cannot hand it on to the first token, where choices are scored.
         layers, width = 4, 128
-    elif small and not (args.emsize and args.nlayers):
-        warn(f"--minutes {args.minutes:g} without a GPU: taking --size mini; say otherwise by the same flag", word="note")
+    elif hurried(args):
+        layers, width = SIZES["mini"]
+        if not (args.emsize and args.nlayers):
+            warn(f"--minutes {args.minutes:g} without a GPU: taking --size mini; say otherwise by the same flag",
+                 word="note")  # fmt: skip
+    else:
+        layers, width = SIZES["base"]
     width = args.emsize or width
     try:
         return BertConfig(
