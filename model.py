@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import heads
 import initial
+from dropout import Dropout, drop_out
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
 LARGEST, MOST_LAYERS = 1 << 24, 200
@@ -145,7 +146,7 @@ class BertEmbedding(nn.Module):
         self.position = PositionalEncoding(config)
         self.token_type = TokenTypeEncoding(config)
         self.norm = nn.Identity() if config.norm_first else nn.LayerNorm(config.word_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.project = nn.Linear(config.embedding_size, config.hidden_size) if config.embedding_size else nn.Identity()
 
     def initialise(self):
@@ -174,7 +175,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     scores = (query * query.size(-1) ** -0.5) @ key.transpose(-2, -1)  # (N, H, S, S)
     if mask is not None:
         scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
-    return F.dropout(scores.softmax(-1), dropout) @ value
+    return drop_out(scores.softmax(-1), dropout) @ value
 
 
 def window_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, window: int) -> Tensor:
@@ -259,7 +260,7 @@ class TransformerEncoderLayer(nn.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
         self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
         self.norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def feed_forward(self, x):
         return self.linear2(self.activation(self.linear1(x)))
@@ -389,7 +390,7 @@ class NextSentenceTask(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.bert = BertModel(config, pooler=True)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, 2)
         self.bert.initialise(self.classifier)
 
@@ -426,7 +427,7 @@ class RaceTask(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.bert = BertModel(config, pooler=config.head == "cls")
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         width = config.hidden_size
         if config.head != "cls":
             head = heads.HEADS[config.head](config)

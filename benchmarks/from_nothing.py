@@ -45,8 +45,12 @@ class Chain:
                 raise UserError(f"{kept}: of another command, {' '.join(done['command'])}; name another folder")
             return done["minutes"]
         with open(self.folder / f"{name}.log", "a") as log:
-            code = subprocess.run([sys.executable, ROOT / script, *command[1:]], cwd=self.folder, stdout=log,
-                                  stderr=log).returncode  # fmt: skip
+            process = subprocess.Popen([sys.executable, ROOT / script, *command[1:]], cwd=self.folder, stdout=log,
+                                       stderr=log)  # fmt: skip
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:  # which a terminal sends to the stage as well: it saves what it has, and ends
+                code = process.wait()
         done["minutes"] += (time.monotonic() - begun) / 60
         write_json(kept, {"minutes": done["minutes"], "command": command, "finished": code == 0})
         if code:

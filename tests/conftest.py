@@ -5,9 +5,11 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +25,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test wants the network: a name that is 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ["mlm", "ns", "qa", "race"]
 sys.path.insert(0, str(ROOT))
+
+
+def wait_until(true, seconds=60):
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def open_page(command, **how):
+    """A process that serves demo.py's page, once it does, and the line that says where."""
+    # What a shell started in the background is deaf to Ctrl-C, and so are its children, unless told otherwise.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **how)  # fmt: skip
+    while not (line := process.stdout.readline()).startswith("open http://"):
+        assert line, process.stderr.read()
+    return process, line
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,20 +1,21 @@
 """Benchmarks: each says what it does, and what is timed is timed as it is said to be."""
 
 import json
+import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, wait_until
 from toys import refused
 
 from benchmarks import common, from_nothing
 from benchmarks.goodput import simulate
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "common.py")
 
 
@@ -106,6 +107,32 @@ def test_a_folder_of_other_flags_is_not_taken_for_ones_own(tmp_path):
     assert chain.stage("mlm", "mlm_task.py", "--minutes", 9) == 1.5
     refused(lambda: chain.stage("mlm", "mlm_task.py", "--minutes", 240),
             f"{tmp_path}/mlm.json: of another command, mlm_task.py --minutes 9; name another folder")  # fmt: skip
+
+
+STAGE = """
+import pathlib, signal, sys, time
+
+def save(*_):
+    time.sleep(1)
+    pathlib.Path("saved").touch()
+    sys.exit(130)
+
+signal.signal(signal.SIGINT, save)
+pathlib.Path("begun").touch()
+time.sleep(60)
+"""
+
+
+def test_after_ctrl_c_a_stage_may_save_and_its_minutes_are_kept(tmp_path):
+    (tmp_path / "stage.py").write_text(STAGE)
+    code = f"from pathlib import Path; from benchmarks.from_nothing import Chain; Chain(Path({str(tmp_path)!r}), [])" \
+           f".stage('mlm', {str(tmp_path / 'stage.py')!r})"  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_until((tmp_path / "begun").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(60)
+    kept = json.loads((tmp_path / "mlm.json").read_text())
+    assert (tmp_path / "saved").exists() and kept["minutes"] > 1 / 60 and not kept["finished"]
 
 
 def test_without_failures_only_saves_take_time():

@@ -12,7 +12,7 @@ import threading
 import pytest
 import torch
 import toys
-from conftest import ROOT
+from conftest import ROOT, open_page
 
 import demo
 from checkpoint import save_model
@@ -150,20 +150,14 @@ def test_a_model_without_a_head_is_named(tmp_path):
 
 
 def test_ctrl_c_ends_it_well_and_a_port_in_use_is_one_line(files, server):
-    def start(port):
-        command = [sys.executable, str(ROOT / "demo.py"), "--port", str(port), "--bert-model", files[0]]
-        # What a shell started in the background is deaf to Ctrl-C, and so are its children, unless told otherwise.
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
-
-    process, refused = start(0), start(server.server_address[1])
-    while not (line := process.stdout.readline()).startswith("open http://127.0.0.1:"):
-        assert line, process.stderr.read()
+    command = [sys.executable, str(ROOT / "demo.py"), "--bert-model", files[0], "--port"]
+    process, line = open_page([*command, "0"])
+    assert line.startswith("open http://127.0.0.1:")
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(30) == 0 and not process.stderr.read()
-    assert refused.wait(60) == 2
-    line = r"error: --host 127.0.0.1 --port \d+: cannot listen there .*; choose another\n"
-    assert re.fullmatch(line, refused.stderr.read())
+    refused = subprocess.run([*command, str(server.server_address[1])], capture_output=True, text=True, timeout=60)
+    told = r"error: --host 127.0.0.1 --port \d+: cannot listen there .*; choose another\n"
+    assert refused.returncode == 2 and re.fullmatch(told, refused.stderr)
 
 
 # In a browser

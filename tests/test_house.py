@@ -13,7 +13,7 @@ WINGS = ("files", "text", "formats", "training")
 TASKS = ("mlm_task", "ns_task", "qa_task", "race_task")
 # Each may import from those on the lines before it, a wing from itself as well.
 ORDER = [
-    ("files", "heads", "initial"),
+    ("files", "heads", "initial", "dropout"),
     ("model", "metrics"),
     ("text",),
     ("formats",),

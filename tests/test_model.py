@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import model as module
+from dropout import drop_out
 from model import (
     BertConfig,
     BertModel,
@@ -229,6 +230,33 @@ def test_dropout_varies_training_and_never_evaluation(head, place):
 
 
 ALL = 1 - 1e-12  # as good as everything dropped
+
+
+@pytest.mark.parametrize("by_numpy", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_keeps_a_share_and_what_it_sums_to_and_follows_torchs_seed(monkeypatch, by_numpy, dtype):
+    monkeypatch.setattr("dropout.SERIAL_MASKS", by_numpy)
+
+    def drawn(seed, p=0.3):
+        torch.manual_seed(seed)
+        return drop_out(torch.ones(3, 5, 20_001, dtype=dtype), p)
+
+    x = drawn(1)
+    assert x.dtype == dtype and x.unique().tolist() == [0, torch.tensor(1 / 0.7, dtype=dtype).item()]
+    for part in (x, x[..., ::2], x[..., 1::2], x[1], x[:, 3]):  # standard error of the smallest: 0.003
+        assert (part == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    neighbours = (x[..., 1:] == 0) & (x[..., :-1] == 0)
+    assert neighbours.float().mean().item() == pytest.approx(0.09, abs=0.005)
+    assert torch.equal(x, drawn(1)) and not torch.equal(x, drawn(2)) and drawn(1, 0.0).all()
+
+
+@pytest.mark.parametrize("by_numpy", [False, True])
+def test_what_dropout_dropped_gets_no_gradient(monkeypatch, by_numpy):
+    monkeypatch.setattr("dropout.SERIAL_MASKS", by_numpy)
+    x = torch.ones(7, 11, requires_grad=True)
+    y = drop_out(x, 0.5)
+    y.sum().backward()
+    assert torch.equal(x.grad, y) and set(y.flatten().tolist()) == {0.0, 2.0}
 
 
 def test_dropout_stands_behind_the_embedding_and_in_both_residual_branches():

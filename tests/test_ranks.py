@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -197,8 +198,8 @@ def rank_processes(parent):
     return [number for number in numbers if "spawn_main" in Path(f"/proc/{number}/cmdline").read_text()]
 
 
-FAILING = """
-import sys, torch
+LAUNCHED = """
+import sys, time
 sys.path.insert(0, {root!r})
 from argparse import Namespace
 from files.mistakes import UserError, run_main
@@ -206,56 +207,49 @@ from training.ranks import launch
 
 def work(args, ranks):
     ranks.gather(None)
-    if ranks.rank == {rank}:
-        raise {error}
+{work}
     ranks.gather(None)
 
 if __name__ == "__main__":
-    run_main(lambda: launch(work, Namespace(parallel="DDP", world_size=3)))
+    run_main(lambda: launch(work, Namespace(parallel="DDP", {options})))
 """
 
 
-@slow
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_bug_in_one_rank_shows_its_traceback_only(tmp_path, rank):
-    (tmp_path / "script.py").write_text(FAILING.format(root=str(ROOT), rank=rank, error="ZeroDivisionError('found')"))
-    process = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert process.returncode == 1 and process.stderr.count("Traceback") == 1
-    assert f"error: rank {rank} of 3" in process.stderr and "ZeroDivisionError: found" in process.stderr
+@pytest.fixture
+def started(tmp_path):
+    """``started(work, world_size=2)``: a script whose ranks do these lines between two gathers, and its process."""
+
+    def start(work, **options):
+        lines, words = textwrap.indent(work, "    "), ", ".join(f"{name}={value}" for name, value in options.items())
+        (tmp_path / "script.py").write_text(LAUNCHED.format(root=str(ROOT), work=lines, options=words))
+        return subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+
+    return start
 
 
 @slow
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_mistake_in_one_rank_is_one_line(tmp_path, rank):
-    (tmp_path / "script.py").write_text(FAILING.format(root=str(ROOT), rank=rank, error="UserError('a: b; c')"))
-    process = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    lines = [line for line in process.stderr.splitlines() if "has lost another rank" not in line]
+def test_a_bug_in_one_rank_shows_its_traceback_only(started, rank):
+    process = started(f"if ranks.rank == {rank}:\n    raise ZeroDivisionError('found')", world_size=3)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1 and errors.count("Traceback") == 1
+    assert f"error: rank {rank} of 3" in errors and "ZeroDivisionError: found" in errors
+
+
+@slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_mistake_in_one_rank_is_one_line(started, rank):
+    process = started(f"if ranks.rank == {rank}:\n    raise UserError('a: b; c')", world_size=3)
+    _, errors = process.communicate(timeout=240)
+    lines = [line for line in errors.splitlines() if "has lost another rank" not in line]
     assert process.returncode == 2 and lines == ["error: a: b; c"]
 
 
-WAITING = """
-import sys, time
-sys.path.insert(0, {root!r})
-from argparse import Namespace
-from files.mistakes import run_main
-from training.ranks import launch
-
-def work(args, ranks):
-    ranks.gather(None)
-    sys.stdout.write("at work\\n")  # in one piece: print writes the end of the line by itself
-    sys.stdout.flush()
-    time.sleep(60)
-
-if __name__ == "__main__":
-    run_main(lambda: launch(work, Namespace(parallel="DDP", world_size=2)))
-"""
-
-
 @slow
-def test_ctrl_c_ends_ranks_that_do_not_train(tmp_path):
-    (tmp_path / "script.py").write_text(WAITING.format(root=str(ROOT)))
-    process = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, start_new_session=True)  # fmt: skip
+def test_ctrl_c_ends_ranks_that_do_not_train(started):
+    work = "sys.stdout.write('at work\\n')  # in one piece: print writes the end of the line by itself"
+    process = started(f"{work}\nsys.stdout.flush()\ntime.sleep(60)", world_size=2)
     for _ in range(2):
         assert process.stdout.readline() == "at work\n"
     os.killpg(process.pid, signal.SIGINT)
@@ -290,31 +284,13 @@ def test_the_code_of_ranks_that_end_at_any_moment_is_told(first, second):
             os.close(process.sentinel)
 
 
-STUCK = """
-import sys, time
-sys.path.insert(0, {root!r})
-from argparse import Namespace
-from files.mistakes import run_main
-from training.ranks import launch
-
-def work(args, ranks):
-    ranks.gather(None)
-    if ranks.rank == 1:
-        time.sleep(600)
-    ranks.gather(None)
-
-if __name__ == "__main__":
-    run_main(lambda: launch(work, Namespace(parallel="DDP", world_size=2, timeout_minutes=0.3)))
-"""
-
-
 @slow
-def test_a_rank_that_waits_too_long_for_another_says_so_and_ends_the_run(tmp_path):
-    (tmp_path / "script.py").write_text(STUCK.format(root=str(ROOT)))
-    process = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert process.returncode == 1 and process.stderr.count("\n") == 1
+def test_a_rank_that_waits_too_long_for_another_says_so_and_ends_the_run(started):
+    process = started("if ranks.rank == 1:\n    time.sleep(600)", world_size=2, timeout_minutes=0.3)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1 and errors.count("\n") == 1
     told = r"error: rank 0 of 2 on .* has waited for another rank for 0.3 minutes;.* with more --timeout-minutes\n"
-    assert re.fullmatch(told, process.stderr)
+    assert re.fullmatch(told, errors)
 
 
 # torchrun

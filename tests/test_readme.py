@@ -12,7 +12,7 @@ import sys
 import tarfile
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, open_page
 
 from text import sample
 
@@ -160,12 +160,8 @@ def test_the_command_runs(folder, command):
     }  # fmt: skip
     words = with_small_budget(command)
     words = [word for part in words for word in (sorted(map(str, folder.glob(part))) if "*" in part else [part])]
-    if "demo.py" in words:  # serves until it is told to stop, and a shell in the background would make it deaf to that
-        process = subprocess.Popen([*words, "--port", "0"], cwd=folder, env=environment, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True,
-                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
-        while not (line := process.stdout.readline()).startswith("open http://"):
-            assert line, process.stderr.read()
+    if "demo.py" in words:  # serves until it is told to stop
+        process, _ = open_page([*words, "--port", "0"], cwd=folder, env=environment)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     else:

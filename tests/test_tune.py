@@ -11,11 +11,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import toys
-from conftest import ROOT
+from conftest import ROOT, wait_until
 
 import tune
 from checkpoint import save_model
@@ -105,13 +104,6 @@ def is_left(folder):
     if lock:
         lock.close()
     return lock is not None
-
-
-def wait_until(true, seconds=60):
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_the_best_trial_by_its_best_validation_ends_the_output_as_a_command_and_keeps_its_weights(study, tmp_path, capsys):
