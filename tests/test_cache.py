@@ -325,10 +325,10 @@ def peak_in(status):
 
 @functools.cache
 def allowed():
-    """Bytes: 500 MB, or where torch itself takes more than 400, as that of 2.14 for GPUs, 180 MB beside it."""
+    """Bytes: 500 MB, or where torch itself takes more than 400, as that of 2.14 for GPUs, 220 MB beside it."""
     script = "import torch; print(open('/proc/self/status').read())"
     alone = peak_in(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
-    return 500e6 if alone < 400e6 else alone + 180e6
+    return 500e6 if alone < 400e6 else alone + 220e6
 
 
 def prepare(folder, text, tmp_path):
