@@ -187,16 +187,16 @@ def main():
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kind", choices=("training", "prediction"), default="training", help="of --contestant")
-    parser.add_argument("--beside", metavar="PYTHON", help="let another Python run them as well, of the peers the best "
-                        "alone")  # fmt: skip
+    parser.add_argument("--beside", metavar="PYTHON", help="let another Python run them as well: the separate layout and "
+                        "the peer at its best, no others")  # fmt: skip
     parser.add_argument("--contestant", help="be this one, and take a turn for each line read")
     args = parser.parse_args()
     if args.contestant:
         return contestant(args.contestant, args.kind, args.task, args.data_dir)
-    peers = [*PEERS, *(name + KEPT for name in PEERS)]
-    if args.beside:  # all ten would want more than 24 GB, as would six
-        peers = peers[-1:]
-    names = [*OURS[: 2 if args.task == "race" else 1], *peers]
+    own, peers = OURS[: 2 if args.task == "race" else 1], [*PEERS, *(name + KEPT for name in PEERS)]
+    if args.beside:  # all twelve would want more than 24 GB, as would six
+        own, peers = own[:1], peers[-1:]
+    names = [*own, *peers]
     print(f"{args.task}: {machine()}")
     for kind in ("training", "prediction"):
         found = alternate(__file__, names, args.rounds, args.task, "--data-dir", args.data_dir, "--kind", kind,
