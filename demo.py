@@ -44,7 +44,7 @@ from metrics import LETTERS
 from model import MLMTask, QuestionAnswerTask, RaceTask
 from text import sample
 from training import flags
-from training.ranks import Ranks, local_device
+from training.ranks import Ranks, local_device, precision_of
 
 BODY = 1 << 19  # bytes of a request at most
 LIMITS = {"passage": 50_000, "text": 10_000, "question": 1_000, "option": 1_000}  # characters
@@ -146,6 +146,7 @@ def load(path, precision, ranks):
     for kind in kinds:
         cls, script, _ = KINDS[kind]
         args = script.arguments(["--bert-model", str(path), "--evaluate", "--precision", precision])
+        precision_of(args, ranks)  # a mistake there is told before the page is open
         model, tokenizer = flags.trained_models(cls, args, script.READING)[0]
         loaded.append(Loaded(str(path), kind, args, model.to(ranks.device).eval(), tokenizer, ranks))
     return loaded

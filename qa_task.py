@@ -156,8 +156,9 @@ def official(data, candidates, threshold, find_threshold=False):
     """The official scores of ``candidates``, an answer being withheld above the threshold (or the best one)."""
     texts, odds = best_answers(data, candidates)
     gold = as_squad(data, texts)
-    if not data.squad.with_impossible:
-        return squad_scores(gold, texts)
+    if not data.squad.with_impossible:  # whose scores know no odds; an answer is withheld all the same
+        withheld = {id for id in texts if threshold is not None and odds[id] > threshold}
+        return squad_scores(gold, {id: "" if id in withheld else text for id, text in texts.items()})
     if find_threshold:
         threshold = squad_scores(gold, texts, odds)["best_f1_thresh"]
     return squad_scores(gold, texts, odds, 1.0 if threshold is None else threshold)

@@ -10,7 +10,6 @@ script runs in it. Only Python itself is needed.
 
 import argparse
 import html
-import json
 import os
 from pathlib import Path
 
@@ -123,7 +122,7 @@ def settings(runs):
     """What the runs were told differently; of a single run, everything."""
     names = dict.fromkeys(name for run in runs for name in run["settings"] if name not in HIDDEN)
     if len(runs) > 1:
-        names = [name for name in names if len({json.dumps(run["settings"].get(name)) for run in runs}) > 1]
+        names = [name for name in names if any(run["settings"].get(name) != runs[0]["settings"].get(name) for run in runs)]
         return table(["run", *names], [[run["name"], *(run["settings"].get(name) for name in names)] for run in runs])
     return table(["setting", "value"], [[name, runs[0]["settings"][name]] for name in names])
 
@@ -154,8 +153,8 @@ def curve(name, runs):
         drawn += f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
         ends = points if kind == "valid" or len(points) == 1 else []
         drawn += "".join('<circle cx="{}" cy="{}" r="3" fill="{}"/>'.format(*place(*p).split(","), colour) for p in ends)
-    words = [(46, 18, "end", f"{high:.3g}" if high < 1000 else shown(high)), (46, 175, "end", f"{low:.3g}"),
-             (50, 192, "start", left), (390, 192, "end", right)]  # fmt: skip
+    ends = [f"{value:.3g}" if value < 1000 else shown(value) for value in (high, low)]
+    words = [(46, 18, "end", ends[0]), (46, 175, "end", ends[1]), (50, 192, "start", left), (390, 192, "end", right)]
     drawn += "".join(f'<text x="{x}" y="{y}" text-anchor="{side}" font-size="10" fill="currentColor">{escape(value)}</text>'
                      for x, y, side, value in words)  # fmt: skip
     title = escape(name.replace("_", " "))
@@ -165,6 +164,7 @@ def curve(name, runs):
 
 
 def curves(runs):
+    runs = [run for run in runs if run["history"]]
     dots = [f'<span class="dot" style="background:{COLOURS[n % len(COLOURS)]}"></span>' for n in range(len(runs))]
     legend = "".join(f"{dot}{escape(run['name'])} &nbsp; " for dot, run in zip(dots, runs, strict=True))
     drawn = "".join(curve(name, runs) for name in CURVES)
@@ -234,12 +234,13 @@ def examples(run):
 
 
 def page(runs):
+    told = [run for run in runs if run["settings"]]  # an evaluation has none
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
         'initial-scale=1"><meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src '
         f"'unsafe-inline'; img-src data:\"><link rel=\"icon\" href=\"data:,\"><title>Runs</title><style>{STYLE}</style>"
         f"<h1>{len(runs)} run{'s' * (len(runs) > 1)}</h1>{results(runs)}<h2>Curves</h2>{curves(runs)}"
-        f"<h2>Settings{' that differ' * (len(runs) > 1)}</h2>{settings(runs)}{''.join(map(examples, runs))}</html>"
+        f"<h2>Settings{' that differ' * (len(told) > 1)}</h2>{settings(told)}{''.join(map(examples, runs))}</html>"
     )
 
 

@@ -93,9 +93,10 @@ def task_arguments(task, words):
 
 def decided(task, args, words):
     """The flags of a trial, with what --minutes decided: by its --lr alone a trial would take another optimizer."""
-    name = {"qa": "optimizer", "race": "bptt"}.get(task)
-    said = name is None or name in given_flags(words) or not flags.hurried(args)
-    return words if said else [*words, f"--{name}", str(getattr(args, name))]
+    name = {"qa": "optimizer", "race": "bptt"}.get(task, "")
+    value = getattr(args, name, None)  # None where a trained model says it
+    said = value is None or name in given_flags(words) or not flags.hurried(args)
+    return words if said else [*words, f"--{name}", str(value)]
 
 
 def search_space(task, args, given):
@@ -223,8 +224,9 @@ class Tuner:
         self.space, start = search_space(args.task, task_args, given_flags(words))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            open(self.folder / "lock", "a").close()
         except OSError as error:
-            raise UserError(f"--log-dir {self.folder}: cannot be made ({error.strerror}); choose another") from None
+            raise UserError(f"--log-dir {self.folder}: cannot be written ({error.strerror}); choose another") from None
         with self.alone():
             self.study = open_study(args, words, start)
         self.states = optuna().trial.TrialState

@@ -235,6 +235,7 @@ class Trainer:
     def __init__(self, task: Task, args: Namespace, ranks: Ranks):
         self.task, self.args, self.ranks = task, args, ranks
         self.compute = Computer(args, ranks)
+        self.parameters = sum(p.numel() for p in task.model.parameters())  # before ranks share them
         self.engine = sharding.share(task.model.train(), args, ranks, self.compute.dtype)
         if sharding.is_cut(self.engine.parallel):
             task.model = self.engine.parallel
@@ -252,7 +253,7 @@ class Trainer:
         """Train until the budget is spent. The best model so far is always in ``--save``."""
         self.schedule.restart()
         progress = self.schedule.progress(self.state)
-        self.logs.open(self.state, sum(p.numel() for p in self.engine.model.parameters()))
+        self.logs.open(self.state, self.parameters)
         while progress < 1.0 and not self.stop:
             for micro_batches, counts, after in self.logs.clocked(prefetch(self.work(), self.ranks.device)):
                 rate, _ = self.step(micro_batches, counts, progress)
@@ -266,6 +267,7 @@ class Trainer:
                 if self.state.bad >= PATIENCE:
                     self.unread = []
                     self.state = self.saving.back(self.state)
+                    self.logs.restart(self.state)
                     progress = self.schedule.progress(self.state)
                     break  # and on with the batches from there
                 if due:
@@ -362,6 +364,7 @@ class Trainer:
         data = self.task.examples["valid"]
         if hasattr(data, "spread"):  # else any of them will do
             data.spread(self.state.valid_examples)
+            return max(self.state.valid_examples, len(data))  # of the one question that stays, all windows
         return self.state.valid_examples
 
     def want_stop(self, number, _):
@@ -425,7 +428,7 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
             return 0
         weights, trainer.engine.model.notes = ranks.told(lambda: weights_and_notes(args.save))
         sharding.load_weights(trainer.engine.parallel, weights, ranks)
-        return finish(task, args, ranks, trainer.state)
+        return finish(trainer)
 
 
 def weights_and_notes(path):
@@ -433,21 +436,22 @@ def weights_and_notes(path):
     return checkpoint.whole(best), best["notes"]
 
 
-def finish(task: Task, args: Namespace, ranks: Ranks, state: State) -> int:
+def finish(trainer: Trainer) -> int:
     """Score the model that a run has trained; write examples.json and result.json. Gives the exit code."""
+    task, args, ranks, state = trainer.task, trainer.args, trainer.ranks, trainer.state
     figures, samples = score_test([task], args, ranks)
     if not ranks.first:
         return 0
     folder = Path(args.log_dir)
     if samples is not None:
         write_json(folder / "examples.json", samples)
-    note_hparams(folder, settings(task.name, args, sum(p.numel() for p in task.model.parameters())), figures)
     write_json(folder / "result.json", {
         "task": task.name, "dataset": ", ".join(names_of(args.dataset)),
         "seconds": round(state.seconds, 3), "validation_seconds": round(state.validating, 3), "steps": state.step,
         "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds - state.validating, 1e-9), 1),
         "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped, **for_result(task, figures),
     })  # fmt: skip
+    note_hparams(folder, settings(task.name, args, trainer.parameters), figures)
     return 0
 
 

@@ -25,6 +25,7 @@ from files.reading import read_json  # noqa: E402
 from files.writing import write_json  # noqa: E402
 from text.places import default_cache_dir, default_data_dir  # noqa: E402
 
+TEXTS = ("--valid-share", "--valid_share", "--test", "--text", "--sentences")  # what the texts of mlm_task.py are
 PRETRAINING = 0.6  # of the minutes, by default; the rest is for questions
 
 
@@ -92,6 +93,8 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--dataset", nargs="+", default=["BookCorpus", "SQuAD1"], help="texts to pretrain on")
+    parser.add_argument("--text-flags", default="", help="more flags of those texts, such as '--test-share 0.01', for all "
+                        "that reads them")  # fmt: skip
     parser.add_argument("--size", default="mini")
     parser.add_argument("--race", action="store_true", help="a model for RACE as well")
     parser.add_argument("--pretraining", type=float, default=PRETRAINING, help="share of the minutes for masked words")
@@ -102,7 +105,10 @@ def main():
     args = parser.parse_args()
     paths = [str(Path(name).resolve()) if Path(name).exists() else name for name in args.dataset]
     places = ["--data-dir", str(Path(args.data_dir).resolve()), "--cache-dir", str(Path(args.cache_dir).resolve())]
-    chain, text = Chain(args.folder.resolve(), places), ["--dataset", *paths]
+    chain, text = Chain(args.folder.resolve(), places), ["--dataset", *paths, *args.text_flags.split()]
+    for word in args.mlm_flags.split():
+        if word.startswith(TEXTS):  # what is scored would not be what training leaves out
+            raise UserError(f"--mlm-flags {word}: say it by --text-flags, for those who prepare and score as well")
     prepared = chain.stage("prepare", "data.py", "prepare", *text)
     spent = prepared + chain.task("mlm", args.pretraining * args.minutes - prepared, *text, "--size", args.size,
                                   *args.mlm_flags.split())  # fmt: skip

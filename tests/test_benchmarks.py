@@ -109,6 +109,12 @@ def test_a_folder_of_other_flags_is_not_taken_for_ones_own(tmp_path):
             f"{tmp_path}/mlm.json: of another command, mlm_task.py --minutes 9; name another folder")  # fmt: skip
 
 
+def test_what_the_texts_are_is_not_said_to_masked_words_alone(tmp_path, monkeypatch):
+    words = ["from_nothing.py", str(tmp_path), "--mlm-flags", "--nlayers 2 --test-share 0.01"]
+    monkeypatch.setattr(sys, "argv", words)
+    refused(from_nothing.main, "--mlm-flags --test-share: say it by --text-flags")
+
+
 STAGE = """
 import pathlib, signal, sys, time
 

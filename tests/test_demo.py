@@ -149,6 +149,11 @@ def test_a_model_without_a_head_is_named(tmp_path):
         demo.load(save(tmp_path / "ns.pt", NextSentenceTask), "fp32", Ranks())
 
 
+def test_a_precision_that_the_device_lacks_is_told_before_the_page_opens(files):
+    with pytest.raises(UserError, match="--precision fp16: needs a GPU"):
+        demo.load(files[0], "fp16", Ranks())
+
+
 def test_ctrl_c_ends_it_well_and_a_port_in_use_is_one_line(files, server):
     command = [sys.executable, str(ROOT / "demo.py"), "--bert-model", files[0], "--port"]
     process, line = open_page([*command, "0"])

@@ -37,6 +37,14 @@ def write_set(folder, impossible):
         (folder / f"{part}.json").write_text(json.dumps(toys.as_json(squad)))
 
 
+def write_plain(path, seed):
+    """A file as 1.1 has it: every question has an answer, and none says so."""
+    records = toys.as_json(toys.squad(seed, contexts=8, words=60, impossible=False))
+    for question in [q for article in records["data"] for part in article["paragraphs"] for q in part["qas"]]:
+        question.pop("is_impossible", None)
+    path.write_text(json.dumps(records))
+
+
 @pytest.mark.parametrize("impossible", [False, True])
 def test_only_a_training_set_with_impossible_questions_gives_a_threshold(call, tmp_path, impossible):
     write_set(tmp_path / "set", impossible)
@@ -56,11 +64,7 @@ def test_validation_questions_that_all_have_answers_give_no_threshold_which_is_t
     told = []
     monkeypatch.setattr(qa_task, "warn", told.append)
     write_set(tmp_path / "set", True)
-    squad = toys.squad(2, contexts=8, words=60, impossible=False)
-    records = toys.as_json(squad)
-    for question in [q for article in records["data"] for part in article["paragraphs"] for q in part["qas"]]:
-        question.pop("is_impossible", None)
-    (tmp_path / "set/valid.json").write_text(json.dumps(records))
+    write_plain(tmp_path / "set/valid.json", 2)
     call(" ".join(["--dataset set", *TRAIN]))
     assert "null_threshold" not in read_model("qa_model.pt")["notes"]
     assert "no threshold is found for withholding one; give --null-threshold" in told[0]
@@ -92,6 +96,18 @@ def test_a_flag_overrides_the_threshold(call, models, tmp_path, names):
         assert set(map(bool, shown)) == {bool(threshold)}
         printed = call(f"--ask Who? --context text.txt --bert-model {names} --null-threshold {threshold}")
         assert ("none in this text" in printed) == (threshold == 0)
+
+
+@pytest.mark.parametrize("names", ["a.pt", "b.pt"])
+def test_where_every_question_has_an_answer_it_withholds_as_well(call, models, tmp_path, names):
+    (tmp_path / "plain").mkdir()
+    for part, seed in (("train", 1), ("dev", 2)):
+        write_plain(tmp_path / f"plain/{part}.json", seed)
+    for threshold in (0, 1):
+        call(f"--evaluate --dataset plain --bert-model {names} --null-threshold {threshold}")
+        scored = json.loads((tmp_path / "run/evaluation.json").read_text())
+        assert {bool(one["answer"]) for one in scored["examples"]} == {bool(threshold)}
+        assert (scored["f1"] > 0) == bool(threshold)
 
 
 def test_the_flag_is_for_a_trained_model_and_a_probability(capsys):

@@ -140,6 +140,16 @@ def test_each_token_is_told_as_passage_question_or_option(places, layout):
         assert ids[parts == QUESTION].tolist() == asked
 
 
+@pytest.mark.parametrize("layout", ["separate", "joint"])
+@pytest.mark.parametrize("before, behind", [("_ ", "."), ("", " _ ."), ("the dog _ ", "?"), ("", "?")])
+def test_of_a_long_statement_the_option_stays_wherever_its_blank_is(places, layout, before, behind):
+    words, names = "the cat sat on the red mat in the blue garden " * 4, ["dog", "house", "river", "mat"]
+    article = Article("high1.txt", "the dog sat .", [before + words + behind], [names], [0])
+    batch = options([article], places, 64, layout=layout).collate([0], EVALUATION)
+    expected = [piece for name in names for piece in LETTERS.encode_ids(name)]
+    assert batch["input_ids"].view(-1)[batch["parts"].view(-1) == OPTION].tolist() == expected
+
+
 def test_a_joint_row_is_article_question_and_four_marked_options(places):
     article = toys.articles(count=1, words=5)[0]
     batch = options([article], places, 220, layout="joint").collate([0], EVALUATION)

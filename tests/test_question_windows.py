@@ -94,7 +94,8 @@ def test_answers_are_found_again_as_slices_of_the_text(places, size):
         assert text == question.answers[0][0]
         found.add(number)
     longest = max(len(LETTERS.encode_ids(q.answers[0][0])) if q.answers else 0 for q in squad.questions)
-    if stride + longest <= max_length // 2 - 3:  # some window holds any answer
+    room = max_length - 3 - max_length // 2  # for the context, beside the longest question
+    if min(stride, room // 2) + longest <= room:  # some window holds any answer
         assert found == {number for number, q in enumerate(squad.questions) if q.answers}
 
 
@@ -131,6 +132,13 @@ def test_each_context_token_is_best_in_exactly_one_window(places, size):
         contexts = {w: min(token - first, first + count - 1 - token) + 0.01 * count
                     for w, (n, first, count) in enumerate(data.windows) if n == number and first <= token < first + count}
         assert contexts[winner] == max(contexts.values())
+
+
+def test_a_stride_longer_than_a_window_leaves_no_answer_between_two(places):
+    asked = [Question(f"q{n}", "who ?", 0, "", [("cat", 4 * n)]) for n in range(60)]
+    data = windows(SquadSet(["cat " * 60], asked, False), places, max_length=24, stride=24)
+    starts = data.collate(range(len(data)), 0)["start"].numpy()
+    assert {int(number) for number, start in zip(data.windows[:, 0], starts, strict=True) if start} == set(range(60))
 
 
 def test_validation_on_a_part_takes_whole_questions(places):

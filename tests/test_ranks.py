@@ -152,6 +152,8 @@ def test_fsdp_scores_articles_of_unequal_lengths_window_by_window(run_script, tm
         run_script("race_task.py", *words, "--log-dir", name, "--save", f"{name}.pt", *flags.split(), OMP_NUM_THREADS="1")
     one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
     assert one["test_loss"] == pytest.approx(two["test_loss"], abs=1e-5) and one["total"] == two["total"] == 5
+    told = [json.loads((tmp_path / name / "settings.json").read_text()) for name in ("one", "two")]
+    assert told[0]["parameters"] == told[1]["parameters"]  # of the whole model, not of a rank's part
 
 
 # One failure's message

@@ -35,7 +35,8 @@ def runs(tmp_path):
                                     "utilisation": 0.9}] for step in range(1, 30)]  # fmt: skip
         history += [[15, "valid", {"loss": 0.5, "f1": 40.0}], [29, "valid", {"loss": float("nan"), "f1": 60.0}]]
         (folder / "history.json").write_text(json.dumps(history))
-        (folder / "settings.json").write_text(json.dumps({"task": "qa", "dataset": HOSTILE, "lr": rate, "seed": 1}))
+        (folder / "settings.json").write_text(json.dumps({"task": "qa", "dataset": HOSTILE, "lr": rate, "seed": 1,
+                                                         "dropout": 0.0 if name == "first" else 0}))  # fmt: skip
     result = {"task": "qa", "dataset": HOSTILE, "seconds": 90.0, "steps": 29, "tokens": 5000, "exact": 50.0, "f1": 60.5}
     (tmp_path / "runs/first/result.json").write_text(json.dumps(result))
     (tmp_path / "runs/first/examples.json").write_text(json.dumps([qa(True), qa(False, ""), RACE, MLM]))
@@ -52,6 +53,8 @@ def test_an_evaluation_stands_beside_its_run_or_alone_with_its_answers(runs):
     for name in ("first", "none"):
         (runs / name / "evaluation.json").write_text(json.dumps(told))
     page = report(runs)
+    assert "<th>lr</th>" in page and "<th>seed</th>" not in page  # what was only evaluated was told nothing
+    assert page.count('class="dot"') == 2  # and has no curve
     assert "<h1>3 runs</h1>" in page and page.count("<td>61.25</td>") == 2 and "<td>60.5</td>" in page
     assert page.count("evaluated: a.pt, &lt;script&gt;") == 4 and page.count("<td>unfinished</td>") == 1
     assert "answered: <b>the second follows</b> (75%)" in page and "wanted: the second does not follow" in page
@@ -75,7 +78,7 @@ def test_it_compares_settings_and_results_and_draws_what_there_is(runs):
     page = report(runs)
     for expected in ("<h1>2 runs</h1>", "<td>60.5</td>", "<td>1.5</td>", "<td>unfinished</td>", "<td>0.002</td>"):
         assert expected in page
-    assert "<th>lr</th>" in page and "<th>seed</th>" not in page  # the same in both
+    assert "<th>lr</th>" in page and "<th>seed</th>" not in page and "<th>dropout</th>" not in page  # the same in both
     assert page.count("<svg") == 6 and "nan" not in page
     assert "<th>seed</th>" not in page and "<td>seed</td>" in report(runs, runs / "first")
 

@@ -92,7 +92,7 @@ def test_a_new_run_keeps_what_an_unfinished_one_left(kept):
 def test_a_new_run_takes_the_place_of_a_finished_one(kept):
     own, told = kept
     own.save(content(1, finished=True), wait=True)
-    for name in ("result.json", "examples.json", "history.json", "loss.png", "evaluation.json"):
+    for name in ("result.json", "examples.json", "history.json", "loss.png", "events.out.tfevents.9.me", "evaluation.json"):
         (own.folder / name).write_text("[]")
     own.set_aside()
     assert not told and [path.name for path in own.folder.iterdir()] == ["evaluation.json"]  # of a model file of its own

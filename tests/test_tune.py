@@ -142,6 +142,8 @@ def test_what_the_minutes_decided_is_said_to_the_trials_and_a_head_that_is_said_
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = ["--bert-model", "none", "--minutes", "5"]
     assert tune.decided("qa", tune.task_arguments("qa", words), words) == [*words, "--optimizer", "muon"]
+    trained = ["--checkpoint", "race_model.pt", *words[2:]]  # the model says how it reads
+    assert tune.decided("race", tune.task_arguments("race", trained), trained) == trained
     words += ["--compare-options"]
     args = tune.task_arguments("race", words)
     assert tune.decided("race", args, words) == [*words, "--bptt", "128"]
@@ -238,7 +240,7 @@ def test_told_to_stop_it_stops_the_run_and_leaves_the_trial_to_the_next(process,
     (["race", "--storage", "tune.db"], "--storage tune.db: not a URL; write sqlite:///tune.db"),
     (["race", "--storage", "sqlite:////gone/tune.db", "--", "--bert-model", "none"], "--storage sqlite:////gone/tune.db: "),
     (["race", "--storage", "mysql+gone://x/y", "--", "--bert-model", "none"], "--storage mysql\\+gone://x/y: "),
-    (["race", "--log-dir", "/dev/null/x", "--", "--bert-model", "none"], "--log-dir /dev/null/x: cannot be made"),
+    (["race", "--log-dir", "/dev/null/x", "--", "--bert-model", "none"], "--log-dir /dev/null/x: cannot be written"),
     (["race", "--", "--save", "x.pt"], "--save after --: each trial has its own"),
     (["race", "--", "--bert-model", "gone.pt"], "gone.pt: no such file; run mlm_task.py or ns_task.py first"),
     (["race", "--", "--bert-model", "none", "--evaluate"], "--evaluate after --"),

@@ -105,8 +105,8 @@ class Joint:
 class OptionRows:
     """Multiple choice, in one of two layouts, ``Separate`` or ``Joint``.
 
-    Question and options are kept whole (a longer one than the layout allows loses its beginning, so that the option
-    stays); the article gives way. ``passage="truncate"`` keeps its beginning; ``"window"`` cuts it into windows that
+    Question and options are kept whole (a longer one than the layout allows loses its beginning, or what is behind
+    the option); the article gives way. ``passage="truncate"`` keeps its beginning; ``"window"`` cuts it into windows that
     overlap by half: training takes one of them at random, scoring takes all of them and each option's best; ``"select"``
     keeps the sentences (``language`` is that of ``sentence_ends``) that have most to do with question and options.
 
@@ -213,7 +213,10 @@ class OptionRows:
         parts = np.full(len(spans), QUESTION)
         for start, end in places:
             parts[(spans[:, 1] > start) & (spans[:, 0] < end)] = OPTION
-        return self.texts.text(first + option)[-limit:], 1, parts[-limit:]
+        begin = max(0, len(spans) - limit)
+        if len(own := np.flatnonzero(parts == OPTION)):  # in front where the question begins with a blank
+            begin = min(begin, max(own[0], own[-1] + 1 - limit))
+        return self.texts.text(first + option)[begin : begin + limit], 1, parts[begin : begin + limit]
 
     def rows(self, index: int, start: int) -> list[list[RowPiece]]:
         """The pieces of each row of a question, for the window of the article that begins at token ``start``."""

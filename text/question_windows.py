@@ -14,7 +14,8 @@ from text.tokens import encode_texts
 class QuestionWindows:
     """Extractive question answering: [CLS] question [SEP] window of the context [SEP], answers as spans of tokens.
 
-    A context that does not fit is cut into windows that overlap: each begins ``stride`` tokens after the one before.
+    A context that does not fit is cut into windows that overlap: each begins ``stride`` tokens after the one before, or
+    half of its own tokens where those are fewer, so that no short answer falls between two.
     A question may take half of a row; what is longer loses its end. No question and no token of a context is left out.
     A window that does not hold the whole answer, and a question without one, point at the [CLS], position 0.
 
@@ -41,7 +42,7 @@ class QuestionWindows:
         for number, question in enumerate(squad.questions):
             asked = min(int(lengths[len(squad.contexts) + number]), max_length // 2)
             room, total = max_length - 3 - asked, int(context_lengths[question.context])
-            step, start = min(stride, room), 0
+            step, start = min(stride, max(1, room // 2)), 0
             while True:
                 windows.append((number, start, min(room, total - start), asked))
                 if start + room >= total:

@@ -10,7 +10,8 @@ options. Design choices:
 
 - It must need reading. Who does what is drawn anew for every story. The options of a question are four people of its
   story, or the words that the story's author drew for them, in random order: options alone, or the question alone, say
-  nothing about the answer.
+  nothing about the answer. Who did what need not always be told apart: a story that is asked about tells of each kind
+  of fact once, so that of four words the right one is the only one that stands there.
 - What is tested was never shown. One in five pairs of a person and a word is set aside: no training story ever tells
   of it, and the held-out stories tell of nothing else, so no answer can be known from what somebody did elsewhere.
 - In the stories to read, facts are told three times, in other words, so that a masked word can often be found elsewhere

@@ -81,11 +81,11 @@ class SentencePairs:
         end = documents[number + 1] if number + 1 < len(documents) else len(self.corpus.sentences)
         return begin + 1 + inner - int(self.inner_before[number]), begin, int(end)
 
-    def count(self, place: tuple[int, int, int], room: int) -> int:
+    def count(self, place: tuple[int, int, int], room: int, fewest: int) -> int:
         """How many sentences have rather more than ``room`` tokens, by the mean length of the document's."""
         _, begin, end = place
         tokens = max(1, self.corpus.sentences[end - 1, 1] - self.corpus.sentences[begin, 0])
-        return max(self.min_length, math.ceil(SPARE * room * (end - begin) / tokens))
+        return max(fewest, math.ceil(SPARE * room * (end - begin) / tokens))
 
     def take(self, first, last):
         """The tokens of the sentences from ``first`` up to, not including, ``last``."""
@@ -102,7 +102,8 @@ class SentencePairs:
 
     def drawn(self, index, epoch, rng):
         inner, room = self.inner_of(index, rng), self.bptt - 3
-        least = min(max(self.min_length, room // 4), room // 2)
+        wanted = 1 if epoch == EVALUATION else self.min_length
+        least = min(max(wanted, room // 4), room // 2)
         keep = int(rng.integers(least, room - least + 1))  # tokens of the first part, and the rest of the second
         follows = rng.random() < (0.5 if epoch == EVALUATION else self.frac_ns)
         here = there = self.place(inner)
@@ -111,8 +112,8 @@ class SentencePairs:
         before = max(1, min(sentence - begin for sentence, begin, _ in (here, there)))
         after = min(end - sentence for sentence, _, end in (here, there))
         start = here if follows else there
-        first = self.take(here[0] - min(before, self.count(here, keep)), here[0])
-        second = self.take(start[0], start[0] + min(after, self.count(start, room - keep)))
+        first = self.take(here[0] - min(before, self.count(here, keep, wanted)), here[0])
+        second = self.take(start[0], start[0] + min(after, self.count(start, room - keep, wanted)))
         if not follows and self.objective == "sop":
             first, second, keep = second, first, room - keep
         return first[max(0, len(first) - keep) :], second[: room - keep], int(follows)

@@ -39,7 +39,7 @@ class Logs:
         self.waited = 0.0  # seconds for batches, since the last log line
 
     def open(self, state: State, parameters: int) -> None:
-        self.logged = time.monotonic()
+        self.restart(state)
         if not self.ranks.first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,11 @@ class Logs:
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter  # here for start-up time
 
-            self.board = SummaryWriter(str(self.folder), purge_step=state.step or None)
+            self.board = SummaryWriter(str(self.folder), purge_step=state.step + 1 if state.step else None)
+
+    def restart(self, state: State) -> None:
+        """Take the time from here on; the steps that the next line also tells of, done before, are not in its rate."""
+        self.logged, self.waited, self.before = time.monotonic(), 0.0, len(state.recent)
 
     def say(self, text: str) -> None:
         if self.ranks.first:
@@ -80,12 +84,13 @@ class Logs:
         self.bar.update()
         if not self.due(state):
             return
-        losses, counts, tokens = (sum(column) for column in zip(*state.recent, strict=True))
+        losses, counts, _ = (sum(column) for column in zip(*state.recent, strict=True))
         loss = losses / counts if counts else float("nan")
-        now = time.monotonic()
-        since = now - self.logged
-        self.logged, steps, state.recent = now, len(state.recent), []
-        busy, self.waited = 1 - self.waited / since, 0.0  # the share of the time in which no batch was waited for
+        since, timed = time.monotonic() - self.logged, state.recent[self.before :]
+        steps, tokens = len(timed), sum(tokens for _, _, tokens in timed)
+        busy = 1 - self.waited / since  # the share of the time in which no batch was waited for
+        state.recent = []
+        self.restart(state)
         figures = {"loss": loss, "lr": rate, "gradient_norm": norm, "tokens_per_second": tokens / since,
                    "utilisation": busy, "memory_bytes": peak_memory(self.ranks.device)}  # fmt: skip
         self.record(state, "train", figures)
@@ -103,7 +108,8 @@ class Logs:
         self.logged += seconds
         if self.ranks.first:
             self.say(LINE)
-            self.say(f"| end of epoch {state.epoch_now:3d} | step {state.step:6d} | time: {seconds:5.2f}s | "
+            where = "epoch" if state.batch else "end of epoch"
+            self.say(f"| {where} {state.epoch_now:3d} | step {state.step:6d} | time: {seconds:5.2f}s | "
                      f"{self.summary('valid', figures)}")  # fmt: skip
             self.say(LINE)
             self.record(state, "valid", figures)
@@ -112,8 +118,17 @@ class Logs:
     def record(self, state: State, kind: str, figures: dict) -> None:
         figures = {name: value for name, value in figures.items() if isinstance(value, int | float)}
         state.history.append((state.step, kind, figures))
-        for name, value in figures.items() if self.board else ():
-            self.board.add_scalar(f"{kind}/{name}", value, state.step)
+        for name, value in figures.items():
+            self.to_board(lambda board, name=name, value=value: board.add_scalar(f"{kind}/{name}", value, state.step))
+
+    def to_board(self, call: Callable) -> None:
+        """TensorBoard's writer says of a full disk late, and then at every call: the run goes on without it."""
+        try:
+            if self.board:
+                call(self.board)
+        except OSError as error:
+            self.board = None
+            self.say(f"warning: {self.folder}: nothing more for TensorBoard ({error.strerror or error}); the run goes on")
 
     def close_bar(self) -> None:
         if self.ranks.first:
@@ -123,9 +138,8 @@ class Logs:
         if not self.ranks.first:
             return
         self.write_history(state)
-        if self.board:
-            self.board.close()
-        with contextlib.suppress(ImportError, OSError):
+        self.to_board(lambda board: board.close())
+        with contextlib.suppress(ImportError, OSError, UserError):
             draw_losses(state.history, self.folder / "loss.png")
 
     def write_history(self, state: State) -> None:
@@ -140,13 +154,15 @@ class Logs:
 def settings(task: str, args: Namespace, parameters: int) -> dict:
     """What a run was told, and the size of its model; what the flags leave open is not in it."""
     plain = str | int | float
-    told = {name: value for name, value in vars(args).items() if isinstance(value, plain) and value is not False}
+    told = {name: ", ".join(value) if name == "dataset" and isinstance(value, list) else value
+            for name, value in vars(args).items()}  # fmt: skip
+    told = {name: value for name, value in told.items() if isinstance(value, plain) and value is not False}
     return {"task": task, **told, "parameters": parameters}
 
 
 def note_hparams(folder: Path, told: dict, figures: dict) -> None:
     """Settings and result where TensorBoard's HPARAMS page compares runs."""
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError, OSError):
         from torch.utils.tensorboard import SummaryWriter  # here for start-up time
 
         with SummaryWriter(str(folder)) as board:

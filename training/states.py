@@ -131,7 +131,8 @@ class States:
     def set_aside(self) -> None:
         """Before a new run: keep the state of an unfinished one under another name, remove that of a finished one and what
         it has left, but what --evaluate has."""
-        self.remove("result.json", "examples.json", "history.json", "loss.png")
+        boards = (path.name for path in self.folder.glob("events.out.tfevents.*"))
+        self.remove("result.json", "examples.json", "history.json", "loss.png", *boards)
         if not (self.newest.exists() or self.before.exists()):
             return
         with contextlib.suppress(UserError):  # damaged: of no use to anybody
