@@ -329,7 +329,7 @@ def run(args, ranks):
         models = flags.trained_models(QuestionAnswerTask, args, READING)
         if not args.evaluate:
             return (predict if args.predict else ask)(args, ranks, models, places)
-        squads = load_squad_splits(args.dataset, places, ("test",))
+        squads = load_squad_splits(args.dataset, places, ("test",), skip=None if args.strict else warn)
         tasks = [make_task(args, *model, places, squads, name) for model in models]
         return utils.evaluate(tasks, args, ranks)
     model, tokenizer = flags.new_or_loaded(

@@ -273,7 +273,7 @@ def run(args, ranks):
         models = flags.trained_models(RaceTask, args, READING)
         if not args.evaluate:
             return (predict if args.predict else ask)(args, ranks, models, places)
-        articles = load_race_splits(args.dataset, places, args.level, ("test",))
+        articles = load_race_splits(args.dataset, places, args.level, ("test",), skip=None if args.strict else warn)
         tasks = [make_task(args, *model, places, articles, name) for model in models]
         return utils.evaluate(tasks, args, ranks)
     model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)

@@ -22,7 +22,7 @@ QUESTIONS = ("id", "title", "context", "question", "answers", "is_impossible")
 # those of RACE (one file an article there, here a row a question), SWAG, CommonsenseQA and the like.
 CHOICES = {
     "article": ("article", "passage", "context", "sent1", "startphrase"),  # none: there is nothing to read
-    "question": ("question", "sent2"),  # none: the options go on with the article
+    "question": ("question", "question_stem", "sent2"),  # none: the options go on with the article
     "options": ("options", "choices", "ending0"),  # a list; {text: [...], label: [...]}; ending0, ending1 and so on
     "answer": ("answer", "answerKey", "label"),  # a letter, a number from 0 on, or one of the options' labels
     "article's id": ("example_id", "article_id"),
@@ -81,6 +81,7 @@ def choice_of(row: Row, answers_needed: bool) -> Choice:
     of_article, own = (named[what] and str(entry(entries, named[what], str | int | float, where))
                        for what in ("article's id", "id"))  # fmt: skip
     want(named["options"], where, f"no column {' or '.join(CHOICES['options'])}")
+    want(named["article"] or named["question"], where, f"no column {' or '.join(CHOICES['question'])}, nor an article")
     options, labels = options_of(entries, named["options"], where)
     answer = None
     if answers_needed:
@@ -102,7 +103,7 @@ def options_of(entries, column, where):
 
 def letter_of(answer, labels):
     """A number or a label as the letter of its option; what is neither as it is, which will be told."""
-    if labels:
-        return LETTERS[labels.index(answer)] if answer in labels[: len(LETTERS)] else answer
+    if answer in labels[: len(LETTERS)]:
+        return LETTERS[labels.index(answer)]
     number = isinstance(answer, int) and not isinstance(answer, bool)
     return LETTERS[answer] if number and 0 <= answer < len(LETTERS) else answer

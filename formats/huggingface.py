@@ -41,7 +41,7 @@ from formats.names import (
     their_names,
 )
 from formats.shapes import body_shapes, head_shapes
-from formats.tokenizer_json import tokenizer_json
+from formats.tokenizer_json import pairs, tokenizer_json
 from model import BertConfig
 from text.by_library import tokens_of
 from text.tokenizer import BERT_SPECIALS, Tokenizer
@@ -97,9 +97,7 @@ def fit(weights, config, kind):
     if kind == "distilbert":
         weights[name] = torch.zeros(config.type_vocab_size, config.hidden_size)
         return ["the token types (zeros)"]
-    if kind not in ROBERTAS:
-        return []
-    if POSITIONS in weights and weights[POSITIONS].dim() == 2:  # else it will be told
+    if kind in ROBERTAS and POSITIONS in weights and weights[POSITIONS].dim() == 2:  # else it will be told
         weights[POSITIONS] = weights[POSITIONS][-config.max_position_embeddings :]
     if name in weights and weights[name].dim() == 2 and len(weights[name]) == 1:
         weights[name] = weights[name].repeat(2, 1)
@@ -180,7 +178,7 @@ def read_config(path: Path) -> tuple[BertConfig, str, str | None]:
         config = BertConfig(
             **{name: found[name] for name in sizes},
             max_position_embeddings=found.get("max_position_embeddings", 512) - unused,
-            type_vocab_size=max(found.get("type_vocab_size", 2), 2 if kind in ROBERTAS else 0),
+            type_vocab_size=max(found.get("type_vocab_size", 2), 2),  # of one alone, `fit` makes two
             hidden_dropout_prob=found.get("hidden_dropout_prob", dropout),
             attention_probs_dropout_prob=found.get("attention_probs_dropout_prob", dropout),
             hidden_act=ACTIVATIONS.get(activation, activation),
@@ -441,6 +439,17 @@ def their_config(config, kind, heads, tokenizer):
     return theirs
 
 
+def as_trained(tokenizer):
+    """The tokenizer.json of a RoBERTa, but with pairs laid out as BERT's, and the first word of a text as any other."""
+    found = json.loads(tokenizer.model)
+    found["post_processor"] = pairs(tokenizer)
+    steps = found.get("pre_tokenizer") or {}
+    for step in (steps, *steps.get("pretokenizers", ())):
+        if step.get("type") == "ByteLevel":
+            step["add_prefix_space"] = True
+    return found
+
+
 def write_tokenizer(tokenizer, folder, config):
     """The vocabulary and tokenizer_config.json; gives a line on what other software does differently."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
@@ -464,9 +473,8 @@ def write_tokenizer(tokenizer, folder, config):
             lines.append("spiece.model is meant for transformers' AlbertTokenizer, which cuts doubled quotes and digits "
                          "before commas in its own way: a few ids will differ")  # fmt: skip
     elif tokenizer.kind == "json":
-        (folder / "tokenizer.json").write_bytes(tokenizer.model)
-        settings.update(tokenizer_class="PreTrainedTokenizerFast")
-        lines.append("tokenizer.json lays out pairs with two separators between them where here is one")
+        write_json(folder / "tokenizer.json", as_trained(tokenizer))
+        settings.update(tokenizer_class="PreTrainedTokenizerFast", add_prefix_space=True)
     else:
         (folder / "vocab.txt").write_bytes("".join(f"{token}\n" for token in tokenizer.tokens).encode())
         lowercase = tokenizer.lowercase or tokenizer.kind == "basic_english"

@@ -46,7 +46,7 @@ def precompiled(table):
     return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(table).decode()} if table else None
 
 
-def pairs(tokenizer):
+def pairs(tokenizer: Tokenizer) -> dict:
     """[CLS] a [SEP] b [SEP], the second text with token type 1."""
     specials = {tokenizer.tokens[number]: number for number in (tokenizer.cls_id, tokenizer.sep_id)}
     begin, end = ({"SpecialToken": {"id": text, "type_id": 0}} for text in specials)

@@ -68,9 +68,14 @@ def test_it_goes_into_a_model_file_and_out_to_a_folder(folder, tmp_path, run_scr
     save_model(tmp_path / "made.pt", model, tokenizer)
     assert load_model(QuestionAnswerTask, tmp_path / "made.pt")[1].fingerprint == tokenizer.fingerprint
     run_script("checkpoint.py", "export", "made.pt", "out")
-    assert load_model(QuestionAnswerTask, tmp_path / "out")[1].fingerprint == tokenizer.fingerprint
-    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert again("the cats sat")["input_ids"] == other("the cats sat")["input_ids"]
+    _, back = load_model(QuestionAnswerTask, tmp_path / "out")
+    again, texts = transformers.AutoTokenizer.from_pretrained(tmp_path / "out"), ("the cats sat", "warm stone costs more")
+    first, second = map(tokenizer.encode_ids, texts)
+    assert [first, second] == [other(f" {text}", add_special_tokens=False)["input_ids"] for text in texts]
+    assert [first, second] == [*map(back.encode_ids, texts)]
+    found = again(*texts)  # in the form in which ours was trained: one separator, two types
+    assert found["input_ids"] == [tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id]
+    assert found["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)
 
 
 def test_a_file_that_is_not_whole_is_one_line(folder):

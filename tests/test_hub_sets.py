@@ -111,6 +111,15 @@ def test_a_test_split_with_secret_answers_is_left_out(given, capsys):
     assert "hub:someone/set: its test split has no answers, and is left out" in capsys.readouterr().err
 
 
+def test_a_test_split_in_which_no_question_has_an_answer_is_left_out(given, capsys):
+    secret = [{**row, "answers": {"text": [], "answer_start": []}} for row in some_squad("secret")]
+    places = given({f"data/{split}.parquet": table(rows, ".parquet") for split, rows in (
+        ("train", some_squad("train")), ("validation", some_squad("valid")), ("test", secret))})  # fmt: skip
+    found = load_squad_splits("hub:someone/set", places)
+    assert "secret" not in ids(found["test"]) and len(found["test"].questions)
+    assert "hub:someone/set: its test split has no answers, and is left out" in capsys.readouterr().err
+
+
 def test_what_is_not_to_be_had_is_one_line(given):
     places = given({"train.csv": b"a,b"})
     for name, told in (("hub:someone/set", "--dataset hub:someone/set: no .parquet files"),

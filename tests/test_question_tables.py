@@ -102,6 +102,7 @@ def test_the_hubs_race_gives_the_examples_of_races_own(shared_data, tmp_path):
 
 # -- Layouts -----------------------------------------------------------------------------------------------------------
 
+LABELLED = {"label": ["A", "B"], "text": ["a dog", "a cat"]}
 RACE = {"article": "The cat sat.", "question": "Who sat?", "options": ["a dog", "a cat"], "answer": "B"}
 CHOICES = {
     "race": RACE,
@@ -111,6 +112,8 @@ CHOICES = {
              "startphrase": "The cat sat. Who sat?"},
     "commonsense_qa": {"id": "7", "question": "Who sat?", "choices": {"label": ["1", "2"], "text": ["a dog", "a cat"]},
                        "answerKey": "2"},
+    "openbookqa": {"id": "7", "question_stem": "Who sat?", "choices": LABELLED, "answerKey": "B"},
+    "labels and a number": {"id": "7", "question": "Who sat?", "choices": LABELLED, "label": 1},
 }  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def test_options_are_known_by_their_columns(tmp_path, places, layout, how):
     path.write_bytes(table([CHOICES[layout]] * 2, path.name))
     assert kinds_of(str(path), places) == ["choices"]
     (article,) = load_race(path)
-    assert article.text == ("" if layout == "commonsense_qa" else "The cat sat.")
+    assert article.text == ("" if "choices" in CHOICES[layout] else "The cat sat.")
     assert (article.questions, article.options, article.answers) == (["Who sat?"] * 2, [["a dog", "a cat"]] * 2, [1, 1])
     assert load_race(path, answers_needed=False)[0].answers[0] is None
 
@@ -231,6 +234,7 @@ def test_a_bad_row_on_a_passage_is_told_with_file_and_line(tmp_path, columns, wo
 
 @pytest.mark.parametrize(("columns", "words"), [
     ({"options": None, "choices": {"text": ["a", "b"]}}, ["no 'label'"]),
+    ({"article": None, "question": None}, ["no column question or question_stem or sent2, nor an article"]),
     ({"options": None}, ["no column options or choices or ending0"]),
     ({"options": "ab"}, ["options not texts"]),
     ({"options": ["a", 1]}, ["options not texts"]),

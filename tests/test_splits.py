@@ -10,7 +10,7 @@ from files.mistakes import UserError
 from text.corpus import corpus_parts
 from text.places import SPLITS, Places
 from text.questions import Question, SquadSet, set_aside
-from text.splits import set_apart, whole_files
+from text.splits import held_out, set_apart, whole_files
 
 
 def shares(sizes):
@@ -68,6 +68,13 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(given):
     flags = Namespace(data_dir="d", cache_dir="c", text_column=None, valid_share=given["valid"], test_share=given["test"])
     with pytest.raises(UserError, match="leave nothing to train on"):
         Places.of_text(flags)
+
+
+@pytest.mark.parametrize("given", [{"test": 0.97}, {"valid": 0.95}, {"valid": 0.6, "test": 0.5}])
+def test_a_share_and_what_the_other_has_by_default_must_leave_something(given):
+    with pytest.raises(UserError, match="leaving nothing to train on; lower"):
+        held_out(1000, given)
+    assert sum(held_out(1000, {"test": 0.9}).values()) == 95
 
 
 def test_what_is_set_apart_comes_near_the_wanted_size_and_passes_over_what_is_too_large():

@@ -133,6 +133,14 @@ def test_a_file_is_of_the_split_that_it_is_called(write, places, name):
         assert word in read(mine, places, split)
 
 
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz"])
+def test_a_book_is_not_the_split_that_its_title_begins_with(write, places, ending):
+    names = [f"{title}{ending}" for title in ("Test Pilot", "Train Dreams", "Emma", "Ulysses")]
+    mine = write({name: packed(f"The {name[:2]} {'sea ' * 50}.".encode(), name) for name in names})
+    parts = [read(mine, places, split) for split in SPLITS]
+    assert all("sea" in part for part in parts) and sum(f"The {name[:2]}" in "".join(parts) for name in names) == 4
+
+
 def test_an_archive_of_tables_is_a_set(tmp_path, places):
     with tarfile.open(tmp_path / "mine.tgz", "w:gz") as archive:
         for split in SPLITS:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from files.hub import PREFIX, Repository
 from files.mistakes import UserError, warn
-from files.question_tables import CHOICE_COLUMNS, LETTERS, choice_of, kind_of
+from files.question_tables import CHOICE_COLUMNS, LETTERS, QUESTIONS, choice_of, kind_of
 from files.tables import columns_of, rows
 from text import cache
 from text.splits import NAMES, word_of
@@ -99,13 +99,17 @@ def without_secrets(links, dataset):
     """The links but for those of a test split whose answers are kept secret, as swag's: nothing can be scored on it."""
     secret = [link for link, path in links.items() if link.startswith("test-") and is_secret(path)]
     if secret:
-        warn(f"{dataset}: its test split has no answers, and is left out; a part of train is set aside to test on")
+        warn(f"{dataset}: its test split has no answers, and is left out; another part is tested on")
     return {link: path for link, path in links.items() if link not in secret}
 
 
 def is_secret(path):
-    """Does the first row have a question with options and none of them as its answer?"""
-    if kind_of(columns_of(path)) != "choices":
+    """Does the first row have a question with options and none of them as its answer, or has no passage an answer?"""
+    kind = kind_of(columns_of(path))
+    if kind == "questions":  # one without an answer may be meant so, all of them are not
+        return not any(answers.get("text") for row in rows(path, QUESTIONS)
+                       if isinstance(answers := row.entries().get("answers"), dict))  # fmt: skip
+    if kind != "choices":
         return False
     row = next(rows(path, CHOICE_COLUMNS), None)
     return row is not None and choice_of(row, answers_needed=True).answer not in [*LETTERS]

@@ -40,7 +40,7 @@ def word_of(path: Path, folder: Path) -> str:
     """
     first, *deeper = path.relative_to(folder).parts
     name = (first if deeper else stem(path)).lower()
-    return name if deeper or ending(path) in ("", ".txt") else re.split(r"[^a-z]", name)[0]
+    return name if deeper or ending(path) in ("", *TEXTS) else re.split(r"[^a-z]", name)[0]
 
 
 def by_name(files: Iterable[Path], folder: Path) -> dict[str | None, list[Path]]:
@@ -129,7 +129,11 @@ def held_out(total: int, given: dict[str, float] | None = None, among: Collectio
     ``given``: what the user wants, as shares of 1.
     """
     wanted = {split: 100 * share for split, share in (given or {}).items()}
-    return {split: wanted.get(split, min(SHARES[split], 100 * MOST / max(total, 1))) for split in among}
+    found = {split: wanted.get(split, min(SHARES[split], 100 * MOST / max(total, 1))) for split in among}
+    if sum(found.values()) >= 100:
+        raise UserError(f"--valid-share, --test-share: {sum(found.values()):g} % of the text, leaving nothing to train "
+                        "on; lower them")  # fmt: skip
+    return found
 
 
 def spans(shares: dict[str, float]) -> dict[str, tuple[float, float]]:
