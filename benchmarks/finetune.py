@@ -188,7 +188,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kind", choices=("training", "prediction"), default="training", help="of --contestant")
     parser.add_argument("--beside", metavar="PYTHON", help="let another Python run them as well: the separate layout and "
-                        "the peer at its best, no others")  # fmt: skip
+                        "the peer at its best, no others; RACE's four want more than 24 GB")  # fmt: skip
     parser.add_argument("--contestant", help="be this one, and take a turn for each line read")
     args = parser.parse_args()
     if args.contestant:
