@@ -15,7 +15,7 @@
 
 PYTHON ?= $(shell for v in 3.11 3.12 3.10 3.13 3.14; do \
 	for p in "python$$v" python3 "$$HOME"/.pyenv/versions/$$v*/bin/python; do \
-	"$$p" -c "import sys, venv; sys.exit(sys.version_info[:2] != tuple(map(int, '$$v'.split('.'))))" >/dev/null 2>&1 \
+	"$$p" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != tuple(map(int, '$$v'.split('.'))))" >/dev/null 2>&1 \
 	&& { echo "$$p"; exit; }; done; done)
 FOLDER = .venv$(if $(filter new,$(STACK)),-new)
 VENV = $(FOLDER)/bin/python

@@ -141,6 +141,7 @@ def likeliest(
     input_ids = input_ids.to(compute.ranks.device)
     with compute.autocast():
         logits = model(input_ids, positions=input_ids == tokenizer.mask_id).float()  # (masks, V)
+    logits = logits[:, : len(tokenizer)]  # the matrix may have more rows than there are words
     shares, words = logits.softmax(-1).topk(min(count, logits.size(1)))
     return [
         [{"word": tokenizer.decode([word]), "probability": share} for word, share in zip(*pair, strict=True)]
@@ -156,7 +157,7 @@ def samples(compute, model, data, found):
         batch = utils.to_device(data.collate([index], EVALUATION), compute.ranks.device)
         with compute.autocast():
             logits = model.eval()(**utils.inputs(batch), positions=batch["positions"]).float()
-        shares, words = (x.tolist() for x in logits.softmax(-1).topk(5))
+        shares, words = (x.tolist() for x in logits[:, : len(tokenizer)].softmax(-1).topk(5))
         ids, places = batch["input_ids"][0].tolist(), batch["positions"][0].nonzero()[:, 0].tolist()
         texts = [tokenizer.decode(ids[first + 1 : last]) for first, last in pairwise([0, *places, len(ids)])]
         masks = [

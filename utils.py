@@ -40,7 +40,7 @@ from text.tokens import names_of
 from training import sharding
 from training.logs import Logs, note_hparams, settings
 from training.ranks import Ranks, memory_of, peak_memory, precision_of
-from training.saving import PATIENCE, Saving
+from training.saving import PATIENCE, Saving, is_best
 from training.schedule import Schedule, default_rate
 from training.states import State
 from training.stopping import CODES, STOPPED, stopping
@@ -276,6 +276,9 @@ class Trainer:
                     self.saving.state(self.state)
                 if self.stop or progress >= 1.0:
                     break
+        unknown = self.state.step not in {step for step, part, _ in self.state.history if part == "valid"}
+        if not self.stop and self.ranks.of_first(unknown):
+            self.validate(1.0)  # where the budget with which a run goes on is spent already
         self.logs.close_bar()
 
     def work(self) -> Iterator[tuple[list[dict], list[tuple[int, int]], tuple[int, int]]]:
@@ -426,12 +429,14 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
             raise UserError(f"no validation gave a finite score, so there is no model in {args.save}; try a lower --lr")
         if args.no_test:
             return 0
-        weights, trainer.engine.model.notes = ranks.told(lambda: weights_and_notes(args.save))
+        weights, trainer.engine.model.notes = ranks.told(lambda: weights_and_notes(args.save, trainer.state))
         sharding.load_weights(trainer.engine.parallel, weights, ranks)
         return finish(trainer)
 
 
-def weights_and_notes(path):
+def weights_and_notes(path, state):
+    if not is_best(state, path):
+        raise UserError(f"{path}: not what this run has saved there, another has since; give each a --save of its own")
     best = checkpoint.read_model(path)
     return checkpoint.whole(best), best["notes"]
 

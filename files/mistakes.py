@@ -4,6 +4,7 @@ A mistake that the user can mend is a ``UserError``: one line that names the thi
 scripts print it and leave with code 2; anything else is a bug and keeps its traceback.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -39,7 +40,8 @@ def spellings(flag: str) -> Iterable[str]:
 
 
 def run_main(function: Callable[[], Any]) -> NoReturn:
-    """Run a script's ``main``: a ``UserError`` becomes one line on stderr and exit code 2, Ctrl-C no line and 130."""
+    """Run a script's ``main``: a ``UserError``, or a full disk, becomes one line on stderr and exit code 2, Ctrl-C no line
+    and 130."""
     try:
         code = function()
     except UserError as error:
@@ -50,4 +52,10 @@ def run_main(function: Callable[[], Any]) -> NoReturn:
     except BrokenPipeError:  # `python data.py inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.filename or 'what was being written'}: {error.strerror}; free space, or write elsewhere",
+              file=sys.stderr)  # fmt: skip
+        code = 2
     sys.exit(code or 0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from files.mistakes import UserError
 
 CHUNK = 1 << 20  # bytes
+CACHE_TAG = "CACHEDIR.TAG"  # marks a folder as a cache for all who search or save what is around it, bford.info/cachedir
 CONVERT = "convert it, e.g. with iconv -f latin1 -t utf-8"  # iconv takes UTF-8 for what it reads unless -f says otherwise
 
 
@@ -39,10 +41,18 @@ def texts_in(folder: str | Path) -> list[Path]:
 def files_in(folder: str | Path, endings: tuple[str, ...]) -> list[Path]:
     """The files of a folder whose names end so, at any depth, in the order of their paths.
 
-    But for hidden ones, as macOS makes them.
+    But for hidden ones and those in hidden folders, as macOS and Jupyter make them, and what lies in a cache.
     """
-    return sorted(path for path in Path(folder).rglob("*")
-                  if path.name.lower().endswith(endings) and not path.name.startswith(".") and path.is_file())  # fmt: skip
+    found = []
+    for path, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if shown(name) and not Path(path, name, CACHE_TAG).exists()]
+        found += [Path(path, name) for name in names if shown(name) and name.lower().endswith(endings)]
+    return sorted(path for path in found if path.is_file())
+
+
+def shown(name: str) -> bool:
+    """Is this the name of a file or folder of the owner's, not of one that a system puts beside it?"""
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def read_context(path: str) -> str:
@@ -76,7 +86,7 @@ def parse_json(text: str, where: str | Path, line: int | None = None) -> Any:
 
 def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
     """The digest of a file's bytes, hexadecimal, by any algorithm of hashlib."""
-    digest = hashlib.new(algorithm)
+    digest = hashlib.new(algorithm, usedforsecurity=False)  # else systems under FIPS have no MD5
     with open(path, "rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)

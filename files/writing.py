@@ -32,6 +32,8 @@ def not_a_folder(path):
     try:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; give the name of a file")
+        if path.exists() and not path.is_file():  # /dev/null, which as root would become a file
+            raise UserError(f"{path}: is no file, and would be replaced by one; give the name of a file")
         yield
     except OSError as error:
         raise unwritable(path, error) from None
@@ -50,7 +52,9 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as stream:
+        # Half a character, as broken JSON has them, is written as JSON's escape for it.
+        encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+        with open(temporary, mode, encoding=encoding, errors=errors) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -83,7 +83,7 @@ def test_the_model_to_use_is_the_one_named_else_what_the_task_saved_and_to_train
 @pytest.mark.parametrize("flags", [
     "--size huge", "--epochs 0", "--steps -1", "--dropout 1", "--dropout -0.1", "--batch-size 0", "--lr 0", "--minutes 0",
     "--seed -1", f"--seed {1 << 64}", "--parallel MPI", "--precision fp8", "--bptt x", "--emsi 3", "--nonsense",
-    "--accumulate 0",
+    "--accumulate 0", "--weight-decay nan", "--weight-decay -0.1", "--lr inf", "--minutes inf",
 ])  # fmt: skip
 def test_values_that_make_no_sense_are_refused(monkeypatch, capsys, flags):
     with pytest.raises(SystemExit) as stop:
@@ -133,7 +133,6 @@ def folder(tmp_path):
     ("ns", "", ["mlm_bert.pt", "no such file", "run mlm_task.py"]),
     ("qa", "", ["ns_bert.pt", "no such file", "ns_task.py first"]),
     ("race", "", ["ns_bert.pt", "no such file", "ns_task.py first"]),
-    ("mlm", "--checkpoint gone.pt", ["gone.pt", "no such file"]),
     ("mlm", "--evaluate", ["mlm_bert.pt", "no such file"]),
     ("ns", "--evaluate", ["ns_bert.pt", "no such file"]),
     ("qa", "--evaluate --save mine.pt", ["mine.pt", "no such file"]),
@@ -143,6 +142,12 @@ def folder(tmp_path):
     ("race", "--evaluate --bert-model none", ["no model named", "--bert-model"]),
     ("qa", "--ask Who?", ["--context"]),
     ("qa", "--predict train.json --ask Who? --context a.txt", ["--predict and --ask", "choose one"]),
+    ("qa", "--bert-model some.pt", ["--emsize", "is of a new model", "some.pt"]),
+    ("qa", "--bert-model a.pt --checkpoint b.pt", ["--checkpoint and --bert-model", "name one"]),
+    ("qa", "--ask Who? --context - --parallel DDP", ["--context -", "--parallel DDP", "give a file"]),
+    ("mlm", "--world_size 2", ["--world_size 2", "--parallel DDP"]),
+    ("mlm", "--epochs 2 --minutes 1", ["--epochs 2 and --minutes 1", "two budgets"]),
+    ("mlm", "--save /dev/null", ["/dev/null", "is no file"]),
     ("mlm", "--precision fp16", ["--precision fp16", "bf16"]),
     ("mlm", "--emsize 30 --nhead 4", ["30", "4", "--nhead"]),
     ("mlm", "--bptt 4", ["--bptt 4", "at least 8"]),
@@ -169,6 +174,11 @@ def test_a_sequence_longer_than_the_position_table_names_both_numbers(run_script
     run_script("mlm_task.py", *common, "--vocab", "vocab", "--bptt", "16")
     error = run_script("ns_task.py", *common, "--bptt", "600", code=2).stderr
     assert error.startswith("error: --bptt 600: ") and "512" in error and error.count("\n") == 1
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(run_script):
+    error = run_script("mlm_task.py", "--checkpoint", "gone.pt", code=2).stderr
+    assert error.startswith("error: gone.pt: no such file") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", ["mlm --fill", "mlm --predict", "ns --predict", "qa --context c --ask", "race --predict"])

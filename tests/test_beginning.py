@@ -72,8 +72,9 @@ def test_what_a_run_will_write_is_tried_before_anything_is_loaded(run_script, fo
 
 def train(folder, **flags):
     """A run in this folder that only looks whether it may begin."""
-    args = Namespace(log_dir=str(folder / "run"), save=str(folder / "x.pt"), evaluate=False, predict=None, **flags)
-    return beginning.in_its_place(lambda args, ranks: "begun")(args, Ranks())
+    usual = dict(log_dir=str(folder / "run"), save=str(folder / "x.pt"), evaluate=False, predict=None, precision="fp32",
+                 parallel="None", optimizer="adamw", compile="auto")  # fmt: skip
+    return beginning.in_its_place(lambda args, ranks: "begun")(Namespace(**{**usual, **flags}), Ranks())
 
 
 def test_a_second_run_in_a_folder_is_told_in_one_line_and_may_begin_when_the_first_has_ended(folder, impatient):
@@ -83,6 +84,25 @@ def test_a_second_run_in_a_folder_is_told_in_one_line_and_may_begin_when_the_fir
         with beginning.alone(folder / "other"):
             pass
     assert train(folder) == "begun"
+
+
+def test_two_runs_do_not_save_their_models_as_one_file(folder, impatient):
+    with beginning.only_writer(folder / "x.pt"):
+        with pytest.raises(UserError, match=r"^--save .*x.pt: another run writes it .*choose another name$"):
+            train(folder)
+        assert train(folder, save=str(folder / "y.pt")) == "begun"
+    assert train(folder) == "begun"
+
+
+@pytest.mark.parametrize("flags, named", [
+    (dict(optimizer="muon"), "--optimizer muon"), (dict(compile="on"), "--compile on"),
+    (dict(precision="fp16"), "--precision fp16"),
+])  # fmt: skip
+def test_flags_that_exclude_each_other_are_told_before_anything_is_loaded(monkeypatch, flags, named):
+    monkeypatch.setattr(Ranks, "sum", lambda ranks, *values: values)
+    args = Namespace(**{**dict(parallel="FSDP", optimizer="adamw", compile="auto", precision="fp32"), **flags})
+    with pytest.raises(UserError, match=named):
+        beginning.in_its_place(lambda args, ranks: "begun")(args, Ranks(1, 2))
 
 
 HOLDER = """
@@ -142,5 +162,5 @@ def no_locks(*_):
 
 def test_only_the_first_rank_looks(folder, impatient):
     with beginning.alone(folder / "run"):
-        args = Namespace(log_dir=str(folder / "run"))
+        args = Namespace(log_dir=str(folder / "run"), precision="fp32", parallel="DDP")
         assert beginning.in_its_place(lambda args, ranks: "begun")(args, Ranks(1, 2)) == "begun"

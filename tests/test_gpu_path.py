@@ -17,8 +17,8 @@ import utils
 from benchmarks import gpu
 from files.mistakes import UserError
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
-from training import sharding
-from training.compiling import compile_layers
+from training import compiling, sharding
+from training.compiling import compile_layers, unable
 from training.optimizer import MuonAdamW
 from training.ranks import Ranks, precision_of, settle
 
@@ -147,6 +147,11 @@ def test_ranks_share_the_products_of_matrices_of_a_shape(monkeypatch):
 def test_compiled_layers_keep_the_names_of_their_weights_and_compute_the_same(places, tmp_path, monkeypatch, task):
     plain = steps(trainer(task, places, tmp_path), 2)
     compiled, compile = [], torch.compile
+    try:
+        compile(lambda x: x, backend="eager")
+    except RuntimeError as error:  # torch 2.3 under Python 3.12
+        pytest.skip(str(error))
+    monkeypatch.setattr(compiling, "unable", lambda device: "")
     monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function) or compile(
         function, backend="eager", **options))  # fmt: skip
     run = steps(trainer(task, places, tmp_path, compile="on"), 2)
@@ -159,6 +164,7 @@ def test_compiled_layers_keep_the_names_of_their_weights_and_compute_the_same(pl
 
 def test_layers_are_compiled_on_a_gpu_unless_told_otherwise_or_for_a_few_minutes(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: "compiled")
+    monkeypatch.setattr(compiling, "unable", lambda device: "")
     for wanted, device, minutes, compiled in [
         ("auto", "cuda", None, 1), ("auto", "cuda", 10, 1), ("auto", "cuda", 9, 0), ("auto", "cpu", None, 0),
         ("on", "cuda", 1, 1), ("on", "cpu", None, 1), ("off", "cuda", None, 0),
@@ -167,8 +173,20 @@ def test_layers_are_compiled_on_a_gpu_unless_told_otherwise_or_for_a_few_minutes
         compile_layers(model, args, Ranks(device=torch.device(device)))
         assert (model.bert.layers[0].forward == "compiled") == compiled
         assert (model.into_gradient == "compiled") == (compiled and device == "cuda")
-    with pytest.raises(UserError, match="--compile on: --parallel FSDP"):
-        compile_layers(model, Namespace(compile="on", parallel="FSDP"), Ranks(0, 2))
+
+
+def test_where_torch_cannot_compile_a_run_goes_on_without_unless_it_was_asked_for(monkeypatch, capsys):
+    def compile(function, **options):
+        raise RuntimeError("\nno C compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    model = MLMTask(BertConfig(50, 16, 1, 2))
+    assert unable(torch.device("cpu")) == "no C compiler"
+    monkeypatch.setattr(compiling, "unable", lambda device: "no C compiler")
+    compile_layers(model, Namespace(compile="auto", parallel="DDP"), Ranks(device=torch.device("cuda")))
+    assert "not compiled, for torch cannot here (no C compiler)" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--compile on: torch cannot compile here \(no C compiler\)"):
+        compile_layers(model, Namespace(compile="on", parallel="None"), Ranks())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -25,7 +25,7 @@ import utils
 from files.mistakes import UserError
 from model import BertConfig, MLMTask
 from text.masked_blocks import MaskedBlocks
-from training import flags, sharding
+from training import flags, logs, sharding
 from training.optimizer import make_optimizer
 from training.ranks import Ranks
 from training.saving import PATIENCE
@@ -268,10 +268,33 @@ def test_a_run_goes_on_under_another_name_of_its_model(toy, tmp_path):
 def test_a_best_model_that_is_gone_is_told_at_once_or_made_up_for(toy, tmp_path, capsys):
     toy("--steps 3")
     (tmp_path / "toy.pt").unlink()
-    with pytest.raises(UserError, match=r"toy\.pt: the run is over, and its best model is gone; .*raise the budget"):
+    with pytest.raises(UserError, match=r"toy\.pt: the run is over, and its best model is not there; .*raise the budget"):
         toy("--steps 3 --resume")
     assert toy("--steps 6 --resume")[0] == 0 and (tmp_path / "toy.pt").exists()
     assert "the next validation writes" in capsys.readouterr().out
+
+
+def test_a_model_that_another_run_has_saved_since_is_not_taken_for_the_best_one(toy, tmp_path, capsys):
+    toy("--steps 3")
+    (tmp_path / "toy.pt").write_bytes(b"another run's")
+    with pytest.raises(UserError, match="its best model is not there"):
+        toy("--steps 3 --resume")
+    assert toy("--steps 6 --resume")[0] == 0
+    assert "no longer the best model so far; the next validation writes" in capsys.readouterr().out
+
+
+def test_what_another_run_saves_meanwhile_is_not_scored(toy, tmp_path, monkeypatch):
+    close = logs.Logs.close
+    monkeypatch.setattr(logs.Logs, "close", lambda *args: close(*args) or (tmp_path / "toy.pt").write_bytes(b"another"))
+    with pytest.raises(UserError, match=r"toy\.pt: not what this run has saved there"):
+        toy("--steps 3")
+
+
+def test_a_run_that_goes_on_with_a_budget_already_spent_validates_what_it_has(toy, capsys):
+    assert toy("--steps 90", stop_at=4)[0] == 75
+    capsys.readouterr()
+    steps = toy("--steps 5 --resume")[1]["steps"]
+    assert steps < 18 and re.findall(r"step +(\d+) \| time", capsys.readouterr().out) == [str(steps)]
 
 
 # Losses that are not finite
@@ -279,9 +302,10 @@ def test_a_best_model_that_is_gone_is_told_at_once_or_made_up_for(toy, tmp_path,
 
 @pytest.fixture
 def toy(tmp_path):
-    """``toy("--steps 9", bad=[3])`` trains a toy in this process; the losses of the calls in ``bad`` are not numbers."""
+    """``toy("--steps 9", bad=[3])`` trains a toy in this process; the losses of the calls in ``bad`` are not numbers, and
+    in that of ``stop_at`` comes a SIGTERM."""
 
-    def call(line, bad=(), bad_validations=()):
+    def call(line, bad=(), bad_validations=(), stop_at=None):
         parser = flags.parser("toy", "A toy.", save=str(tmp_path / "toy.pt"), epochs=1, batch_size=4, bptt=16,
                               optimizer="adamw", log_dir=str(tmp_path / "runs"))  # fmt: skip
         args = parser.parse_args(["--dropout", "0", "--log-interval", "1", "--lr", "0.01", *line.split()])
@@ -295,7 +319,10 @@ def toy(tmp_path):
         calls, validations = itertools.count(), itertools.count(1)
 
         def loss(model, batch):
-            return mlm_task.loss(model, batch) * (float("nan") if next(calls) in bad else 1.0)
+            number = next(calls)
+            if number == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return mlm_task.loss(model, batch) * (float("nan") if number in bad else 1.0)
 
         def figures(data, rows):
             made = mlm_task.figures(data, rows)
@@ -303,7 +330,8 @@ def toy(tmp_path):
 
         task = utils.Task("toy", model, tokenizer, examples, loss, mlm_task.rows, figures, mlm_task.summary)
         code = utils.run(task, args, Ranks())
-        return code, json.loads((tmp_path / "runs/result.json").read_text())
+        result = tmp_path / "runs/result.json"
+        return code, json.loads(result.read_text()) if result.exists() else None
 
     return call
 

@@ -84,3 +84,12 @@ def test_a_run_whose_steps_are_raised_goes_on_validating(clock):
     state = State()
     due_steps(clock, 1, 100, state)
     assert due_steps(clock, 101, 200, state) == [120, 160, 200]
+
+
+def test_a_run_whose_minutes_are_raised_goes_on_validating(clock):
+    state = State(step=100, seconds=600.0, validations=5, due=1.0, minutes=10)
+    for minutes, due in [(10, 1.0), (30, 1 / 3 + 2 / 15)]:
+        args = SimpleNamespace(minutes=minutes, steps=None, epochs=None, valid_examples=300, batch_size=16)
+        Schedule(args, 100, Ranks()).given_more(state)
+        assert state.due == pytest.approx(due) and state.minutes == minutes
+    assert state.validations == 0

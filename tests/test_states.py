@@ -127,7 +127,8 @@ def test_saving_happens_beside_the_training(kept, monkeypatch):
 
 
 def check(**changes):
-    args = dict(seed=1, batch_size=8, lr=0.1, minutes=None, mask_frac=0.3, log_dir="a")
+    args = dict(seed=1, batch_size=8, lr=0.1, minutes=None, mask_frac=0.3, log_dir="a", bert_model="a/one.pt",
+                checkpoint=None)  # fmt: skip
     state = {"path": "a/state.pt", "task": "mlm", "arguments": states.kept_arguments(SimpleNamespace(**args)),
              "sizes": {"hidden_size": 32}, "examples": 10}  # fmt: skip
     task, sizes = changes.pop("task", "mlm"), {"hidden_size": changes.pop("width", 32)}
@@ -138,6 +139,9 @@ def check(**changes):
 @pytest.mark.parametrize("changes, told", [
     (dict(seed=2), "--seed 2: the run in a/state.pt has 1;"), (dict(batch_size=4), "--batch-size 4: .* has 8;"),
     (dict(mask_frac=0.15), "--mask-frac 0.15: .* has 0.3;"), (dict(task="ns"), "belongs to another task"),
+    (dict(bert_model="x/other.pt"), "--bert-model other.pt: the run in a/state.pt began by --bert-model one.pt;"),
+    (dict(bert_model=None), "--bert-model none: .* began by"),
+    (dict(checkpoint="one.pt"), "--checkpoint one.pt: .* began by --bert-model one.pt"),
     (dict(width=64), "hidden_size 32, now 64"), (dict(examples=9), "made with 10 training examples, now there are 9"),
 ], ids=str)  # fmt: skip
 def test_a_state_of_another_run_is_refused_by_name_and_both_values(changes, told):
@@ -147,7 +151,7 @@ def test_a_state_of_another_run_is_refused_by_name_and_both_values(changes, told
 
 
 def test_learning_rate_budget_and_places_may_change():
-    check(lr=0.01, minutes=5.0, log_dir="b")
+    check(lr=0.01, minutes=5.0, log_dir="b", bert_model="elsewhere/one.pt")
 
 
 # Damage that no checksum tells

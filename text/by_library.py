@@ -13,6 +13,7 @@ import json
 from typing import Any
 
 from files.mistakes import UserError
+from text.subwords import without_surrogates
 
 
 def tokens_of(content: Any) -> list[str]:
@@ -50,7 +51,7 @@ class ByLibrary:
         return self.library.decoder if of_bytes else None
 
     def prepare(self, text: str) -> str:
-        return text
+        return without_surrogates(text)
 
     def ids(self, chunk: str) -> list[int]:
         return self.encode(chunk)[0]
@@ -62,4 +63,8 @@ class ByLibrary:
         return ids, [(min(start, len(chunk) - 1), max(end, start + 1)) for start, end in spans]
 
     def spell(self, token: str) -> str:
-        return self.bytes_decoder.decode([token]) if self.bytes_decoder else token.replace("▁", " ")
+        return self.join([token])
+
+    def join(self, tokens: list[str]) -> str:
+        """The text of tokens together: a character may be of several tokens, a byte or two in each."""
+        return self.bytes_decoder.decode(tokens) if self.bytes_decoder else "".join(tokens).replace("▁", " ")

@@ -35,7 +35,7 @@ import numpy as np
 from tqdm import tqdm
 
 from files.mistakes import UserError
-from files.reading import CHUNK, read_json
+from files.reading import CACHE_TAG, CHUNK, read_json
 from files.writing import write_json
 
 VERSION = 3  # raise it when the same files would give other arrays: cutting, cleaning, layout
@@ -111,6 +111,12 @@ def lock(path: Path) -> Iterator[bool]:
         yield held
 
 
+def mark(folder):
+    """Say by a file, as is usual, that the folder is a cache: no text of anybody's, should it lie within a data set."""
+    if not (folder / CACHE_TAG).exists():
+        (folder / CACHE_TAG).write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
+
+
 def _unwritable(folder, error):
     reason = error.strerror or error
     return UserError(f"{folder}: the cache cannot be written ({reason}); choose another with --cache-dir")
@@ -130,6 +136,7 @@ def build_once(folder: str | Path) -> Iterator[Path | None]:
         temporary = folder.with_name(f"{folder.name}.tmp-{socket.gethostname()}-{os.getpid()}")
         try:
             remove_stale(folder, held)
+            mark(folder.parent)
             temporary.mkdir()
             yield temporary
             try:
@@ -259,7 +266,12 @@ def build_together(
             if temporary is not None:
                 work = work_through(shares[number](), make_worker, arguments)
                 _finish(temporary, _write(temporary, work, token_type, total, description), meta, vocab_size)
-    joined = join(folder, (TokenCache(place) for place in places), vocab_size, meta, total, empty)
+    try:
+        joined = join(folder, (TokenCache(place) for place in places), vocab_size, meta, total, empty)
+    except UserError:
+        if not folder.is_dir():
+            raise
+        joined = TokenCache(folder)  # without locks another may join at once, be first, and remove the shares
     for place in places:
         shutil.rmtree(place, ignore_errors=True)
     return joined
@@ -312,9 +324,10 @@ def _write(folder, work, token_type, total, description):
             bases = {name: lengths.get(name, 0) for name in arrays}
             for name, array in arrays.items():
                 points_into = POINTS_INTO[name]
+                kind = token_type if name == "tokens" else np.int64 if points_into else np.int32
+                array = array.astype(kind, copy=False)  # a map of tokens to be joined stays on the disk
                 if points_into:
-                    array = array.astype(np.int64) + bases[points_into]
-                array = array.astype(token_type if name == "tokens" else np.int64 if points_into else np.int32)
+                    array = array + bases[points_into]
                 if name == "documents":
                     count = bases["sentences"] + len(arrays["sentences"])
                     array, begun = with_sentences(np.concatenate([begun, array]), count)

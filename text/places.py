@@ -21,8 +21,9 @@ from files.downloads import download
 from files.hub import PREFIX
 from files.mistakes import UserError
 from files.question_tables import kind_of
-from files.reading import CHUNK, texts_in
+from files.reading import CHUNK, shown, texts_in
 from files.tables import columns_of, ending, tables_at
+from files.writing import check_writable
 from text import cache, hub_sets, sample
 from text.splits import NAMES, SPLITS, folders_by_name, question_files
 
@@ -147,7 +148,8 @@ class Places:
         """Download ``source`` to ``target``, for want of the path ``wanted``."""
         if not source.url:
             raise UserError(f"{wanted}: not found; " + source.hint.format(archive=target))
-        with cache.lock(self.cache / f"download-{target.name}.lock"):
+        check_writable(target)
+        with cache.lock(target.with_name(f".{target.name}.lock")):
             if not target.exists():
                 try:
                     download(source.url, target, source.checksum)
@@ -173,7 +175,7 @@ class Places:
         path = Path(name)
         if path.name.lower().endswith(ARCHIVES) and not ending(path) and path.is_file():
             content = self.unpacked(path, path.name)
-            entries = [entry for entry in content.iterdir() if not entry.name.startswith(".")]
+            entries = [entry for entry in content.iterdir() if shown(entry.name)]
             only = entries[0] if len(entries) == 1 and entries[0].is_dir() else content
             return content if only.name.lower() in NAMES else only
         if path.exists():

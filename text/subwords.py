@@ -9,11 +9,14 @@ What they train of the same lines is alike and not the same: torchtext's trainer
 """
 
 import io
+import re
 from collections.abc import Callable
 from types import ModuleType
 
 from files.mistakes import UserError
 from text.piece_models import check_tables
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def library() -> ModuleType:
@@ -60,3 +63,8 @@ def train(sample: str, size: int, algorithm: str, prefix: str) -> None:
         found.generate_sp_model(sample, size, algorithm, prefix)
     else:
         found.SentencePieceTrainer.Train(input=sample, model_prefix=prefix, vocab_size=size, model_type=algorithm)
+
+
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for each half of a character, as broken JSON has them, which C++ and Rust do not take."""
+    return text if text.isascii() else SURROGATE.sub("\ufffd", text)

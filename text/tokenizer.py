@@ -114,7 +114,10 @@ class Tokenizer:
     def decode(self, ids: Any) -> str:
         """Readable text for a list, array or tensor of ids, without the special tokens (the unknown one included)."""
         ids = getattr(ids, "tolist", lambda: ids)()
-        return "".join(self._rules.spell(self.tokens[i]) for i in ids if i not in self.special_ids).strip()
+        tokens = [self.tokens[i] for i in ids if i not in self.special_ids]
+        if isinstance(self._rules, ByLibrary):
+            return self._rules.join(tokens).strip()
+        return "".join(map(self._rules.spell, tokens)).strip()
 
     @functools.cached_property
     def word_starts(self) -> np.ndarray:
@@ -300,8 +303,6 @@ class _WordPiece:
 
 
 class _SentencePiece:
-    SURROGATE = re.compile("[\ud800-\udfff]")  # cannot be handed to C++
-
     QUOTES = re.compile("``|''")
 
     def __init__(self, index, unk_id, model, clean=False, lowercase=True):
@@ -313,7 +314,7 @@ class _SentencePiece:
         return subwords.encoder(self.model)
 
     def prepare(self, text):
-        return text if text.isascii() else self.SURROGATE.sub("\ufffd", text)
+        return subwords.without_surrogates(text)
 
     def _pieces(self, text):
         return self._albert_pieces(text) if self.clean else self.cut(text)

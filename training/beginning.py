@@ -1,7 +1,7 @@
 """What is looked at before anything is loaded: that a run is alone in its folder, and may write what it will write.
 
 The lock of a folder is a file in it, ``lock``, which rank 0 holds and the system frees when that process dies. tune.py
-holds it for a trial ahead of the run, and hands it on.
+holds it for a trial ahead of the run, and hands it on. That of a model is a hidden file beside it, ``.qa_model.pt.lock``.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from files.locks import hold
 from files.mistakes import UserError
 from files.writing import check_writable, unwritable
 from training.flags import uses_trained
-from training.ranks import Ranks, restarted
+from training.ranks import Ranks, precision_of, restarted
 
 Run = Callable[[Namespace, Ranks], int | None]
 HANDED_ON = "BERT_LOCKED"  # environment variable: the folder whose lock the process that started this one holds for it
@@ -28,14 +28,32 @@ def in_its_place(run: Run) -> Run:
 
     @functools.wraps(run)
     def begun(args: Namespace, ranks: Ranks) -> int | None:
+        check_flags(args, ranks)
         if not ranks.first:
             return run(args, ranks)
-        with contextlib.nullcontext() if uses_trained(args) else alone(Path(args.log_dir)):
+        with contextlib.ExitStack() as held:
+            if not uses_trained(args):
+                held.enter_context(alone(Path(args.log_dir)))
             for path in outputs(args):
                 check_writable(path, args.predict)
+            if not uses_trained(args):
+                held.enter_context(only_writer(Path(args.save)))
             return run(args, ranks)
 
     return begun
+
+
+def check_flags(args, ranks):
+    """Raises UserError for flags of a training that exclude each other where there are several ranks, or on this device."""
+    if uses_trained(args):
+        return
+    precision_of(args, ranks)
+    if args.parallel == "FSDP" and ranks.world > 1:
+        if args.optimizer == "muon":
+            raise UserError("--optimizer muon: needs whole matrices, --parallel FSDP cuts them; say --optimizer adamw, or "
+                            "--parallel ZeRO")  # fmt: skip
+        if args.compile == "on":
+            raise UserError("--compile on: --parallel FSDP cuts up what would be compiled; leave one out")
 
 
 def outputs(args):
@@ -53,13 +71,25 @@ def alone(folder: Path) -> Iterator[None]:
     if os.environ.get(HANDED_ON) == str(folder.absolute()):
         yield
         return
+    with locked(folder / "lock", f"--log-dir {folder}: another run is at work there", "folder"):
+        yield
+
+
+@contextlib.contextmanager
+def only_writer(model: Path) -> Iterator[None]:
+    """While no other run saves its best model as ``model``, from another --log-dir. Raises UserError."""
+    with locked(model.with_name(f".{model.name}.lock"), f"--save {model}: another run writes it", "name"):
+        yield
+
+
+@contextlib.contextmanager
+def locked(path, otherwise, what):
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = open(folder / "lock", "a")  # noqa: SIM115
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "a")  # noqa: SIM115
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable(path.parent, error) from None
     with stream:
         if hold(stream, LOST if restarted() else DYING) is False:
-            raise UserError(f"--log-dir {folder}: another run is at work there (it holds {folder / 'lock'}); let it end, "
-                            "or choose another folder")  # fmt: skip
+            raise UserError(f"{otherwise} (it holds {path}); let it end, or choose another {what}")
         yield

@@ -8,7 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 import heads
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
 from training.ranks import Ranks
 
 SHORT = 10  # minutes of a budget under which --compile auto leaves it
@@ -18,15 +18,19 @@ def compile_layers(model: Any, args: Namespace, ranks: Ranks) -> None:
     """torch.compile for each layer, and on a GPU for the loss over the vocabulary, with --compile on, or auto on a GPU
     unless --minutes is under SHORT.
 
-    A layer alone, so that a change of shape is cheap. Raises UserError where the model is to be cut up.
+    A layer alone, so that a change of shape is cheap. Where the machine has no compiler for it, auto tells so and leaves
+    it. Raises UserError where that is so with on.
     """
     wanted = getattr(args, "compile", "auto")
     short = (getattr(args, "minutes", None) or SHORT) < SHORT
     if wanted == "off" or (wanted == "auto" and (ranks.device.type != "cuda" or short)):
         return
-    if args.parallel == "FSDP" and ranks.world > 1:
+    if args.parallel == "FSDP" and ranks.world > 1:  # which cuts up what would be compiled
+        return
+    if reason := unable(ranks.device):
         if wanted == "on":
-            raise UserError("--compile on: --parallel FSDP cuts up what would be compiled; leave one out")
+            raise UserError(f"--compile on: torch cannot compile here ({reason}); leave the flag out")
+        warn(f"layers are not compiled, for torch cannot here ({reason}); --compile off says nothing of it", word="note")
         return
     import torch  # here for start-up time, which the next one doubles
     import torch._dynamo  # start-up
@@ -38,3 +42,14 @@ def compile_layers(model: Any, args: Namespace, ranks: Ranks) -> None:
         layer.forward = torch.compile(layer.forward)
     if hasattr(model, "into_gradient") and ranks.device.type == "cuda":  # a CPU's 16 rows are in its cache as they are
         model.into_gradient = torch.compile(heads.into_gradient_at_once, dynamic=True)
+
+
+def unable(device: Any) -> str:
+    """Why torch compiles nothing for this device: an old GPU, no C compiler, a Python newer than torch; or ""."""
+    import torch  # here for start-up time
+
+    try:
+        torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
+    except Exception as error:  # each of torch's parts has its own
+        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return ""

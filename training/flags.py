@@ -14,6 +14,7 @@ it does, unless a flag says otherwise, and as the task does by default where the
 import argparse
 import dataclasses
 import difflib
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ Ways = Mapping[str, tuple]  # name of a flag -> its values, the default first; o
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
 }  # fmt: skip
+OF_NEW = "size emsize nhid nlayers share_layers embedding_size tokenizer vocab vocab_size".split()  # not of a trained model
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -91,8 +93,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, *arguments: Any, **more: Any) -> Any:
         args = super().parse_args(*arguments, **more)
-        if getattr(args, "steps", None) and args.minutes:
-            raise UserError(f"--steps {args.steps} and --minutes {args.minutes:g}: two budgets; leave one out")
+        if budgets := {name: value for name in ("epochs", "steps", "minutes") if (value := getattr(args, name, None))}:
+            if len(budgets) > 1:
+                told = " and ".join(f"--{name} {value:g}" for name, value in budgets.items())
+                raise UserError(f"{told}: two budgets; leave one out")
+        elif "epochs" in args:
+            args.epochs = self.task_defaults["epochs"]
         if isinstance(getattr(args, "dataset", None), list) and len(args.dataset) == 1:
             args.dataset = args.dataset[0]
         if self.ways:
@@ -136,11 +142,11 @@ def answer_help(arguments: Callable[[], Any]) -> None:
         run_main(arguments)
 
 
-def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+def positive(kind: Callable[[str], float], endless: bool = False) -> Callable[[str], float]:
     def convert(text: str) -> float:
         value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        if not 0 < value <= (math.inf if endless else sys.maxsize):
+            raise argparse.ArgumentTypeError(f"{text} is not above 0" if not value > 0 else f"{text} is too much")
         return value
 
     convert.__name__ = kind.__name__
@@ -221,7 +227,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
            type=positive(int))  # fmt: skip
     p.flag("norm", "LayerNorm before (pre) or after (post) each residual of a new model", choices=["pre", "post"],
            default="post")  # fmt: skip
-    p.flag("dropout", "dropout (default in fine-tuning: 0 for Sample and under --minutes without a GPU, else 0.1)",
+    p.flag("dropout", "dropout (default: 0 in pretraining; in fine-tuning 0 for Sample and under --minutes without a GPU, "
+           "else 0.1)",
            type=fraction)  # fmt: skip
     p.flag("tokenizer", "vocabulary of a new model", choices=["sentencepiece", "wordpiece", "basic_english"])
     p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
@@ -230,7 +237,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
     p.flag("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", type=positive(int))
 
     p.group("training")
-    p.flag("epochs", "budget: passes over the training data", type=positive(int))
+    p.flag("epochs", f"budget: passes over the training data (default: {own['epochs']})", type=positive(int), default=None)
     p.flag("steps", "budget instead: optimizer steps", type=positive(int))
     p.flag("minutes", "budget instead: minutes of training", type=positive(float))
     p.flag("save-minutes", "between saved states, which each validation writes as well", type=positive(float), default=10.0)
@@ -240,8 +247,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
     p.flag("lr", "peak learning rate (default: by the model's width)", type=positive(float))
     p.flag("optimizer", "adamw, or muon for the matrices of the layers and adamw for the rest", choices=["adamw", "muon"])
     p.flag("warmup", "share of the budget in which the rate rises", type=fraction, default=0.06)
-    p.flag("weight-decay", "of the weight matrices", type=float, default=0.01)
-    p.flag("clip", "largest norm of the gradient", type=positive(float), default=1.0)
+    p.flag("weight-decay", "of the weight matrices", type=share, default=0.01)
+    p.flag("clip", "largest norm of the gradient", type=positive(float, endless=True), default=1.0)
     p.flag("no-test", "end with the last validation, the test split unseen", action="store_true", default=False)
     p.flag("seed", "of all random choices", type=seed, default=5431916812)
     p.flag("log-interval", "steps between log lines", type=positive(int), default=100)
@@ -279,6 +286,8 @@ def uses_trained(args: argparse.Namespace) -> bool:
 def check_all_or_none(args: argparse.Namespace, **meanings: str) -> None:
     """Raises UserError where some of these flags are given and others not; ``meanings``: what each is for."""
     missing = [name for name in meanings if getattr(args, name) in (None, [])]
+    if getattr(args, "context", None) == "-" and args.parallel != "None":
+        raise UserError(f"--context -: a process of --parallel {args.parallel} has no standard input; give a file")
     if missing and len(missing) < len(meanings):
         flags = [f"--{name}" for name in meanings]
         raise UserError(f"{', '.join(flags[:-1])} and {flags[-1]} go together; add "
@@ -290,9 +299,11 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
 
     ``own`` is the task's default of --save. "pretrained" becomes the path of the shipped model. Of several it keeps a
     list, in which each stands once. Raises UserError where several were given to train from, and where --lowercase is
-    for a vocabulary that comes with the model.
+    for a vocabulary that comes with the model, or sizes are given beside one.
     """
-    trained = uses_trained(args)
+    trained, chosen = uses_trained(args), args.checkpoint or args.bert_model
+    if args.checkpoint and args.bert_model is not None:
+        raise UserError("--checkpoint and --bert-model: two models; name one, whose head --checkpoint takes as well")
     if args.checkpoint:
         args.checkpoint, = resolved([args.checkpoint], own, flag="checkpoint")
     if args.bert_model is None:
@@ -300,17 +311,22 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
     else:
         given = args.bert_model if isinstance(args.bert_model, list) else [args.bert_model]
         named = resolved(given, own if trained else start or own)
-        if len(named) > 1 and (not trained or args.checkpoint or "none" in named):
-            what = f"--bert-model {' '.join(named)}"
-            if not trained:
-                raise UserError(f"{what}: training starts from one; several are for --evaluate, --predict or --ask")
-            raise UserError(f"{what}: an ensemble takes trained models by --bert-model only; leave out "
-                            + (f"--checkpoint {args.checkpoint}" if args.checkpoint else "none"))  # fmt: skip
+        if len(named) > 1 and not trained:
+            raise UserError(f"--bert-model {' '.join(named)}: training starts from one; several are for --evaluate, "
+                            "--predict or --ask")  # fmt: skip
+        if len(named) > 1 and "none" in named:
+            raise UserError(f"--bert-model {' '.join(named)}: an ensemble takes trained models only; leave out none")
         once = list({os.path.realpath(path): path for path in named}.values())
         args.bert_model = once if len(once) > 1 else once[0]
     model = args.checkpoint or args.bert_model
-    if args.lowercase != "auto" and model not in (None, "none"):
-        raise says_itself(args.lowercase, model if isinstance(model, str) else model[0])
+    if model not in (None, "none"):
+        path = model if isinstance(model, str) else model[0]
+        if args.lowercase != "auto":
+            raise says_itself(args.lowercase, path)
+        of_new = next((name for name in OF_NEW if chosen and getattr(args, name, None)), None)
+        if of_new:
+            raise UserError(f"--{of_new.replace('_', '-')}: is of a new model, and {path} is what it is; leave the flag "
+                            "out, or say --bert-model none")  # fmt: skip
     return args
 
 

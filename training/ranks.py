@@ -149,6 +149,8 @@ def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) 
     tasks, nodes = slurm_tasks()
     started = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else tasks
     if args.parallel == "None":
+        if args.world_size:
+            raise UserError(f"--world_size {args.world_size}: is for --parallel; add --parallel DDP, or leave it out")
         if started > 1:
             raise UserError(f"--parallel None: {started} processes were started, which would do the same; add --parallel "
                             "DDP, or start one")  # fmt: skip
@@ -316,7 +318,8 @@ def run_rank(place, function, args, parent=None):
                              f"{timeout_of(args).total_seconds() / 60:g} minutes; look for one that does not say so, and "
                              "go on with --resume, or with more --timeout-minutes\n")  # fmt: skip
         elif lost_a_peer(error):
-            sys.stderr.write(f"error: rank {rank} stops, for it has lost another rank, whose message tells why\n")
+            sys.stderr.write(f"error: rank {rank} stops, for it has lost another rank, whose message tells why; where none "
+                             f"does, it is this: {' '.join(str(error).split())}\n")  # fmt: skip
         else:
             sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()}:\n{traceback.format_exc()}\n")
         code = 1
@@ -360,7 +363,7 @@ def waited_too_long(error):
 
 
 def lost_a_peer(error):
-    """Did another rank's end cause this error?"""
+    """Did another rank's end cause this error? Of a device or a network that was set up wrong the classes are the same."""
     text = str(error)
     return isinstance(error, dist.DistError | Lost) or "gloo/transport" in text or "Connection closed by peer" in text
 

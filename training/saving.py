@@ -13,6 +13,7 @@ from typing import Any
 
 import checkpoint
 from files.mistakes import UserError
+from files.reading import digest_of
 from files.writing import atomic_write
 from training.ranks import Ranks, restarted
 from training.schedule import Schedule
@@ -71,6 +72,7 @@ class Saving:
             self.say(f"warning: {self.args.save} stays as it was, the better model could not be saved ({reason}); the run "
                      "goes on")  # fmt: skip
             return False
+        state.best_file = digest_of(self.args.save)
         return True
 
     def begin(self) -> State:
@@ -88,35 +90,37 @@ class Saving:
             self.ranks.told(self.states.clear_damaged)
             self.ranks.told(lambda: self.states.remove("result.json", "examples.json"))
             self.find_best(state, saved["arguments"].get("save"))
+            self.schedule.given_more(state)
             return state
         if resume:
             self.say(f"nothing to resume in {self.args.log_dir}: starting")
         self.ranks.told(self.states.set_aside)
-        state = State()
+        state = State(minutes=self.args.minutes)
         self.state(state)  # to go back to; and a disk without room for it is told at once
         return state
 
     def find_best(self, state: State, before: str | None) -> None:
         """See to it that ``--save`` has the best model so far, which lies where ``--save`` was ``before``.
 
-        What is gone is made up for by the next validation. Raises UserError where there will be none.
+        What is gone, or another run's by now, is made up for by the next validation. Raises UserError where there will be
+        none.
         """
         if state.best is None:
             return
         own, old = Path(self.args.save), Path(before or self.args.save)
 
         def take():
-            if old.is_file() and own.absolute() != old.absolute():
+            if own.absolute() != old.absolute() and is_best(state, old):
                 with open(old, "rb") as source, atomic_write(own) as stream:
                     shutil.copyfileobj(source, stream)
                 self.say(f"{own}: the best model so far, copied from {old}")
-            return own.is_file()
+            return is_best(state, own)
 
         if self.ranks.told(take):
             return
         if self.schedule.progress(state) >= 1.0:
-            raise UserError(f"{old}: the run is over, and its best model is gone; put that back, or raise the budget")
-        self.say(f"warning: {old}, the best model so far, is gone; the next validation writes {own}")
+            raise UserError(f"{old}: the run is over, and its best model is not there; put that back, or raise the budget")
+        self.say(f"warning: {old} is no longer the best model so far; the next validation writes {own}")
         state.best = None
 
     def of_this_run(self):
@@ -148,6 +152,12 @@ class Saving:
         self.schedule.count(state)
         earlier = self.restored(saved)
         earlier.seconds, earlier.skipped, earlier.lowered = state.seconds, state.skipped, LOWER
+        earlier.best, earlier.best_file = state.best, state.best_file  # which may have come since
         self.say(f"{what}: going back to step {earlier.step}, on with {LOWER:g} of the learning rate")
         self.state(earlier)
         return earlier
+
+
+def is_best(state: State, path: str | Path) -> bool:
+    """Is the file there, and what the run itself has saved last?"""
+    return Path(path).is_file() and state.best_file in (None, digest_of(path))

@@ -76,6 +76,13 @@ class Schedule:
             more = self.ranks.of_first(min(TIMES - state.validations, max(1, room // max(seconds, 1e-9))))
             state.due = 1.0 if more <= 1 else progress + (1.0 - progress) / more
 
+    def given_more(self, state: State) -> None:
+        """For a run that goes on with other --minutes than it had: as many validations again, in what is left of them."""
+        if self.args.minutes and state.minutes not in (None, self.args.minutes):
+            progress = self.progress(state)
+            state.validations, state.due = 0, progress + (1.0 - progress) / TIMES
+            state.minutes = self.args.minutes
+
 
 def default_rate(task: str, config: BertConfig, optimizer: str) -> float:
     """The peak learning rate that trained well: found at width 128, and in fine-tuning by Muon at 384 (benchmarks/LOG.md),

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from files.mistakes import UserError
 from model import TransformerEncoderLayer
 from training.compiling import compile_layers
 from training.optimizer import make_optimizer
@@ -90,8 +89,6 @@ def module_and_optimizer(model, args, ranks, dtype):
         parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
         zero = args.parallel == "ZeRO"
         return parallel, make_optimizer(model, **options, zero=zero, shared=not zero)
-    if args.optimizer == "muon":
-        raise UserError("--optimizer muon: needs whole matrices, --parallel FSDP cuts them; use adamw, or --parallel ZeRO")
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 

@@ -29,7 +29,8 @@ from files.reading import CHUNK
 from files.torch_zip import holds_weights, read_torch
 from files.writing import atomic_write
 
-ADDED = {"validating", "due", "valid_examples"}  # to states since the first were saved; they begin as in a new run
+# To states since the first were saved; they begin as in a new run.
+ADDED = {"validating", "due", "valid_examples", "minutes", "best_file"}
 
 
 @dataclass
@@ -49,6 +50,8 @@ class State:
     due: float = 0.2  # under --minutes, the progress at which the next one is
     valid_examples: int | None = None  # how many examples each takes, once that is known
     best: float | None = None
+    best_file: str | None = None  # the digest of what was saved then
+    minutes: float | None = None  # the budget by which the validations are
     skipped: int = 0  # steps whose loss or gradient was not finite
     bad: int = 0  # how many of them came last, in a row
     lowered: float = 1.0  # factor of the learning rate, below 1 once the run has gone back
@@ -179,7 +182,8 @@ def well_formed(saved):
     if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
         return False
     state, number = saved["state"], int | float
-    special = {"best": number | None, "finished": bool, "recent": list, "history": list, "valid_examples": int | None}
+    special = {"best": number | None, "finished": bool, "recent": list, "history": list, "valid_examples": int | None,
+               "minutes": number | None, "best_file": str | None}  # fmt: skip
     fields = {name: special.get(name, number) for name in State.__dataclass_fields__}
     return (set(fields) - ADDED <= set(state) <= set(fields)
             and all(isinstance(state[name], fields[name]) for name in state)
@@ -225,7 +229,7 @@ def copied(value):
 # --------------------------------------------------------------------------------------------------------------------
 
 # A resumed run may change these: where things lie, how long it trains, the learning rate, and who computes. All other
-# flags, those of a task among them, decide what the batches and the model are.
+# flags, those of a task among them, decide what the batches and the model are; for the model it began from see `began`.
 FREE = """data_dir cache_dir log_dir save log_interval checkpoint bert_model resume evaluate predict output no_test
     epochs steps minutes save_minutes lr warmup clip accumulate precision parallel world_size timeout_minutes
     compile deterministic
@@ -236,7 +240,15 @@ UNSAID = {"head": "cls", "layout": "separate"}  # what None meant in states of b
 
 def kept_arguments(args: Namespace) -> dict:
     """The arguments that are saved with a state: those that must agree, the learning rate, and where the best model is."""
-    return {name: value for name, value in vars(args).items() if name in ("lr", "save") or name not in FREE}
+    kept = {name: value for name, value in vars(args).items() if name in ("lr", "save") or name not in FREE}
+    return {**kept, "began": began(args)}
+
+
+def began(args):
+    """What a run started from, by its flag and the file's name, for files are moved."""
+    if getattr(args, "checkpoint", None):
+        return f"--checkpoint {Path(args.checkpoint).name}"
+    return f"--bert-model {Path(getattr(args, 'bert_model', None) or 'none').name}"
 
 
 def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, examples: int) -> None:
@@ -244,6 +256,10 @@ def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, example
     where = saved["path"]
     if saved["task"] != task:
         raise UserError(f"{where}: belongs to another task, {saved['task']}; resume with its script, or choose a --log-dir")
+    since = saved["arguments"].get("began", began(args))
+    if since != began(args):
+        raise UserError(f"{began(args)}: the run in {where} began by {since}; resume with that flag, or use another "
+                        "--log-dir")  # fmt: skip
     differing = {}  # name of a flag -> its value now, and that of the run
     for name, value in saved["arguments"].items():
         now = getattr(args, name, value)
