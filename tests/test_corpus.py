@@ -1,6 +1,8 @@
 """Plain text: splits that are disjoint and complete, pieces of bounded size, documents, paragraphs."""
 
+import gzip
 import itertools
+import json
 import os
 from pathlib import Path
 
@@ -257,3 +259,12 @@ def test_a_file_that_shrinks_while_it_is_read_is_a_user_error(text_file):
 def test_a_file_that_cannot_be_read_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"gone\.txt: cannot be read"):
         list(pieces([(tmp_path / "gone.txt", 0, 10)], "book"))
+
+
+def test_what_the_cache_holds_is_no_text_of_the_folder_in_which_it_lies(tmp_path):
+    for number in range(12):
+        with gzip.open(tmp_path / f"{number}.jsonl.gz", "wt") as stream:
+            stream.write(json.dumps({"text": f"story {number} " * 30}) + "\n")
+    places = Places(tmp_path, tmp_path / "cache")
+    found = [[corpus_parts(str(tmp_path), split, places)[0] for split in SPLITS] for _ in range(2)]
+    assert found[0] == found[1] and len(text_files(tmp_path)) == 12

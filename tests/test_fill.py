@@ -7,6 +7,7 @@ import toys
 
 import demo
 import mlm_task
+import utils
 from model import BertConfig, MLMTask
 from text import sample
 from text.batches import EVALUATION
@@ -89,3 +90,12 @@ def test_the_layout_of_a_row_is_that_of_the_models_training(tmp_path, folder):
     assert mlm_task.layout(args, model) == ((512, True) if folder else (128, False))
     args.bptt = 64
     assert mlm_task.layout(args, model) == (64, folder)
+
+
+def test_rows_of_the_matrix_beyond_the_vocabulary_are_no_words():
+    tokenizer = toys.letters()
+    model = MLMTask(BertConfig(len(tokenizer) + 6, 16, 1, 2)).eval()
+    row = mlm_task.masked_row("the [MASK] sat", tokenizer, 99, False, "here")
+    compute = utils.Computer(mlm_task.arguments(["--precision", "fp32"]), Ranks())
+    (words,) = mlm_task.likeliest(model, tokenizer, row, compute, 10_000)
+    assert len(words) == len(tokenizer) and sum(word["probability"] for word in words) == pytest.approx(1)

@@ -60,11 +60,15 @@ def test_only_a_training_set_with_impossible_questions_gives_a_threshold(call, t
         assert scored["exact"] == figures["exact"] == scored["HasAns_exact"]
 
 
-def test_validation_questions_that_all_have_answers_give_no_threshold_which_is_told(call, tmp_path, monkeypatch):
+@pytest.mark.parametrize("layout", ["1.1", "2.0"])
+def test_validation_questions_that_all_have_answers_give_no_threshold_which_is_told(call, tmp_path, monkeypatch, layout):
     told = []
     monkeypatch.setattr(qa_task, "warn", told.append)
     write_set(tmp_path / "set", True)
     write_plain(tmp_path / "set/valid.json", 2)
+    if layout == "2.0":
+        answerable = toys.as_json(toys.squad(2, contexts=8, words=60, impossible=False))
+        (tmp_path / "set/valid.json").write_text(json.dumps(answerable))
     call(" ".join(["--dataset set", *TRAIN]))
     assert "null_threshold" not in read_model("qa_model.pt")["notes"]
     assert "no threshold is found for withholding one; give --null-threshold" in told[0]

@@ -4,7 +4,7 @@ import pytest
 from toys import refused
 
 from files.mistakes import UserError
-from files.reading import parse_json, read_json, read_text
+from files.reading import parse_json, read_json, read_text, texts_in
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,12 @@ def test_a_number_of_thousands_of_digits_is_one_line():
 
 def test_a_name_cannot_break_the_line():
     assert str(UserError("a\nb\x1b[31m\ud800: gone")) == "a\\nb\\x1b[31m\\ud800: gone"
+
+
+def test_files_that_a_system_or_a_cache_puts_beside_the_owners_are_none_of_theirs(tmp_path):
+    for name in ("a.txt", "deep/b.TXT", ".c.txt", ".ipynb_checkpoints/a.txt", "__MACOSX/._a.txt", "__MACOSX/d.txt",
+                 "cache/x/e.txt", "cache/CACHEDIR.TAG"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert texts_in(tmp_path) == [tmp_path / "a.txt", tmp_path / "deep/b.TXT"]
+    assert texts_in(tmp_path / "cache") == [tmp_path / "cache/x/e.txt"]  # where the cache itself is asked for

@@ -154,6 +154,7 @@ def test_an_archive_that_its_owner_has_divided_stays_divided(tmp_path, places):
         with zipfile.ZipFile(tmp_path / name, "w") as package:
             for split in ("train", "valid", "test"):
                 package.writestr(content.replace("train", split), f"{split}.\n\n" * 30)
+            package.writestr(f"__MACOSX/{content}", "as Finder adds it")
         assert set(text_of(str(tmp_path / name), "test", places).split()) == {"test."}
 
 

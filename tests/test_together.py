@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from files.mistakes import UserError
 from text import cache
 
 SHARED = 7
@@ -63,3 +64,14 @@ def test_several_at_once(alone, tmp_path, killed):
     errors = [process.communicate(timeout=180)[1] for process in processes]
     assert [process.returncode for process in processes] in ([0, 0, 0], [0, -signal.SIGKILL if killed else 0, 0]), errors
     assert content(tmp_path / "made") == alone
+
+
+def test_without_locks_one_that_finds_the_shares_gone_takes_what_another_has_joined(alone, tmp_path, monkeypatch):
+    join = cache.join
+
+    def too_late(folder, parts, *rest):
+        join(folder, list(parts), *rest)
+        raise UserError("share-3-of-7: damaged cache")
+
+    monkeypatch.setattr(cache, "join", too_late)
+    assert len(together(tmp_path / "made", 0).documents) == 30 and content(tmp_path / "made") == alone

@@ -1,12 +1,13 @@
 """A file is written whole or not at all."""
 
+import errno
 import os
 
 import pytest
 
-from files.mistakes import UserError
+from files.mistakes import UserError, run_main
 from files.reading import read_json
-from files.writing import atomic_write, write_json
+from files.writing import atomic_write, check_writable, write_json
 
 
 def test_atomic_write_leaves_the_old_file_when_the_block_raises(tmp_path):
@@ -43,3 +44,27 @@ def test_json_comes_back_as_it_was_written(tmp_path):
     write_json(tmp_path / "file.json", value)
     assert read_json(tmp_path / "file.json") == value
     assert "東京" in (tmp_path / "file.json").read_text(encoding="utf-8")
+
+
+def test_half_a_character_is_written_as_the_escape_that_json_has_for_it(tmp_path):
+    write_json(tmp_path / "file.json", {"half": "\ud83d", "whole": "🙂"})
+    assert read_json(tmp_path / "file.json") == {"half": "\ud83d", "whole": "🙂"}
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(UserError, match="is no file, and would be replaced"), atomic_write(path):
+            pass
+        with pytest.raises(UserError, match="is no file"):
+            check_writable(path)
+
+
+def test_a_full_disk_is_one_line_wherever_it_comes(capsys):
+    def work():
+        raise OSError(errno.ENOSPC, "No space left on device", "out.json")
+
+    with pytest.raises(SystemExit) as stop:
+        run_main(work)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error == "error: out.json: No space left on device; free space, or write elsewhere\n"

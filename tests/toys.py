@@ -195,8 +195,9 @@ def write_all(folder, members):
 
 
 def caches(places):
-    """What lies in the cache folder but locks."""
-    return sorted(path.name for path in places.cache.iterdir() if path.suffix != ".lock") if places.cache.exists() else []
+    """What lies in the cache folder but locks and the tag that says what it is."""
+    found = places.cache.iterdir() if places.cache.exists() else []
+    return sorted(path.name for path in found if path.suffix not in (".lock", ".TAG"))
 
 
 def refused(function, *words):

@@ -149,12 +149,15 @@ class Places:
         if not source.url:
             raise UserError(f"{wanted}: not found; " + source.hint.format(archive=target))
         check_writable(target)
-        with cache.lock(target.with_name(f".{target.name}.lock")):
-            if not target.exists():
-                try:
+        lock = target.with_name(f".{target.name}.lock")
+        with cache.lock(lock):
+            try:
+                if not target.exists():
                     download(source.url, target, source.checksum)
-                except UserError as error:
-                    raise UserError(f"{wanted}: not found, and {error}") from None
+            except UserError as error:
+                raise UserError(f"{wanted}: not found, and {error}") from None
+            finally:
+                lock.unlink(missing_ok=True)
         return target
 
     def sample(self) -> Path:
