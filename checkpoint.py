@@ -6,12 +6,12 @@
     python checkpoint.py push FILE OWNER/NAME     # what export writes, with a card, to Hugging Face's hub
     python checkpoint.py embed FILE --predict lines.txt --output vectors.npy    # a vector for each line
 
-FILE is a model file of ours, a Hugging Face folder (huggingface.py), the name of a model on the hub (by_name.py), or a
-file of torchtext's BERT example (torchtext_files.py, with the vocabulary that --save-vocab names).
+FILE is a model file of ours, a Hugging Face folder, the name of a model on the hub, or a file of torchtext's BERT example
+(formats/huggingface.py, by_name.py and torchtext_files.py; the last with the vocabulary that --save-vocab names).
 
 A model file holds all that using the model needs: sizes, tokenizer, weights of body and head, and what the task noted
 (how the model reads, SQuAD's threshold). It is torch.save's zip format with tensors and plain values only, and it is
-read by torch_zip.py: no pickle of anybody's is ever executed. Sizes come from the file, never from flags. In whatever
+read by files/torch_zip.py: no pickle of anybody's is ever executed. Sizes come from the file, never from flags. In whatever
 precision it holds its weights, who loads it computes with fp32 weights.
 """
 

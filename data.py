@@ -5,8 +5,8 @@
     python data.py inspect --dataset SQuAD1 --data-dir data         # what a data set holds, and an example
 
 Files lie in ``--data-dir``; what is missing is fetched where the set is public. Archives are unpacked, and tokens kept,
-under ``--cache-dir``, so that the data folder may be read-only. ``corpus.py`` reads plain text, ``questions.py`` reads
-SQuAD and RACE, and ``batches.py`` turns what comes out into tensors.
+under ``--cache-dir``, so that the data folder may be read-only. What reads the texts is in ``text/``: ``corpus.py``
+plain text, ``questions.py`` SQuAD and RACE; ``batches.py`` there turns what comes out into tensors.
 """
 
 import argparse

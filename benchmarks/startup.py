@@ -2,8 +2,7 @@
 
     python benchmarks/startup.py [--rounds 5]
 
-Medians of the real commands; the second is one whole training run of a single step on the embedded data set, without
-the final scores.
+Medians of the real commands; the second is the time to the first log line of a training on the embedded data set.
 """
 
 import argparse

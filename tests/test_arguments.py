@@ -14,6 +14,7 @@ import mlm_task
 import ns_task
 import qa_task
 import race_task
+from files import mistakes
 from text import batches
 
 SCRIPTS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
@@ -142,7 +143,6 @@ def folder(tmp_path):
     ("race", "--evaluate --bert-model none", ["no model named", "--bert-model"]),
     ("qa", "--ask Who?", ["--context"]),
     ("qa", "--predict train.json --ask Who? --context a.txt", ["--predict and --ask", "choose one"]),
-    ("qa", "--bert-model some.pt", ["--emsize", "is of a new model", "some.pt"]),
     ("qa", "--bert-model a.pt --checkpoint b.pt", ["--checkpoint and --bert-model", "name one"]),
     ("qa", "--ask Who? --context - --parallel DDP", ["--context -", "--parallel DDP", "give a file"]),
     ("mlm", "--world_size 2", ["--world_size 2", "--parallel DDP"]),
@@ -174,6 +174,13 @@ def test_a_sequence_longer_than_the_position_table_names_both_numbers(run_script
     run_script("mlm_task.py", *common, "--vocab", "vocab", "--bptt", "16")
     error = run_script("ns_task.py", *common, "--bptt", "600", code=2).stderr
     assert error.startswith("error: --bptt 600: ") and "512" in error and error.count("\n") == 1
+
+
+def test_sizes_beside_a_model_that_has_its_own_are_told_to_count_for_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(mistakes, "TOLD", set())
+    parsed(monkeypatch, "qa", "--emsize", "32", "--vocab-size", "99", "--bert-model", "some.pt")
+    error = capsys.readouterr().err
+    assert error == "note: --emsize --vocab-size: of a new model, which --bert-model none makes; some.pt is what it is\n"
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line(run_script):

@@ -8,7 +8,7 @@ Nothing is left out: every question of a file becomes an example, and a file tha
 that names the file, the place in it and the remedy. Of a training set alone bad records may be left out, where ``skip``
 is given: it is called with one line that says how many. Of a file to predict on no answer is looked at, right or wrong.
 ``load_squad_splits`` and ``load_race_splits`` give train, valid and
-test of a data set by its name or path; their ``places`` (see data.py) know where its files lie.
+test of a data set by its name or path; their ``places`` (text/places.py) know where its files lie.
 """
 
 import re

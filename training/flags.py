@@ -203,8 +203,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
            "as it does")
     questions = task in ("qa", "race")
     p.flag("bert-model", "start from the body of this model file, Hugging Face folder or name on the hub; pretrained: of "
-           "the one that comes with the suite; none: random weights"
-           + "; several without training: their ensemble" * questions,
+           "the one that comes with the suite; none: random weights; without training: the model to use, head and all"
+           + ", several: their ensemble" * questions,
            nargs="+" if questions else None)  # fmt: skip
     p.flag("save-vocab", "the vocabulary that belongs to a file of torchtext's BERT example; mlm_task.py writes its own",
            default="bert_vocab.pt")  # fmt: skip
@@ -299,7 +299,7 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
 
     ``own`` is the task's default of --save. "pretrained" becomes the path of the shipped model. Of several it keeps a
     list, in which each stands once. Raises UserError where several were given to train from, and where --lowercase is
-    for a vocabulary that comes with the model, or sizes are given beside one.
+    for a vocabulary that comes with the model.
     """
     trained, chosen = uses_trained(args), args.checkpoint or args.bert_model
     if args.checkpoint and args.bert_model is not None:
@@ -323,10 +323,8 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
         path = model if isinstance(model, str) else model[0]
         if args.lowercase != "auto":
             raise says_itself(args.lowercase, path)
-        of_new = next((name for name in OF_NEW if chosen and getattr(args, name, None)), None)
-        if of_new:
-            raise UserError(f"--{of_new.replace('_', '-')}: is of a new model, and {path} is what it is; leave the flag "
-                            "out, or say --bert-model none")  # fmt: skip
+        if of_new := [f"--{name.replace('_', '-')}" for name in OF_NEW if chosen and getattr(args, name, None)]:
+            warn(f"{' '.join(of_new)}: of a new model, which --bert-model none makes; {path} is what it is", word="note")
     return args
 
 
