@@ -21,7 +21,7 @@ from training import flags
 
 READING = {  # how a model reads, unless a flag or its file says otherwise
     "bptt": (512,), "passage": ("window", "truncate", "select"), "layout": ("separate", "joint"),
-    "marks": ("none", "question"),
+    "marks": ("none", "question"), "sentences": ("rules",),
 }  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def make_task(args, model, tokenizer, places, sets, description):
     examples = {
         split: OptionRows(
             articles, tokenizer, places, how.bptt, args.seed, how.passage, f"{description}{split}", args.show, how.layout,
-            args.sentences, how.marks,
+            how.sentences, how.marks,
         )
         for split, articles in sets.items()
     }  # fmt: skip

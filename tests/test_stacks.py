@@ -59,13 +59,16 @@ def test_of_cuttings_that_are_equally_likely_either_library_takes_the_same(pairs
             assert by_torchtext.encode_ids("." * length) == by_sentencepiece.encode_ids("." * length)
 
 
-@pytest.mark.parametrize("python, torch", [("3.10", "2.3.1"), ("3.12", "2.3.1"), ("3.13", "2.13.0"), ("3.14", "2.13.0")])
-def test_each_python_gets_the_stack_that_it_can_have(python, torch):
+@pytest.mark.parametrize("python, machine, torch", [
+    ("3.10", "x86_64", "2.3.1"), ("3.12", "arm64", "2.3.1"), ("3.12", "aarch64", "2.13.0"), ("3.13", "x86_64", "2.13.0"),
+    ("3.14", "aarch64", "2.13.0"),
+])  # fmt: skip
+def test_each_python_gets_the_stack_that_it_can_have(python, machine, torch):
     tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
     requirements = pytest.importorskip("packaging.requirements")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     stack = map(requirements.Requirement, extras["stack"])
-    wanted = [one for one in stack if one.marker.evaluate({"python_version": python})]
+    wanted = [one for one in stack if one.marker.evaluate({"python_version": python, "platform_machine": machine})]
     if [one.name for one in wanted] == ["bert-suite"]:
         assert wanted[0].extras == {"new"}
         wanted = list(map(requirements.Requirement, extras["new"]))

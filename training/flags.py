@@ -196,7 +196,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
     p.flag("sentences", "where they end: by rules for the common scripts, or as sentencex has it for a language such as de",
-           type=sentence_language, metavar="{rules,LANGUAGE}", default="rules")  # fmt: skip
+           type=sentence_language, metavar="{rules,LANGUAGE}",
+           default=None if "sentences" in (ways or {}) else "rules")  # fmt: skip
     p.flag("log-dir", "logs, result.json, evaluation.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file, Hugging Face folder or name on the hub, body and head, and read "
@@ -469,7 +470,7 @@ def reading(args: argparse.Namespace, model: "torch.nn.Module", ways: Ways) -> a
         if found[name] is not None:
             continue
         found[name] = value = notes.get(name, usual)
-        if not (value in (usual, *others) if others else type(value) is int and value > 0):
+        if not fits(value, usual, *others):
             raise UserError(cannot.format(name, value, name))
         if name == "bptt" and name not in notes:
             found[name] = min(usual, model.bert.config.max_position_embeddings)
@@ -477,6 +478,13 @@ def reading(args: argparse.Namespace, model: "torch.nn.Module", ways: Ways) -> a
         raise UserError("--marks question: the model was trained without marks; leave the flag out" if args.marks else
                         cannot.format("marks", "question", "marks"))  # fmt: skip
     return argparse.Namespace(**found)
+
+
+def fits(value, usual, *others):
+    """Is this a value of the flag: one of several, a number, or of --sentences a language?"""
+    if others:
+        return value in (usual, *others)
+    return type(value) is int and value > 0 if type(usual) is int else isinstance(value, str) and sentence_language(value)
 
 
 def check_length(bptt, model):
