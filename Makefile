@@ -62,4 +62,4 @@ gpu: $(FOLDER)/installed
 	@$(VENV) benchmarks/gpu.py
 
 clean:
-	rm -rf cache runs *.pt tune.db
+	rm -rf cache runs *.pt .*.pt.lock tune.db
