@@ -276,8 +276,7 @@ class Trainer:
                     self.saving.state(self.state)
                 if self.stop or progress >= 1.0:
                     break
-        unknown = self.state.step not in {step for step, part, _ in self.state.history if part == "valid"}
-        if not self.stop and self.ranks.of_first(unknown):
+        if not self.stop and not self.ranks.of_first(self.state.validated):
             self.validate(1.0)  # where the budget with which a run goes on is spent already
         self.logs.close_bar()
 
@@ -435,7 +434,7 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
 
 
 def weights_and_notes(path, state):
-    if not is_best(state, path):
+    if Path(path).is_file() and not is_best(state, path):
         raise UserError(f"{path}: not what this run has saved there, another has since; give each a --save of its own")
     best = checkpoint.read_model(path)
     return checkpoint.whole(best), best["notes"]

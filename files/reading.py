@@ -45,7 +45,7 @@ def files_in(folder: str | Path, endings: tuple[str, ...]) -> list[Path]:
     """
     found = []
     for path, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if shown(name) and not Path(path, name, CACHE_TAG).exists()]
+        folders[:] = [name for name in folders if shown(name) and not os.path.exists(os.path.join(path, name, CACHE_TAG))]
         found += [Path(path, name) for name in names if shown(name) and name.lower().endswith(endings)]
     return sorted(path for path in found if path.is_file())
 

@@ -276,6 +276,13 @@ def test_where_locks_do_not_work_the_first_to_finish_wins(tmp_path, monkeypatch)
     assert (tmp_path / "c" / "who").read_text() == "theirs"
 
 
+def test_a_folder_in_which_its_owner_keeps_other_things_is_not_called_a_cache(tmp_path):
+    (tmp_path / "mine.txt").write_text("not to be left out of a backup")
+    with build_once(tmp_path / "c"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock") == ["c", "mine.txt"]
+
+
 def test_the_unfinished_build_of_another_machine_is_left_alone_for_an_hour(tmp_path):
     other = tmp_path / "c.tmp-elsewhere-123"
     other.mkdir()

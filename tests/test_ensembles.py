@@ -185,7 +185,7 @@ def test_an_ensemble_chooses_among_options(call, folder):
 @pytest.mark.parametrize(("task", "flags", "words"), [
     ("race", "", "race_a.pt race_b.pt: training starts from one"),
     ("qa", "", "qa_a.pt qa_b.pt: training starts from one"),
-    ("race", "--evaluate --checkpoint race_c.pt", "leave out --checkpoint race_c.pt"),
+    ("race", "--evaluate --checkpoint race_c.pt", "--checkpoint and --bert-model: two models"),
     ("qa", "--evaluate none", "leave out none"),
     ("race", "--predict articles gone.pt", "gone.pt: no such file"),
     ("qa", "--predict squad.json mlm", "mlm: no such file"),

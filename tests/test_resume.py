@@ -290,9 +290,10 @@ def test_what_another_run_saves_meanwhile_is_not_scored(toy, tmp_path, monkeypat
         toy("--steps 3")
 
 
-def test_a_run_that_goes_on_with_a_budget_already_spent_validates_what_it_has(toy, capsys):
+def test_a_run_that_goes_on_with_a_budget_already_spent_validates_what_it_has(toy, tmp_path, capsys):
     assert toy("--steps 90", stop_at=4)[0] == 75
     capsys.readouterr()
+    (tmp_path / "toy.pt").unlink(missing_ok=True)  # no matter, then
     steps = toy("--steps 5 --resume")[1]["steps"]
     assert steps < 18 and re.findall(r"step +(\d+) \| time", capsys.readouterr().out) == [str(steps)]
 

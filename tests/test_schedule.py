@@ -93,3 +93,10 @@ def test_a_run_whose_minutes_are_raised_goes_on_validating(clock):
         Schedule(args, 100, Ranks()).given_more(state)
         assert state.due == pytest.approx(due) and state.minutes == minutes
     assert state.validations == 0
+
+
+def test_a_run_by_steps_that_goes_on_by_minutes_validates_as_one_by_minutes(clock):
+    state = State(step=100, seconds=600.0, validations=5)
+    args = SimpleNamespace(minutes=20, steps=None, epochs=None, valid_examples=300, batch_size=16)
+    Schedule(args, 100, Ranks()).given_more(state)
+    assert state.due == pytest.approx(0.6) and state.validations == 0

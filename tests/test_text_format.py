@@ -63,7 +63,7 @@ def test_inspect_and_the_tasks_take_the_flag(places, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["ns_task.py", "--text_format", "sentences"])
     assert ns_task.arguments().text_format == "sentences"
     with pytest.raises(SystemExit):
-        flags.parser("qa", "About.").parse_args(["--text-format", "sentences"])
+        flags.parser("qa", "About.", epochs=1).parse_args(["--text-format", "sentences"])
 
 
 def test_a_split_in_which_no_sentence_follows_another_is_named(tmp_path, tokenizer, monkeypatch):
@@ -71,8 +71,9 @@ def test_a_split_in_which_no_sentence_follows_another_is_named(tmp_path, tokeniz
         (tmp_path / f"{split}.txt").write_text(text)
     args = argparse.Namespace(dataset="Text", data_dir=tmp_path, cache_dir=tmp_path / "cache", text_format="sentences",
                               predict=None, evaluate=False, sentences="rules", log_dir=tmp_path / "run",
-                              save=tmp_path / "ns.pt", bptt=16, seed=0, frac_ns=0.5, objective="nsp",
-                              min_sentence_len=1, text_column=None, valid_share=None, test_share=None)  # fmt: skip
+                              save=tmp_path / "ns.pt", precision="fp32", parallel="None", bptt=16, seed=0, frac_ns=0.5,
+                              objective="nsp", min_sentence_len=1, text_column=None, valid_share=None,
+                              test_share=None)  # fmt: skip
     monkeypatch.setattr(flags, "new_or_loaded", lambda *arguments: (None, tokenizer))
     with pytest.raises(UserError, match=r"^valid split: next sentences: no document has two sentences"):
         ns_task.run(args, Ranks())

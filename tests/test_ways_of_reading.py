@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ import utils
 from checkpoint import read_model, save_model
 from files.mistakes import UserError
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
+from text import sentences
 from text.answers import logit
 from text.option_rows import Joint
 from text.places import Places
@@ -293,3 +295,15 @@ def test_a_state_of_before_goes_on_by_the_flags_that_were_usual_then_which_are_t
     with pytest.raises(UserError, match=r"--passage select, --layout joint, --head dcmn: the run in state\.pt has window, "
                                         "separate, cls; resume with its flags"):  # fmt: skip
         check("")
+
+
+def test_a_language_of_sentences_is_wanted_only_by_who_looks_for_sentences(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencex", None)
+    sentences.library.cache_clear()
+    model = RaceTask(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128))
+    model.notes = {"passage": "window", "sentences": "de"}
+    assert flags.reading(race_task.arguments(["--evaluate"]), model, race_task.READING).sentences == "de"
+    model.notes["passage"] = "select"
+    refused(lambda: flags.reading(race_task.arguments(["--evaluate"]), model, race_task.READING), "pip install sentencex")
+    args = race_task.arguments(["--evaluate", "--sentences", "rules"])
+    assert flags.reading(args, model, race_task.READING).sentences == "rules"

@@ -112,8 +112,8 @@ def lock(path: Path) -> Iterator[bool]:
 
 
 def mark(folder):
-    """Say by a file, as is usual, that the folder is a cache: no text of anybody's, should it lie within a data set."""
-    if not (folder / CACHE_TAG).exists():
+    """Say by a file, as is usual, that a new folder is a cache: no text of anybody's, should it lie within a data set."""
+    if all(path.suffix == ".lock" for path in folder.iterdir()):  # else it may be one in which its owner keeps other things
         (folder / CACHE_TAG).write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
 
 

@@ -148,16 +148,16 @@ class Places:
         """Download ``source`` to ``target``, for want of the path ``wanted``."""
         if not source.url:
             raise UserError(f"{wanted}: not found; " + source.hint.format(archive=target))
-        check_writable(target)
         lock = target.with_name(f".{target.name}.lock")
-        with cache.lock(lock):
-            try:
+        try:
+            check_writable(target)
+            with cache.lock(lock):
                 if not target.exists():
                     download(source.url, target, source.checksum)
-            except UserError as error:
-                raise UserError(f"{wanted}: not found, and {error}") from None
-            finally:
-                lock.unlink(missing_ok=True)
+        except UserError as error:
+            raise UserError(f"{wanted}: not found, and {error}") from None
+        finally:
+            lock.unlink(missing_ok=True)
         return target
 
     def sample(self) -> Path:

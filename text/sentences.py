@@ -61,7 +61,7 @@ def library():
     try:
         import sentencex
     except ImportError:
-        raise UserError("--sentences LANGUAGE: needs sentencex; pip install sentencex, or leave the flag out") from None
+        raise UserError("--sentences LANGUAGE: needs sentencex; pip install sentencex, or say --sentences rules") from None
     return sentencex
 
 

@@ -88,7 +88,7 @@ def locked(path, otherwise, what):
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = open(path, "a")  # noqa: SIM115
     except OSError as error:
-        raise unwritable(path.parent, error) from None
+        raise unwritable(path if path.exists() else path.parent, error) from None
     with stream:
         if hold(stream, LOST if restarted() else DYING) is False:
             raise UserError(f"{otherwise} (it holds {path}); let it end, or choose another {what}")

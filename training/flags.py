@@ -474,6 +474,8 @@ def reading(args: argparse.Namespace, model: "torch.nn.Module", ways: Ways) -> a
             raise UserError(cannot.format(name, value, name))
         if name == "bptt" and name not in notes:
             found[name] = min(usual, model.bert.config.max_position_embeddings)
+    if found.get("passage") == "select":  # else nobody looks for sentences
+        sentence_language(found["sentences"])
     if found.get("marks") == "question" and model.bert.config.type_vocab_size <= MARKED:
         raise UserError("--marks question: the model was trained without marks; leave the flag out" if args.marks else
                         cannot.format("marks", "question", "marks"))  # fmt: skip
@@ -481,10 +483,10 @@ def reading(args: argparse.Namespace, model: "torch.nn.Module", ways: Ways) -> a
 
 
 def fits(value, usual, *others):
-    """Is this a value of the flag: one of several, a number, or of --sentences a language?"""
+    """Is this a value of the flag: one of several, or a number, or a text?"""
     if others:
         return value in (usual, *others)
-    return type(value) is int and value > 0 if type(usual) is int else isinstance(value, str) and sentence_language(value)
+    return type(value) is type(usual) and (type(value) is str or value > 0)
 
 
 def check_length(bptt, model):

@@ -118,7 +118,7 @@ class Saving:
 
         if self.ranks.told(take):
             return
-        if self.schedule.progress(state) >= 1.0:
+        if self.schedule.progress(state) >= 1.0 and state.validated:
             raise UserError(f"{old}: the run is over, and its best model is not there; put that back, or raise the budget")
         self.say(f"warning: {old} is no longer the best model so far; the next validation writes {own}")
         state.best = None
@@ -153,6 +153,7 @@ class Saving:
         earlier = self.restored(saved)
         earlier.seconds, earlier.skipped, earlier.lowered = state.seconds, state.skipped, LOWER
         earlier.best, earlier.best_file = state.best, state.best_file  # which may have come since
+        self.schedule.given_more(earlier)
         self.say(f"{what}: going back to step {earlier.step}, on with {LOWER:g} of the learning rate")
         self.state(earlier)
         return earlier

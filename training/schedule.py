@@ -78,7 +78,7 @@ class Schedule:
 
     def given_more(self, state: State) -> None:
         """For a run that goes on with other --minutes than it had: as many validations again, in what is left of them."""
-        if self.args.minutes and state.minutes not in (None, self.args.minutes):
+        if self.args.minutes and state.minutes != self.args.minutes:
             progress = self.progress(state)
             state.validations, state.due = 0, progress + (1.0 - progress) / TIMES
             state.minutes = self.args.minutes

@@ -64,6 +64,11 @@ class State:
         """The epoch, from 1, of the step just done."""
         return self.epoch + (self.batch > 0)
 
+    @property
+    def validated(self) -> bool:
+        """Was the step just done scored? Rank 0's state tells."""
+        return any(step == self.step and kind == "valid" for step, kind, _ in self.history)
+
 
 class States:
     """The states of the run whose logs are in ``folder``. ``say(text)`` tells the user."""

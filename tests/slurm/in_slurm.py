@@ -118,7 +118,7 @@ def test_a_job_at_its_end_is_requeued_and_goes_on(shell, folder):  # noqa: F811
     job = shell(BATCH.format(name="again", flags=f"{LONG} --save again.pt")).strip()
     log = folder / "again.out"
     wait_until(lambda: log.exists() and "| epoch   2" in log.read_text())
-    shell(f"scancel --signal=USR1 --batch {job}")  # what --signal=B:USR1@120 does before the time limit
+    shell(f"scancel --signal=USR1 --batch {job}")  # what --signal=B:USR1@360 does before the time limit
     wait_until(lambda: "requeued" in log.read_text())
     wait_until(lambda: "resuming from" in log.read_text() or "End of training" in log.read_text(), 90)
     wait_until(lambda: not shell(f"squeue --noheader --jobs={job} 2>/dev/null || true").strip(), 90)
