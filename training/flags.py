@@ -145,8 +145,10 @@ def answer_help(arguments: Callable[[], Any]) -> None:
 def positive(kind: Callable[[str], float], endless: bool = False) -> Callable[[str], float]:
     def convert(text: str) -> float:
         value = kind(text)
-        if not 0 < value <= (math.inf if endless else sys.maxsize):
-            raise argparse.ArgumentTypeError(f"{text} is not above 0" if not value > 0 else f"{text} is too much")
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        if value == math.inf and not endless:
+            raise argparse.ArgumentTypeError(f"{text} has no end")
         return value
 
     convert.__name__ = kind.__name__
@@ -302,7 +304,8 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
     list, in which each stands once. Raises UserError where several were given to train from, and where --lowercase is
     for a vocabulary that comes with the model.
     """
-    trained, chosen = uses_trained(args), args.checkpoint or args.bert_model
+    trained = uses_trained(args)
+    chosen = not trained and (args.checkpoint or args.bert_model)
     if args.checkpoint and args.bert_model is not None:
         raise UserError("--checkpoint and --bert-model: two models; name one, whose head --checkpoint takes as well")
     if args.checkpoint:
