@@ -20,7 +20,7 @@ READING = {"bptt": (128,)}  # how a model reads, unless a flag or its file says 
 
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
-        "mlm", __doc__, READING,
+        "mlm", __doc__, READING, short={"batch_size": 32},
         save="mlm_bert.pt", epochs=2, batch_size=16, dropout=0.0, optimizer="muon",
     )  # fmt: skip
     p.flag("mask_frac", "share of the tokens to mask in training; scores always mask 0.15", type=float, default=0.3)

@@ -3,9 +3,10 @@
     python benchmarks/commands.py [--rounds 3] [--steps 60]
 
 Masked words first, at the sizes of benchmarks/mlm.py, beside its loop, which has no loader and takes AdamW, 15 % masked and
-batches of 32: the command as it comes, the same in batches of 32, and with one after the other of the loop's settings said
-to it, so that what each costs is seen. Then the other tasks as they come, on the embedded data set. Alternating, each run a
-process of its own; the median of a run's log lines but the first two, and of the rounds. Validations do not count.
+batches of 32: the command as it comes; in batches of 32, as it comes under --minutes without a GPU; and with one after the
+other of the loop's settings said to it, so that what each costs is seen. Then the other tasks as they come, on the embedded
+data set. Alternating, each run a process of its own; the median of a run's log lines but the first two, and of the rounds.
+Validations do not count.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SIZES = ["--size", "mini", "--vocab", str(vocabulary()), "--bptt", "128"]
 MORE = [["--optimizer", "adamw"], ["--mask_frac", "0.15"], ["--batch_size", "32"]]
 COMMANDS = {
     "mlm_task.py as it comes": ("mlm", SIZES),
-    "... in batches of 32, with Muon": ("mlm", [*SIZES, *MORE[2]]),
+    "... under --minutes: in batches of 32": ("mlm", [*SIZES, *MORE[2]]),
     "... with AdamW": ("mlm", [*SIZES, *MORE[0]]),
     "... and 15 % masked": ("mlm", [*SIZES, *MORE[0], *MORE[1]]),
     "... and batches of 32": ("mlm", [*SIZES, *MORE[0], *MORE[1], *MORE[2]]),
