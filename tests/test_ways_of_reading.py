@@ -228,7 +228,7 @@ def test_a_body_with_an_attention_window_reads_whole_articles_in_rows_of_their_o
     ("qa", "--minutes 10 --parallel FSDP --marks none", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
     ("qa", "--minutes 10 --checkpoint m.pt", False, (0.0, None, "muon"), "--dropout 0 --optimizer muon --batch_size 16"),
     ("qa", "--steps 10", False, (0.1, 384, "adamw"), ""),
-    ("mlm", "--minutes 10", False, (0.0, 128, "muon"), ""),
+    ("mlm", "--minutes 10", False, (0.0, 128, "muon"), "--batch_size 32"), ("mlm", "--steps 10", False, (0.0, 128, "muon"), ""),
 ])  # fmt: skip
 def test_minutes_of_a_cpu_go_to_many_examples_which_is_told(monkeypatch, capsys, task, words, gpu, settings, told):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
@@ -251,7 +251,7 @@ def test_minutes_of_a_cpu_go_to_many_examples_which_is_told(monkeypatch, capsys,
 def test_a_new_model_is_as_large_as_its_minutes_bear_which_is_told(monkeypatch, capsys, words, gpu, layers, width, told):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr("files.mistakes.TOLD", set())
-    config = flags.sizes(SCRIPTS["mlm"].arguments(["--dataset", "Books", *words.split()]), 100)
+    config = flags.sizes(SCRIPTS["mlm"].arguments(["--dataset", "Books", "--batch_size", "16", *words.split()]), 100)
     assert (config.num_hidden_layers, config.hidden_size) == (layers, width)
     note = "note: --minutes 10 without a GPU: taking --size mini; say otherwise by the same flag\n"
     assert capsys.readouterr().err == (note if told else "")
