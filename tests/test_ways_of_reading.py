@@ -228,7 +228,8 @@ def test_a_body_with_an_attention_window_reads_whole_articles_in_rows_of_their_o
     ("qa", "--minutes 10 --parallel FSDP --marks none", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
     ("qa", "--minutes 10 --checkpoint m.pt", False, (0.0, None, "muon"), "--dropout 0 --optimizer muon --batch_size 16"),
     ("qa", "--steps 10", False, (0.1, 384, "adamw"), ""),
-    ("mlm", "--minutes 10", False, (0.0, 128, "muon"), "--batch_size 32"), ("mlm", "--steps 10", False, (0.0, 128, "muon"), ""),
+    ("mlm", "--minutes 10", False, (0.0, 128, "muon"), "--batch_size 32"),
+    ("mlm", "--steps 10", False, (0.0, 128, "muon"), ""),
 ])  # fmt: skip
 def test_minutes_of_a_cpu_go_to_many_examples_which_is_told(monkeypatch, capsys, task, words, gpu, settings, told):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
