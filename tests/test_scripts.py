@@ -112,7 +112,7 @@ def test_select_takes_the_sentences_of_the_library(stub, tmp_path):
 def test_where_it_is_missing_one_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencex", None)
     module.library.cache_clear()
-    with pytest.raises(UserError, match="--sentences LANGUAGE: needs sentencex; pip install sentencex, or say --sentences rules"):
+    with pytest.raises(UserError, match="--sentences LANGUAGE: needs sentencex; pip install sentencex, or say --sent"):
         mlm_task.arguments(["--sentences", "de"])
     with pytest.raises(UserError, match="--sentences Deutsch: neither rules nor a language's code; write one such as de"):
         sentence_language("Deutsch")
