@@ -141,10 +141,15 @@ def likeliest(
     input_ids = input_ids.to(compute.ranks.device)
     with compute.autocast():
         logits = model(input_ids, positions=input_ids == tokenizer.mask_id).float()  # (masks, V)
+    return [[{"word": word, "probability": share} for word, share in best] for best in guesses(logits, tokenizer, count)]
+
+
+def guesses(logits, tokenizer, count):
+    """For each row of logits (n, V) the ``count`` likeliest words and their probabilities, best first."""
     logits = logits[:, : len(tokenizer)]  # the matrix may have more rows than there are words
     shares, words = logits.softmax(-1).topk(min(count, logits.size(1)))
     return [
-        [{"word": tokenizer.decode([word]), "probability": share} for word, share in zip(*pair, strict=True)]
+        [(tokenizer.decode([word]), share) for word, share in zip(*pair, strict=True)]
         for pair in zip(words.tolist(), shares.tolist(), strict=True)
     ]
 
@@ -157,14 +162,12 @@ def samples(compute, model, data, found):
         batch = utils.to_device(data.collate([index], EVALUATION), compute.ranks.device)
         with compute.autocast():
             logits = model.eval()(**utils.inputs(batch), positions=batch["positions"]).float()
-        shares, words = (x.tolist() for x in logits[:, : len(tokenizer)].softmax(-1).topk(5))
         ids, places = batch["input_ids"][0].tolist(), batch["positions"][0].nonzero()[:, 0].tolist()
         texts = [tokenizer.decode(ids[first + 1 : last]) for first, last in pairwise([0, *places, len(ids)])]
         masks = [
-            {"gold": tokenizer.decode([right]),
-             "guesses": [[tokenizer.decode([word]), share] for word, share in zip(*pair, strict=True)]}
-            for right, *pair in zip(batch["labels"].tolist(), words, shares, strict=True)
-        ]  # fmt: skip
+            {"gold": tokenizer.decode([right]), "guesses": best}
+            for right, best in zip(batch["labels"].tolist(), guesses(logits, tokenizer, 5), strict=True)
+        ]
         found.append({"kind": "mlm", "texts": texts, "masks": masks})
     return found
 

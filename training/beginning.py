@@ -31,14 +31,12 @@ def in_its_place(run: Run) -> Run:
         check_flags(args, ranks)
         if not ranks.first:
             return run(args, ranks)
-        with contextlib.ExitStack() as held:
-            if not uses_trained(args):
-                held.enter_context(alone(Path(args.log_dir)))
+        training = not uses_trained(args)
+        with alone(Path(args.log_dir)) if training else contextlib.nullcontext():
             for path in outputs(args):
                 check_writable(path, args.predict)
-            if not uses_trained(args):
-                held.enter_context(only_writer(Path(args.save)))
-            return run(args, ranks)
+            with only_writer(Path(args.save)) if training else contextlib.nullcontext():
+                return run(args, ranks)
 
     return begun
 

@@ -261,9 +261,10 @@ def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, example
     where = saved["path"]
     if saved["task"] != task:
         raise UserError(f"{where}: belongs to another task, {saved['task']}; resume with its script, or choose a --log-dir")
-    since = saved["arguments"].get("began", began(args))
-    if since != began(args):
-        raise UserError(f"{began(args)}: the run in {where} began by {since}; resume with that flag, or use another "
+    from_here = began(args)
+    since = saved["arguments"].get("began", from_here)
+    if since != from_here:
+        raise UserError(f"{from_here}: the run in {where} began by {since}; resume with that flag, or use another "
                         "--log-dir")  # fmt: skip
     differing = {}  # name of a flag -> its value now, and that of the run
     for name, value in saved["arguments"].items():
