@@ -23,7 +23,7 @@ import signal
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,7 @@ class Computer:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def prefetch(iterable: Iterable, device: torch.device, depth: int = 2) -> Iterator:
+def prefetch(iterable: Iterable, device: torch.device, depth: int = 2) -> Generator:
     """The items of ``iterable``, made ahead of their use by a thread that goes with ``device``."""
     items: queue.Queue = queue.Queue(depth)
     end, stop = object(), threading.Event()
@@ -216,7 +216,8 @@ def prefetch(iterable: Iterable, device: torch.device, depth: int = 2) -> Iterat
         except BaseException as error:
             offer((end, error))
 
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
         while True:
             item, error = items.get()
@@ -227,6 +228,7 @@ def prefetch(iterable: Iterable, device: torch.device, depth: int = 2) -> Iterat
             yield item
     finally:
         stop.set()
+        thread.join()  # a thread in torch's code as Python ends may end it with an abort
 
 
 class Trainer:
@@ -255,27 +257,28 @@ class Trainer:
         progress = self.schedule.progress(self.state)
         self.logs.open(self.state, self.parameters)
         while progress < 1.0 and not self.stop:
-            for micro_batches, counts, after in self.logs.clocked(prefetch(self.work(), self.ranks.device)):
-                rate, _ = self.step(micro_batches, counts, progress)
-                self.state.step += 1
-                self.state.epoch, self.state.batch = after
-                progress = self.schedule.progress(self.state)
-                due = self.schedule.validation_due(progress, self.state)
-                if due or self.save or self.stop or progress >= 1.0 or self.logs.due(self.state):
-                    self.read_steps()
-                self.logs.step(self.state, progress, rate, self.norm)
-                if self.state.bad >= PATIENCE:
-                    self.unread = []
-                    self.state = self.saving.back(self.state)
-                    self.logs.restart(self.state)
+            with contextlib.closing(prefetch(self.work(), self.ranks.device)) as steps:
+                for micro_batches, counts, after in self.logs.clocked(steps):
+                    rate, _ = self.step(micro_batches, counts, progress)
+                    self.state.step += 1
+                    self.state.epoch, self.state.batch = after
                     progress = self.schedule.progress(self.state)
-                    break  # and on with the batches from there
-                if due:
-                    self.validate(progress)
-                elif self.save:
-                    self.saving.state(self.state)
-                if self.stop or progress >= 1.0:
-                    break
+                    due = self.schedule.validation_due(progress, self.state)
+                    if due or self.save or self.stop or progress >= 1.0 or self.logs.due(self.state):
+                        self.read_steps()
+                    self.logs.step(self.state, progress, rate, self.norm)
+                    if self.state.bad >= PATIENCE:
+                        self.unread = []
+                        self.state = self.saving.back(self.state)
+                        self.logs.restart(self.state)
+                        progress = self.schedule.progress(self.state)
+                        break  # and on with the batches from there
+                    if due:
+                        self.validate(progress)
+                    elif self.save:
+                        self.saving.state(self.state)
+                    if self.stop or progress >= 1.0:
+                        break
         if not self.stop and not self.ranks.of_first(self.state.validated):
             self.validate(1.0)  # where the budget with which a run goes on is spent already
         self.logs.close_bar()

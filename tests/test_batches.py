@@ -1,6 +1,8 @@
 """What is common to all kinds of examples: batches that are pure functions of their numbers, and the order of an epoch."""
 
+import itertools
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import LONG, blocks, options, pairs, same_batches, windows
 
+import utils
 from text.batches import EVALUATION, epoch_batches, evaluation_batches, generator, generators, whole_numbers
 
 many = settings(deadline=None, max_examples=60)
@@ -87,3 +90,11 @@ def test_whole_numbers_are_those_that_numpy_draws(bound):
         sure = np.argmax(again[row]) if again[row].any() else 40
         assert numbers[row, :sure].tolist() == generator(1, 0, row).integers(bound, size=40)[:sure].tolist()
     assert (again.mean() > 0.4) == (bound > 1 << 31) and (bound > 1 << 31 or again.mean() < 0.001)
+
+
+def test_the_thread_that_makes_batches_ends_with_the_loop_over_them():
+    before = threading.active_count()
+    made = utils.prefetch(itertools.count(), torch.device("cpu"))
+    assert [next(made), next(made)] == [0, 1] and threading.active_count() == before + 1
+    made.close()
+    assert threading.active_count() == before
