@@ -300,7 +300,7 @@ class BertModel(nn.Module):
         self.apply(self.initialise)
         self.embedding.initialise()
         if config.embedding_size is None and not config.share_layers:
-            initial.look_around(self.embedding.embed, self.layers[0].attention)
+            initial.look_around(self.embedding.embed, self.layers[:1] if config.norm_first else self.layers)
 
     def initialise(self, module):
         """Weights normal(0, initializer_range), biases 0 (Devlin et al. 2019 and their code)."""
