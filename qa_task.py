@@ -75,7 +75,18 @@ from files.reading import read_context
 from files.writing import write_json
 from metrics import exact_score, squad_scores
 from model import QuestionAnswerTask
-from text.answers import Found, best_answers, best_spans, candidates, mean, n_best_answers, null_odds, text_of, together
+from text.answers import (
+    Found,
+    best_answers,
+    best_spans,
+    between,
+    candidates,
+    mean,
+    n_best_answers,
+    null_odds,
+    text_of,
+    together,
+)
 from text.places import Places
 from text.question_windows import QuestionWindows
 from text.questions import Question, SquadSet, load_squad, load_squad_splits
@@ -153,14 +164,18 @@ def as_squad(data, ids):
 
 
 def official(data, candidates, threshold, find_threshold=False):
-    """The official scores of ``candidates``, an answer being withheld above the threshold (or the best one)."""
+    """The official scores of ``candidates``, an answer being withheld above the threshold.
+
+    With ``find_threshold`` that is the best one, which is among what is found: ``null_threshold``.
+    """
     texts, odds = best_answers(data, candidates)
     gold = as_squad(data, texts)
     if not data.squad.with_impossible:  # whose scores know no odds; an answer is withheld all the same
         withheld = {id for id in texts if threshold is not None and odds[id] > threshold}
         return squad_scores(gold, {id: "" if id in withheld else text for id, text in texts.items()})
     if find_threshold:
-        threshold = squad_scores(gold, texts, odds)["best_f1_thresh"]
+        threshold = between(squad_scores(gold, texts, odds)["best_f1_thresh"], odds.values())
+        return {**squad_scores(gold, texts, odds, threshold), "null_threshold": threshold}
     return squad_scores(gold, texts, odds, 1.0 if threshold is None else threshold)
 
 
@@ -203,7 +218,7 @@ def summary(part, figures):
 
 
 def make_notes(how, finds_threshold):
-    return lambda figures: {**vars(how), **({"null_threshold": figures["best_f1_thresh"]} if finds_threshold else {})}
+    return lambda figures: {**vars(how), **({"null_threshold": figures["null_threshold"]} if finds_threshold else {})}
 
 
 def make_task(args, model, tokenizer, places, sets, description):

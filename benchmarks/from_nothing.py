@@ -26,7 +26,7 @@ from files.writing import write_json  # noqa: E402
 from text.places import default_cache_dir, default_data_dir  # noqa: E402
 
 TEXTS = ("--valid-share", "--valid_share", "--test", "--text", "--sentences")  # what the texts of mlm_task.py are
-PRETRAINING = 0.6  # of the minutes, by default; the rest is for questions
+PRETRAINING = 0.35, 0.6  # of the minutes, by default, for masked words: of less than two hours, and of more
 
 
 class Chain:
@@ -97,7 +97,8 @@ def main():
                         "that reads them")  # fmt: skip
     parser.add_argument("--size", default="mini")
     parser.add_argument("--race", action="store_true", help="a model for RACE as well")
-    parser.add_argument("--pretraining", type=float, default=PRETRAINING, help="share of the minutes for masked words")
+    parser.add_argument("--pretraining", type=float, help="share of the minutes for masked words, the others for questions "
+                        f"(default: {PRETRAINING[0]}, or {PRETRAINING[1]} from 120 minutes on)")  # fmt: skip
     for task in ("mlm", "qa", "race"):
         parser.add_argument(f"--{task}-flags", default="", help=f"more flags of {task}_task.py, to try what they are worth")
     parser.add_argument("--data-dir", default=default_data_dir())
@@ -110,7 +111,8 @@ def main():
         if word.startswith(TEXTS):  # what is scored would not be what training leaves out
             raise UserError(f"--mlm-flags {word}: say it by --text-flags, for those who prepare and score as well")
     prepared = chain.stage("prepare", "data.py", "prepare", *text)
-    spent = prepared + chain.task("mlm", args.pretraining * args.minutes - prepared, *text, "--size", args.size,
+    share = args.pretraining or PRETRAINING[args.minutes >= 120]
+    spent = prepared + chain.task("mlm", share * args.minutes - prepared, *text, "--size", args.size,
                                   *args.mlm_flags.split())  # fmt: skip
     asked = args.minutes - spent
     questions = chain.task("qa", asked, "--bert-model", "mlm_bert.pt", "--dataset", "SQuAD1", *args.qa_flags.split())

@@ -148,6 +148,22 @@ def test_null_odds_are_the_probability_of_no_answer_against_the_best_span():
     assert answers.null_odds((-1e4, -1e4), [(1e4, 1e4, 0, 0)]) < 1e-300 and answers.null_odds((0.0, 0.0), []) == 1.0
 
 
+def test_the_threshold_of_a_sure_model_is_halfway_between_what_it_gives_and_what_it_withholds():
+    """Its odds are next to 0 or to 1: an answer of 1e-6 would be withheld above 1e-9, the best threshold of these."""
+    assert answers.between(1e-9, [1e-12, 1e-9, 1 - 1e-9]) == pytest.approx(0.5)
+    assert 0.99 < answers.between(1e-9, [1e-12, 1e-9]) < 1  # nothing was withheld
+    assert 1e-9 < answers.between(1e-9, [1e-12, 1e-9, 1.0]) < 1
+    assert answers.between(0.0, [1e-12, 0.5]) == 0.0  # all is withheld
+
+
+@some
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.data())
+def test_the_halfway_threshold_withholds_the_same_answers(odds, data):
+    best = data.draw(st.sampled_from([0.0, *odds]))
+    halfway = answers.between(best, odds)
+    assert [one > halfway for one in odds] == [one > best for one in odds]
+
+
 # Several models as one
 
 

@@ -86,6 +86,17 @@ def null_odds(null: Null, spans: list[Span]) -> float:
     return logistic(null_margin(null, spans))
 
 
+def between(threshold: float, odds: Iterable[float]) -> float:
+    """Halfway from the threshold to the next of ``odds`` above it, as logits: the same of them are above.
+
+    The best threshold is the odds of an answer that was given, and of a sure model all such odds are next to nothing: any
+    other answer a little less sure would be withheld. One that withholds all, 0, stays.
+    """
+    above = min((one for one in odds if one > threshold), default=1.0)
+    middle = logistic(sum(max(-FARTHEST, min(logit(one), 36.0)) for one in (threshold, above)) / 2)  # 1 beyond 36
+    return middle if 0 < threshold < middle < above else threshold
+
+
 def best_answers(data: QuestionWindows, candidates: Candidates) -> tuple[dict[str, str], dict[str, float]]:
     """``{id: text of the best span over all windows}``, whatever speaks for no answer, and ``{id: null_odds}``."""
     texts, odds = {}, {}
