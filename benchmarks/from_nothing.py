@@ -1,7 +1,7 @@
 """From raw text to answers in a budget of minutes: a vocabulary, masked words, questions; and what they came to.
 
     python benchmarks/from_nothing.py FOLDER --minutes 30 --data-dir data
-    python benchmarks/from_nothing.py FOLDER --minutes 240 --dataset BookCorpus SQuAD1 library.tar.gz --race
+    python benchmarks/from_nothing.py FOLDER --minutes 240 --dataset SQuAD1 library.tar.gz --race
 
 Each stage is the command that a user would give, bare but for names and its share of the minutes. The clock runs from raw
 text to the last trained step, with all that the commands do on the way: training the vocabulary, tokenising, validating.
