@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 WAVES = 8  # by which a head tells positions apart
 LAYERS = (  # of each of the first: tokens from a query to the key that a head looks at, others are free; how far the score
-    # of that key is above those so many tokens from it; the size of what is added
+    # of that key would be above those so many tokens from it, were waves all there is; the size of what is added
     ((-1, 1, -2, 2, -3, 3, -4, 4), 3.0, 1, 1.0),
     ((-4, 4, -8, 8), 3.0, 4, 0.5),
     ((-8, 8, -16, 16), 8.5, 8, 0.5),
@@ -38,9 +38,9 @@ def look_around(words: nn.Embedding, layers: nn.ModuleList) -> None:
 
     The first of ``layers``, each with a MultiheadAttention, is on states that are words plus `waves`, normalised. There a
     head sees one neighbour; its values and output begin at the size at which that counts as much as the token itself. In
-    the two behind, whose states have their neighbours in them, it sees a window, half of it within two tokens of the place.
-    (Layers that do not normalise what they hand on drown the waves: of such, give the first.) Words, and what these layers
-    add, leave the dimensions of their waves free at first, for it would be noise there.
+    the two behind, whose states have their neighbours in them, it sees a window, half of it within two tokens of the place,
+    and adds half as much. (Layers that do not normalise what they hand on drown the waves: of such, give the first.) Words,
+    and what the attention of these layers adds, leave the dimensions of their waves free at first, for it would be noise.
     """
     width, heads = words.embedding_dim, layers[0].attention.heads
     count = min(WAVES, width // heads // 4)
@@ -59,7 +59,9 @@ def look_around(words: nn.Embedding, layers: nn.ModuleList) -> None:
 
 
 def point(attention: nn.Module, offsets: Sequence[int], pairs: Tensor, sharpness: float, away: int) -> None:
-    """Let each head look so many tokens on, by the waves in these ``pairs`` of dimensions.
+    """Let each head look as many tokens on as its one of ``offsets`` says, by the waves in these ``pairs`` of dimensions.
+
+    The key there scores by ``sharpness`` more than those ``away`` tokens from it, where states are waves of width 1 alone.
 
     Turned by k times its angle, a wave is the one k positions on, so that a query that is its position's waves, turned,
     meets the key k tokens on with the highest score. (A relation such as Trockman & Kolter 2023, arXiv 2305.09828, give to

@@ -166,7 +166,7 @@ def as_squad(data, ids):
 def official(data, candidates, threshold, find_threshold=False):
     """The official scores of ``candidates``, an answer being withheld above the threshold.
 
-    With ``find_threshold`` that is the best one, which is among what is found: ``null_threshold``.
+    With ``find_threshold`` it is found here, halfway beyond the best one, and given as ``null_threshold``.
     """
     texts, odds = best_answers(data, candidates)
     gold = as_squad(data, texts)

@@ -179,7 +179,7 @@ class Computer:
         ready = prefetch(((part, pinned(data.collate(part, batches.EVALUATION), self.ranks)) for part in parts),
                          self.ranks.device)  # fmt: skip
         bar = tqdm(ready, f"scoring {split}", len(mine), disable=None if self.ranks.first else True, leave=False)
-        with self.autocast():  # around all batches, so that weights are made narrower once
+        with contextlib.closing(ready), self.autocast():  # around all batches, so that weights are made narrower once
             for indices, batch in bar:
                 found = task.rows(model, to_device(batch, self.ranks.device), data, indices)
                 rows.update(zip(indices.tolist(), found, strict=True))
@@ -194,7 +194,7 @@ class Computer:
 
 
 def prefetch(iterable: Iterable, device: torch.device, depth: int = 2) -> Generator:
-    """The items of ``iterable``, made ahead of their use by a thread that goes with ``device``."""
+    """The items of ``iterable``, made ahead of their use by a thread that goes with ``device``; to be closed."""
     items: queue.Queue = queue.Queue(depth)
     end, stop = object(), threading.Event()
 

@@ -111,7 +111,7 @@ def main():
         if word.startswith(TEXTS):  # what is scored would not be what training leaves out
             raise UserError(f"--mlm-flags {word}: say it by --text-flags, for those who prepare and score as well")
     prepared = chain.stage("prepare", "data.py", "prepare", *text)
-    share = args.pretraining or PRETRAINING[args.minutes >= 120]
+    share = PRETRAINING[args.minutes >= 120] if args.pretraining is None else args.pretraining
     spent = prepared + chain.task("mlm", share * args.minutes - prepared, *text, "--size", args.size,
                                   *args.mlm_flags.split())  # fmt: skip
     asked = args.minutes - spent

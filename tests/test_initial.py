@@ -32,11 +32,13 @@ SIZES = pytest.mark.parametrize("width, heads", [(32, 2), (128, 2), (224, 7), (2
 @SIZES
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_each_head_of_the_first_layer_begins_by_looking_at_its_neighbour(width, heads, norm_first):
-    seen = where_heads_look(new_body(width, heads, 1, norm_first=norm_first))[0]
+    seen, *behind = where_heads_look(new_body(width, heads, norm_first=norm_first))
     offsets = initial.LAYERS[0][0]
     for shares, offset in zip(seen, offsets, strict=False):
         assert max(shares, key=shares.get) == offset and shares[offset] > 0.4
     assert all(max(shares.values()) < 0.2 for shares in seen[len(offsets) :])  # free
+    if norm_first:
+        assert all(max(shares.values()) < 0.05 for layer in behind for shares in layer)
 
 
 @SIZES

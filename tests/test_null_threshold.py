@@ -1,6 +1,7 @@
 """The threshold from which an answer is withheld: who finds one, and the flag that overrides it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +59,17 @@ def test_only_a_training_set_with_impossible_questions_gives_a_threshold(call, t
         call("--evaluate --dataset set")
         scored = json.loads((tmp_path / "run/evaluation.json").read_text())
         assert scored["exact"] == figures["exact"] == scored["HasAns_exact"]
+
+
+def test_the_threshold_that_is_found_leaves_room_on_both_sides():
+    squad, found = toys.squad(contexts=5), {}
+    for number, question in enumerate(squad.questions):  # all are answered right, by logits of 18 on either side
+        text, start = question.answers[0] if question.answers else ("", 0)
+        null = -9.0 if question.answers else 9.0
+        found[number] = (null, null), [(0.0, 0.0, start, start + len(text))]
+    scores = qa_task.official(SimpleNamespace(squad=squad), found, None, find_threshold=True)
+    assert scores["f1"] == scores["best_f1"] == 100 and scores["best_f1_thresh"] < 1e-7
+    assert scores["null_threshold"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("layout", ["1.1", "2.0"])

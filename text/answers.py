@@ -70,6 +70,7 @@ def text_of(data: QuestionWindows, question: Question, span: Span) -> str:
 
 
 FARTHEST = 700.0  # where a difference of scores is cut off, which the exponential of a float just bears
+SURE = 1 - 1e-6  # of the odds that there is no answer, where none was withheld to learn it from
 
 
 def null_margin(null, spans):
@@ -90,9 +91,10 @@ def between(threshold: float, odds: Iterable[float]) -> float:
     """Halfway from the threshold to the next of ``odds`` above it, as logits: the same of them are above.
 
     The best threshold is the odds of an answer that was given, and of a sure model all such odds are next to nothing: any
-    other answer a little less sure would be withheld. One that withholds all, 0, stays.
+    other answer a little less sure would be withheld. One that withholds all, 0, stays; where nothing is above, it goes
+    halfway to SURE, which withholds next to nothing.
     """
-    above = min((one for one in odds if one > threshold), default=1.0)
+    above = min((one for one in odds if one > threshold), default=SURE)
     middle = logistic(sum(max(-FARTHEST, min(logit(one), 36.0)) for one in (threshold, above)) / 2)  # 1 beyond 36
     return middle if 0 < threshold < middle < above else threshold
 
