@@ -95,7 +95,7 @@ def between(threshold: float, odds: Iterable[float]) -> float:
     halfway to SURE, which withholds next to nothing.
     """
     above = min((one for one in odds if one > threshold), default=SURE)
-    middle = logistic(sum(max(-FARTHEST, min(logit(one), 36.0)) for one in (threshold, above)) / 2)  # 1 beyond 36
+    middle = logistic(sum(min(logit(one), 36.0) for one in (threshold, above)) / 2)  # beyond 36 a float is 1
     return middle if 0 < threshold < middle < above else threshold
 
 
@@ -168,5 +168,5 @@ def mean(values: Iterable[float]) -> float:
 
 
 def logit(share):
-    """The inverse of the logistic function."""
-    return math.log(share / (1 - share)) if 0 < share < 1 else math.copysign(FARTHEST, share - 0.5)
+    """The inverse of the logistic function, which bears what it gives."""
+    return max(-FARTHEST, math.log(share / (1 - share))) if 0 < share < 1 else math.copysign(FARTHEST, share - 0.5)
