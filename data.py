@@ -203,7 +203,7 @@ def main():
             kinds = ["sentencepiece", "wordpiece", "basic_english"]
             flags += [("tokenizer", "kind of a new vocabulary", {"choices": kinds}),
                       ("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab", {}),
-                      ("lowercase", "are capitals small letters to a vocab.txt? auto: where it has none",
+                      ("lowercase", "read capitals as small letters for a vocab.txt? auto: where it has none",
                        {"choices": ["auto", "yes", "no"], "default": "auto"}),
                       ("vocab-size", "size of a new vocabulary", {"type": int}),
                       ("bert-model", "take the vocabulary of this model file, Hugging Face folder or name on the hub; "

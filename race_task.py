@@ -33,8 +33,8 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     )  # fmt: skip
     p.flag("level", "which part of RACE", choices=["middle", "high", "all"], default="all")
     p.flag("passage", "an article that is too long: window: read window by window; truncate: its beginning; select: the "
-           "sentences that say most of question and options (default: select, with an attention window window; a trained "
-           "model's own, or window)", choices=READING["passage"])  # fmt: skip
+           "sentences that say most of question and options (default: select, or window under --attention-window; a "
+           "trained model's own, or window)", choices=READING["passage"])  # fmt: skip
     p.flag("head", "what scores an option: the pooled first token, co-attention, co-matching, or a mix of the last layers' "
            "first tokens (default: dcmn, or the trained model's)", choices=["cls", "duma", "dcmn", "mix"])  # fmt: skip
     p.flag("duma-layers", "layers of co-attention in the head duma (default: 1)", type=flags.positive(int))

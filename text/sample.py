@@ -21,11 +21,11 @@ options. Design choices:
   questions, and nothing is learned from them.
 """
 
+import argparse
 import functools
 import json
 import random
 import re
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -255,6 +255,6 @@ def write(folder: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m text.sample FOLDER")
-    write(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m text.sample", description=write.__doc__)
+    parser.add_argument("folder", help="where it goes")
+    write(parser.parse_args().folder)

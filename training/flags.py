@@ -209,7 +209,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
            "the one that comes with the suite; none: random weights; without training: the model to use, head and all"
            + ", several: their ensemble" * questions,
            nargs="+" if questions else None)  # fmt: skip
-    p.flag("save-vocab", "the vocabulary that belongs to a file of torchtext's BERT example; mlm_task.py writes its own",
+    p.flag("save-vocab", "the vocabulary of a file of torchtext's BERT example; mlm_task.py writes its own there",
            default="bert_vocab.pt")  # fmt: skip
     if questions:
         p.flag("strict", "refuse a training set with bad records, which otherwise are left out with a warning; those of "
@@ -235,7 +235,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
            type=fraction)  # fmt: skip
     p.flag("tokenizer", "vocabulary of a new model", choices=["sentencepiece", "wordpiece", "basic_english"])
     p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
-    p.flag("lowercase", "are capitals small letters to a vocab.txt? auto: where it has none (BERT's do_lower_case)",
+    p.flag("lowercase", "read capitals as small letters for a vocab.txt? auto: where it has none (BERT's do_lower_case)",
            choices=["auto", "yes", "no"], default="auto")  # fmt: skip
     p.flag("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", type=positive(int))
 
@@ -243,7 +243,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
     p.flag("epochs", f"budget: passes over the training data (default: {own['epochs']})", type=positive(int), default=None)
     p.flag("steps", "budget instead: optimizer steps", type=positive(int))
     p.flag("minutes", "budget instead: minutes of training", type=positive(float))
-    p.flag("save-minutes", "between saved states, which each validation writes as well", type=positive(float), default=10.0)
+    p.flag("save-minutes", "minutes between saved states; validations write them, too", type=positive(float), default=10.0)
     p.flag("batch_size", "examples a step, over all ranks", type=positive(int))
     p.flag("accumulate", "micro-batches a step (default: 1; on a CPU as many as take 1 GB each)", type=positive(int))
     p.flag("bptt", "tokens of an example at most", type=positive(int))

@@ -26,7 +26,7 @@ AGAIN = 3  # seconds after which a SIGTERM is a second one: a rank gets the firs
 @contextlib.contextmanager
 def stopping(note: Callable[[int, FrameType | None], None], first: bool = True) -> Iterator[None]:
     """Within it, ``note`` handles Ctrl-C, SIGTERM and SIGUSR1; the process ends by itself when the block has not ended
-    DEADLINE seconds later, and at a second SIGTERM at once. The ``first`` rank tells so."""
+    DEADLINE seconds later, and at a second SIGTERM after AGAIN seconds. The ``first`` rank tells so."""
     handlers = {number: signal.signal(number, note) for number in CODES}
     noted, notes = socket.socketpair()
     notes.setblocking(False)
