@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 
 from files import hub, pretrained
-from files.mistakes import UserError, run_main, spellings
+from files.command_line import Help, check_not_empty, spellings
+from files.mistakes import UserError, run_main
 from files.reading import read_json
 from files.torch_zip import holds_weights, read_torch, starts_as_zip
 from files.writing import atomic_write, check_writable
@@ -308,7 +309,7 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     for function in (show, export, push, save_as, embed):
         about = {"help": function.__doc__, "description": function.__doc__, "allow_abbrev": False}
-        p = commands.add_parser(function.__name__.replace("_", "-"), **about)
+        p = commands.add_parser(function.__name__.replace("_", "-"), formatter_class=Help, **about)
         p.set_defaults(function=function)
         p.add_argument("file", help="a model file, Hugging Face folder, name on the hub, or torchtext's BERT example")
         if function is export:
@@ -331,6 +332,7 @@ def main():
         ):
             p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
+    check_not_empty(args)
     if args.file == pretrained.NAME and (models := pretrained.shipped(*MODELS)):
         raise UserError(f"{args.file}: {len(models)} models; name one of them, {' or '.join(models)}")
     args.function(args)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from files.mistakes import UserError, run_main, spellings, warn
+from files.command_line import Help, check_not_empty, spellings
+from files.mistakes import UserError, run_main, warn
 from files.pretrained import resolved
 from metrics import LETTERS
 from text.corpus import COLUMN_HELP, FORMAT_HELP, SHARE_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
@@ -186,7 +187,8 @@ def main():
     parser = argparse.ArgumentParser(description="Prepare or inspect a data set.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     for function in (prepare, inspect):
-        p = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, allow_abbrev=False)
+        p = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, allow_abbrev=False,
+                                formatter_class=Help)  # fmt: skip
         p.set_defaults(function=function)
         flags = [("dataset", "name of a data set, a path, or hub:owner/name; several: of pretraining, together",
                   {"default": "Sample", "nargs": "+"}),
@@ -213,6 +215,7 @@ def main():
         for name, help, options in flags:
             p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
+    check_not_empty(args)
     args.dataset = args.dataset[0] if len(args.dataset) == 1 else args.dataset
     args.function(args, Places.of_text(args))
 

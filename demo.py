@@ -49,6 +49,7 @@ from training.ranks import Ranks, local_device, precision_of
 BODY = 1 << 19  # bytes of a request at most
 LIMITS = {"passage": 50_000, "text": 10_000, "question": 1_000, "option": 1_000}  # characters
 WAIT = 60  # seconds for a model that is busy with other questions
+ENDING = 10  # the same after Ctrl-C
 PAGE = Path(__file__).with_name("demo.html")
 ENGINE = Path(__file__).parent / "docs" / "engine.txt"  # what the README asks, too
 MODELS = ("mlm_bert.pt", "qa_model.pt", "race_model.pt")  # where none is named
@@ -358,6 +359,8 @@ def main():
             host = socket.gethostname()
         print(f"open http://{host}:{port}/ in a browser; Ctrl-C ends the server", flush=True)
         server.serve_forever()
+    for model in models:  # whose answer may be on its way: a thread in torch's code as Python ends may abort it
+        model.lock.acquire(timeout=ENDING)
     return 0
 
 

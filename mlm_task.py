@@ -55,7 +55,7 @@ from text.masked_blocks import MaskedBlocks
 from text.places import Places
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer
-from text.vocabularies import save_vocab
+from text.vocabularies import load_vocab, save_vocab
 from training.beginning import in_its_place
 from training.ranks import launch
 
@@ -198,6 +198,17 @@ def fill(args, ranks, model, tokenizer):
             print(f"  {guess['probability']:.3f}  {guess['word']}")
 
 
+def is_examples(args):
+    """Is --save-vocab the file of torchtext's BERT example, which was read with its model, and remains that example's?"""
+    if not (args.checkpoint or args.bert_model not in (None, "none")) or not Path(args.save_vocab).is_file():
+        return False
+    try:
+        load_vocab(args.save_vocab)
+    except UserError:  # it is not what save_vocab writes
+        return True
+    return False
+
+
 @in_its_place
 def run(args, ranks):
     places = Places.of_text(args)
@@ -212,7 +223,7 @@ def run(args, ranks):
         )
         for split in splits
     }  # fmt: skip
-    if ranks.first and not args.evaluate:
+    if ranks.first and not args.evaluate and not is_examples(args):
         save_vocab(tokenizer, args.save_vocab)
     task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
                       notes=lambda figures: vars(flags.reading(args, model, READING)), tested=("loss", "ppl"))  # fmt: skip

@@ -253,9 +253,9 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the budget is spent. The best model so far is always in ``--save``."""
+        self.logs.open(self.state, self.parameters)
         self.schedule.restart()
         progress = self.schedule.progress(self.state)
-        self.logs.open(self.state, self.parameters)
         while progress < 1.0 and not self.stop:
             with contextlib.closing(prefetch(self.work(), self.ranks.device)) as steps:
                 for micro_batches, counts, after in self.logs.clocked(steps):
@@ -358,9 +358,9 @@ class Trainer:
             best is None or (value < best if self.task.best == "loss" else value > best)
         )  # fmt: skip
         self.logs.validation(self.state, figures, seconds)
-        if self.ranks.of_first(better) and self.saving.best(self.state, figures):
-            self.state.best = value
-        self.saving.state(self.state)
+        wrote = self.ranks.of_first(better) and self.saving.best(self.state, figures)
+        self.state.best = value if wrote else best
+        self.saving.state(self.state, sound=wrote)
 
     def valid_examples(self):
         """How many examples each validation takes, and of questions in windows the windows of as many."""
@@ -421,7 +421,7 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
         trainer.run()
         trainer.stop = trainer.stop or ranks.sum(trainer.stop_wanted)[0] > 0  # the signal may have come in the last step
         trainer.state.finished = not trainer.stop
-        trainer.saving.state(trainer.state, wait=True)
+        trainer.saving.state(trainer.state, wait=True, sound=trainer.state.finished)
         trainer.logs.close(trainer.state)
         ranks.gather(None)  # until rank 0 has written state and best model
         if trainer.stop:

@@ -7,7 +7,7 @@ scripts print it and leave with code 2; anything else is a bug and keeps its tra
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 
@@ -34,14 +34,9 @@ def warn(message: str, once: str | None = None, word: str = "warning") -> None:
         print(f"{word}: {UserError(message)}", file=sys.stderr, flush=True)
 
 
-def spellings(flag: str) -> Iterable[str]:
-    """The ways to write a flag of several words: as given, with - and with _."""
-    return dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}", f"--{flag.replace('-', '_')}"])
-
-
 def run_main(function: Callable[[], Any]) -> NoReturn:
-    """Run a script's ``main``: a ``UserError``, or a full disk, becomes one line on stderr and exit code 2, Ctrl-C no line
-    and 130."""
+    """Run a script's ``main``: a ``UserError``, a full disk, or a path that one may not look into, becomes one line on
+    stderr and exit code 2, Ctrl-C no line and 130."""
     try:
         code = function()
     except UserError as error:
@@ -53,9 +48,11 @@ def run_main(function: Callable[[], Any]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not (error.filename and error.errno in (errno.EACCES, errno.ENAMETOOLONG)):
             raise
-        print(f"error: {error.filename or 'what was being written'}: {error.strerror}; free space, or write elsewhere",
-              file=sys.stderr)  # fmt: skip
+        remedy = "free space, or write elsewhere" if full else "check the path, and who may read it"
+        name = UserError(error.filename or "what was being written")
+        print(f"error: {name}: {error.strerror}; {remedy}", file=sys.stderr)
         code = 2
     sys.exit(code or 0)

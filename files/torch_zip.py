@@ -31,7 +31,7 @@ from files.reading import CHUNK
 BROKEN: tuple[type[Exception], ...] = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, LookupError)
 BROKEN += (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, OSError)
 LARGEST_PICKLE = 1 << 28  # bytes
-MOST_VALUES = 5_000_000  # a pickle can hold itself, or double itself again and again
+MOST_VALUES = 5_000_000  # or one a byte of the pickle, which can hold itself, or double itself again and again
 DTYPES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -138,7 +138,8 @@ def read_zip(path):
             raise ValueError("numbers with the highest byte first")
         with package.open(entries["data.pkl"]) as stream:
             found = Unpickler(stream).load()
-        return as_tensors(found, lambda storage: read_storage(package, entries, storage), 4 * size + CHUNK)
+        values = max(MOST_VALUES, entries["data.pkl"].file_size)
+        return as_tensors(found, lambda storage: read_storage(package, entries, storage), values, 4 * size + CHUNK)
 
 
 def read_storage(package, entries, storage):
@@ -156,9 +157,9 @@ def read_storage(package, entries, storage):
     return torch.frombuffer(content, dtype=storage.dtype)
 
 
-def as_tensors(found, read, room):
-    """``found`` with tensors in the place of views, which together take at most ``room`` bytes."""
-    storages, tensors, left = {}, {}, [MOST_VALUES, room]
+def as_tensors(found, read, values, room):
+    """``found``, at most so many ``values``, with tensors in the place of views, which take at most ``room`` bytes."""
+    storages, tensors, left = {}, {}, [values, room]
 
     def once(storage):
         if storage not in storages:

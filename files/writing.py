@@ -16,7 +16,7 @@ def check_writable(path: str | Path, read: str | None = None) -> None:
 
     It leaves nothing behind.
     """
-    path = Path(path)
+    path = followed(path)
     if read and os.path.exists(read) and path.exists() and path.samefile(read):
         raise UserError(f"{path}: is what is read, and would be overwritten; name another --output")
     with not_a_folder(path):
@@ -24,6 +24,11 @@ def check_writable(path: str | Path, read: str | None = None) -> None:
         temporary = folder / f"{path.name}.tmp{os.getpid()}"
         temporary.touch()
         temporary.unlink()
+
+
+def followed(path: str | Path) -> Path:
+    """The file that a link at ``path`` stands for, else ``path``: who writes there means that file."""
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
 
 
 @contextlib.contextmanager
@@ -43,10 +48,10 @@ def not_a_folder(path):
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside ``path``; on success sync it and rename it to ``path``, else remove it.
 
-    A reader therefore sees the old file or the new one, never a part. Raises UserError where the folder cannot be
-    written, or ``path`` is one.
+    A reader therefore sees the old file or the new one, never a part; a link stays one. Raises UserError where the folder
+    cannot be written, or ``path`` is one.
     """
-    path = Path(path)
+    path = followed(path)
     with not_a_folder(path):
         temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -132,7 +132,7 @@ def read_state(folder, rng):
         return states.set_aside()
     saved = states.load()
     check_layout(saved)
-    check_same_run(saved, "mlm", {"hidden_size": 16}, argparse.Namespace(lr=0.1, seed=0), 5)
+    check_same_run(saved, "mlm", {"hidden_size": 16}, argparse.Namespace(lr=0.1, seed=0), 5, "words")
     state = restored(run, saved)
     step(run)
     json.dumps(state.__dict__)

@@ -193,3 +193,21 @@ def test_a_use_of_nothing_is_no_wish_to_train(run_script, words):
     task, *flags = words.split()
     error = run_script(f"{task}_task.py", *flags, " ", code=2).stderr
     assert error.startswith(f"error: {flags[-1]}: is empty") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["mlm_task.py --checkpoint", "qa_task.py --bert-model", "mlm_task.py --dataset",
+                                  "data.py prepare --vocab", "checkpoint.py show some.pt --save-vocab"])  # fmt: skip
+def test_a_variable_of_the_shell_that_is_not_set_is_no_choice(run_script, line):
+    error = run_script(*line.split(), "", code=2).stderr
+    assert error.startswith(f"error: {line.split()[-1]}: is empty; give it a value") and error.count("\n") == 1
+
+
+def test_a_model_is_not_saved_under_a_name_that_would_be_read_as_anothers(run, tmp_path):
+    error = run("mlm", f"--steps 1 --save {tmp_path}/model.safetensors", code=2).stderr
+    assert "model.safetensors: the name of weights alone" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("line, told", [("data.py prepare", "(default: Sample)"),
+                                        ("checkpoint.py embed", "(default: vectors.npy)")])  # fmt: skip
+def test_help_shows_the_defaults(run_script, line, told):
+    assert told in run_script(*line.split(), "--help").stdout

@@ -136,3 +136,10 @@ def test_a_path_is_read_as_what_lies_there(places, tmp_path):
     kinds = {name: kinds_of(str(tmp_path / name), places) for name in ("q", "r", "t", "1.txt")}
     assert kinds == {"q": ["questions"], "r": ["choices"], "t": ["text"], "1.txt": ["text"]}
     assert kinds_of("Sample", places) == ["text", "questions", "choices"]
+
+
+def test_text_is_text_also_beside_settings_that_other_software_left(places, tmp_path):
+    write_all(tmp_path, {"train.txt": b"A sentence.", "trainer_state.json": {"epoch": 1}})
+    assert kinds_of(str(tmp_path), places) == ["text"]
+    write_all(tmp_path, {"train.json": small_squad(1)})  # before trainer_state.json, as files are sorted
+    assert kinds_of(str(tmp_path), places) == ["questions"]

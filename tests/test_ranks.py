@@ -463,6 +463,10 @@ def test_nodes_that_do_not_meet_say_where(slurm):
         ranks.launch(None, Namespace(parallel="DDP", world_size=1, timeout_minutes=0.02))
 
 
+def test_a_launcher_that_tells_the_local_rank_alone_has_started_one_process(run):
+    run("mlm", "--steps 1 --no-test", LOCAL_RANK="0")
+
+
 @pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
 def test_a_restart_is_seen(monkeypatch, name):
     monkeypatch.delenv(name, raising=False)

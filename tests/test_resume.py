@@ -343,6 +343,23 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(toy, capsys):
     assert "3 skipped" in capsys.readouterr().out
 
 
+def test_a_last_step_without_a_finite_loss_does_not_undo_the_end(toy, tmp_path):
+    assert toy("--steps 9 --save-minutes 9", bad=[8])[0] == 0
+    state = saved(tmp_path / "runs")["state"]
+    assert state["finished"] and state["step"] == 9 and state["best"] is not None
+
+
+def test_after_a_restart_the_state_of_another_job_is_not_gone_on_from(toy, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    toy("--steps 3")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    toy("--steps 5")
+    assert "resuming from" in capsys.readouterr().out
+    monkeypatch.setenv("SLURM_JOB_ID", "2")
+    toy("--steps 3")
+    assert "resuming from" not in capsys.readouterr().out
+
+
 @pytest.fixture
 def scaled(monkeypatch):
     """fp16's scaler, as if this were a GPU; gradients overflow until its scale has come down a little."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 from toys import refused
 
+from files import torch_zip
 from files.mistakes import UserError
 from training import sharding, states
 
@@ -89,6 +90,22 @@ def test_a_new_run_keeps_what_an_unfinished_one_left(kept):
     assert [step_of(own.folder / f"earlier-{n}.pt") for n in (1, 2)] == [1, 2]
 
 
+def test_what_cannot_be_read_but_is_whole_is_kept_as_well(kept, monkeypatch):
+    own, told = kept
+    own.save(content(1), wait=True)
+    monkeypatch.setattr(torch_zip, "as_tensors", lambda *_: 1 / 0)  # as a later version's might be, or one that is too long
+    own.set_aside()
+    assert (own.folder / "earlier-1.pt").exists() and "at step ?: kept as" in told[0]
+
+
+def test_a_folder_that_looks_half_written_stands_in_nobodys_way(kept):
+    own, _ = kept
+    (own.folder / "export.tmp12").mkdir()
+    (own.folder / "state.pt.tmp12").write_text("half")
+    own.remove_unfinished()
+    assert [path.name for path in own.folder.iterdir()] == ["export.tmp12"]
+
+
 def test_a_new_run_takes_the_place_of_a_finished_one(kept):
     own, told = kept
     own.save(content(1, finished=True), wait=True)
@@ -130,10 +147,10 @@ def check(**changes):
     args = dict(seed=1, batch_size=8, lr=0.1, minutes=None, mask_frac=0.3, log_dir="a", bert_model="a/one.pt",
                 checkpoint=None)  # fmt: skip
     state = {"path": "a/state.pt", "task": "mlm", "arguments": states.kept_arguments(SimpleNamespace(**args)),
-             "sizes": {"hidden_size": 32}, "examples": 10}  # fmt: skip
+             "sizes": {"hidden_size": 32}, "examples": 10, "vocabulary": "words"}  # fmt: skip
     task, sizes = changes.pop("task", "mlm"), {"hidden_size": changes.pop("width", 32)}
-    examples = changes.pop("examples", 10)
-    states.check_same_run(state, task, sizes, SimpleNamespace(**{**args, **changes}), examples)
+    examples, words = changes.pop("examples", 10), changes.pop("vocabulary", "words")
+    states.check_same_run(state, task, sizes, SimpleNamespace(**{**args, **changes}), examples, words)
 
 
 @pytest.mark.parametrize("changes, told", [
@@ -143,6 +160,7 @@ def check(**changes):
     (dict(bert_model=None), "--bert-model none: .* began by"),
     (dict(checkpoint="one.pt"), "--checkpoint one.pt: .* began by --bert-model one.pt"),
     (dict(width=64), "hidden_size 32, now 64"), (dict(examples=9), "made with 10 training examples, now there are 9"),
+    (dict(vocabulary="others"), "made with another vocabulary"),
 ], ids=str)  # fmt: skip
 def test_a_state_of_another_run_is_refused_by_name_and_both_values(changes, told):
     with pytest.raises(UserError, match=told) as error:
@@ -169,7 +187,7 @@ def test_a_state_of_another_layout_or_optimizer_is_one_line(tmp_path):
         (tmp_path / "state.pt").write_bytes(stream.getvalue() + hashlib.sha256(stream.getvalue()).digest())
         saved, args = states.States(tmp_path, print).load(), argparse.Namespace(lr=0.1, seed=0)
         states.check_layout(saved)
-        states.check_same_run(saved, "mlm", {"hidden_size": 16}, args, 5)
+        states.check_same_run(saved, "mlm", {"hidden_size": 16}, args, 5, "words")
         return fuzz_models.restored(fuzz_models.trainer(), saved)
 
     read(lambda saved: None)

@@ -4,6 +4,7 @@ import collections
 import importlib.util
 import os
 import pickle
+import shutil
 import sys
 import types
 import zipfile
@@ -108,6 +109,16 @@ def test_a_task_starts_from_published_files_and_its_model_leaves_again(shared_da
     assert "new: the head of NextSentenceTask (classifier), the pooler, the words <cls> <sep>" in output
     run_script("checkpoint.py", "export", "ns_bert.pt", "folder")
     load_model(NextSentenceTask, tmp_path / "folder")
+
+
+@pytest.mark.slow
+def test_pretraining_goes_on_from_them_and_leaves_them_as_they_are(shared_data, run_script, tmp_path):
+    for file in ("mlm_bert.pt", "bert_vocab.pt"):
+        shutil.copy(shared_data / "published" / file, tmp_path / file)
+    before = (tmp_path / "bert_vocab.pt").read_bytes()
+    run_script("mlm_task.py", "--bert-model", "mlm_bert.pt", "--nhead", 4, "--steps", 1, "--valid-examples", 8, "--save",
+               "more.pt", "--no-test")  # fmt: skip
+    assert (tmp_path / "bert_vocab.pt").read_bytes() == before
 
 
 # The words that the vocabulary lacks

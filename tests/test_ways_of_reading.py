@@ -290,7 +290,7 @@ def test_a_state_of_before_goes_on_by_the_flags_that_were_usual_then_which_are_t
     def check(words):
         args = race_task.arguments(["--seed", "1", *words.split()])
         race_task.settle_reading(args, BertConfig(1, head=args.head))
-        states.check_same_run(state, "race", {}, args, 3)
+        states.check_same_run(state, "race", {}, args, 3, "words")
 
     check("--head cls --layout separate --passage window")
     with pytest.raises(UserError, match=r"--passage select, --layout joint, --head dcmn: the run in state\.pt has window, "

@@ -68,3 +68,25 @@ def test_a_full_disk_is_one_line_wherever_it_comes(capsys):
         run_main(work)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error == "error: out.json: No space left on device; free space, or write elsewhere\n"
+
+
+def test_a_path_that_one_may_not_look_into_is_one_line(capsys):
+    def work():
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/books")
+
+    with pytest.raises(SystemExit) as stop:
+        run_main(work)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error == "error: /root/books: Permission denied; check the path, and who may read it\n"
+
+
+def test_what_a_link_stands_for_is_written_and_the_link_stays(tmp_path):
+    (tmp_path / "large").mkdir()
+    link, file = tmp_path / "model.pt", tmp_path / "large" / "model.pt"
+    link.symlink_to(file)  # which is not there yet
+    check_writable(link)
+    for text in ("one", "two"):
+        with atomic_write(link, "w") as stream:
+            stream.write(text)
+        assert link.is_symlink() and file.read_text() == text
+    assert os.listdir(tmp_path / "large") == ["model.pt"]

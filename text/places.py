@@ -200,7 +200,8 @@ def kinds_of(name: str, places: Places) -> list[str]:
         return kinds
     path = places.own(name)
     files = question_files(path)
-    if files["train"] or (files["test"] and not texts_in(path)):
+    asked = (files["train"] or files["test"]) and (not texts_in(path) or (files["train"] and says_data(files["train"][0])))
+    if asked:
         return ["questions"]
     inner = [folder for folders in folders_by_name(path).values() for folder in folders]
     first = next((text for folder in inner for text in texts_in(folder)), None)
@@ -208,6 +209,12 @@ def kinds_of(name: str, places: Places) -> list[str]:
         return ["choices"]
     tables = tables_at(path)
     return ["text"] if places.column or not tables else [kind_of(columns_of(tables[0]))]
+
+
+def says_data(path):
+    """Has this the name under which SQuAD's articles stand, near its beginning? Other software's settings have not."""
+    with open(path, "rb") as stream:
+        return b'"data"' in stream.read(CHUNK)
 
 
 def begins_with_json(path):

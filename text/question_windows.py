@@ -125,9 +125,9 @@ class QuestionWindows:
         google-research/bert's rule: a token's score in a window is min(left, right context) + 0.01 * window length.
         """
         question, first, count = self.windows[window]
-        rivals = range(self.first_of[question], self.first_of[question + 1])
-        if len(rivals) == 1:
-            return np.ones(count, bool)
+        own, starts = slice(*self.first_of[question : question + 2]), self.windows[:, 1]
+        before, behind = np.searchsorted(starts[own], (first - self.windows[own, 2].max(), first + count))
+        rivals = range(own.start + before, own.start + behind)  # the windows of this question that may show these tokens
         places = np.arange(first, first + count)
         best, winner = np.full(count, -np.inf), np.full(count, -1)
         for rival in rivals:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from files.locks import hold
 from files.mistakes import UserError
-from files.writing import check_writable, unwritable
+from files.writing import check_writable, followed, unwritable
 from training.flags import uses_trained
 from training.ranks import Ranks, precision_of, restarted
 
@@ -35,7 +35,7 @@ def in_its_place(run: Run) -> Run:
         with alone(Path(args.log_dir)) if training else contextlib.nullcontext():
             for path in outputs(args):
                 check_writable(path, args.predict)
-            with only_writer(Path(args.save)) if training else contextlib.nullcontext():
+            with only_writer(followed(args.save)) if training else contextlib.nullcontext():
                 return run(args, ranks)
 
     return begun
@@ -57,6 +57,8 @@ def check_flags(args, ranks):
 def outputs(args):
     """The files that a run writes at its end."""
     if not uses_trained(args):
+        if Path(args.save).name == "model.safetensors":  # which would be read as other software's
+            raise UserError(f"--save {args.save}: the name of weights alone in a Hugging Face folder; give another")
         return [args.save, Path(args.log_dir) / "result.json"]
     if args.evaluate:
         return [Path(args.log_dir) / "evaluation.json"]

@@ -20,7 +20,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from files.mistakes import UserError, run_main, spellings, warn
+from files.command_line import Help, check_not_empty, spellings
+from files.mistakes import UserError, run_main, warn
 from files.pretrained import resolved, shipped
 from text.corpus import COLUMN_HELP, FORMAT_HELP, SHARE_HELP, STYLES
 from text.places import default_cache_dir, default_data_dir
@@ -41,14 +42,6 @@ SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wid
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
 }  # fmt: skip
 OF_NEW = "size emsize nhid nlayers share_layers embedding_size tokenizer vocab vocab_size".split()  # not of a trained model
-
-
-class Help(argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults that there are, where the text does not tell of them itself."""
-
-    def _get_help_string(self, action):
-        told = action.default in (None, False, argparse.SUPPRESS) or "default" in action.help
-        return action.help if told else f"{action.help} (default: %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -93,6 +86,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, *arguments: Any, **more: Any) -> Any:
         args = super().parse_args(*arguments, **more)
+        check_not_empty(args)
         if budgets := {name: value for name in ("epochs", "steps", "minutes") if (value := getattr(args, name, None))}:
             if len(budgets) > 1:
                 told = " and ".join(f"--{name} {value:g}" for name, value in budgets.items())
@@ -274,12 +268,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
 
 
 def uses_trained(args: argparse.Namespace) -> bool:
-    """Is the run to use a trained model, body and head, instead of training one? Raises UserError for two uses at once, and
-    for one of nothing, which is no wish to train."""
-    for name, what in (("predict", "the name of a file"), ("ask", "a question"), ("fill", "a text with [MASK]")):
-        value = getattr(args, name, None)
-        if value is not None and not value.strip():
-            raise UserError(f"--{name}: is empty; give it {what}")
+    """Is the run to use a trained model, body and head, instead of training one? Raises UserError for two uses at once."""
     uses = [f"--{name}" for name in ("evaluate", "predict", "ask", "fill") if getattr(args, name, None)]
     if len(uses) > 1:
         raise UserError(f"{' and '.join(uses)}: each is a run of its own; choose one")

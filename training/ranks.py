@@ -147,7 +147,8 @@ def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) 
     Gives the exit code. Raises UserError where the processes that were started do not go with the flags.
     """
     tasks, nodes = slurm_tasks()
-    started = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else tasks
+    by_torchrun = {"LOCAL_RANK", "WORLD_SIZE"} <= set(os.environ)
+    started = int(os.environ["WORLD_SIZE"]) if by_torchrun else tasks
     if args.parallel == "None":
         if args.world_size:
             raise UserError(f"--world_size {args.world_size}: is for --parallel; add --parallel DDP, or leave it out")
@@ -157,7 +158,7 @@ def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) 
         device = local_device(0)
         settle(args, device)
         return function(args, Ranks(device=device))
-    if "LOCAL_RANK" in os.environ:  # started by torchrun
+    if by_torchrun:
         return run_rank({}, function, args)
     if tasks > nodes:  # srun with one task for each rank
         if args.world_size:

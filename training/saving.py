@@ -4,6 +4,7 @@ How a state is written, checked and kept twice is in states.py; here is what is 
 """
 
 import dataclasses
+import os
 import shutil
 import time
 from argparse import Namespace
@@ -14,7 +15,7 @@ from typing import Any
 import checkpoint
 from files.mistakes import UserError
 from files.reading import digest_of
-from files.writing import atomic_write
+from files.writing import atomic_write, followed
 from training.ranks import Ranks, restarted
 from training.schedule import Schedule
 from training.sharding import Engine
@@ -41,20 +42,22 @@ class Saving:
         """By rank 0's clock, is it time to save again?"""
         return self.ranks.first and time.monotonic() - self.saved > 60 * self.args.save_minutes
 
-    def state(self, state: State, wait: bool = False) -> None:
+    def state(self, state: State, wait: bool = False, sound: bool = False) -> None:
         """Save all that the run needs to go on; the budget's clock counts up to here.
 
-        While losses are not finite, the state before them stays the last one.
+        While losses are not finite, the state before them stays the last one, unless the weights are ``sound`` even so.
         """
         self.schedule.count(state)
         self.saved = time.monotonic()
-        if state.bad:
+        if state.bad and not sound:
+            self.states.wait()
             return
         content = self.engine.content()
         if self.ranks.first:
             self.states.save({
                 "task": self.task.name, "arguments": kept_arguments(self.args), "examples": self.examples,
                 "sizes": dataclasses.asdict(self.engine.model.bert.config), "state": dataclasses.asdict(state), **content,
+                "vocabulary": self.task.tokenizer.fingerprint, "job": job(),
             }, wait)  # fmt: skip
 
     def best(self, state: State, figures: dict) -> bool:
@@ -78,7 +81,7 @@ class Saving:
     def begin(self) -> State:
         """The state to go on from: that in --log-dir, where --resume or a restart by torchrun or Slurm asks for it."""
         if self.ranks.first:
-            self.states.remove_unfinished(self.args.save)
+            self.states.remove_unfinished(followed(self.args.save))
         resume = self.args.resume or restarted()
         saved = self.ranks.told(self.of_this_run) if resume else None
         if saved is not None:
@@ -96,6 +99,7 @@ class Saving:
             self.say(f"nothing to resume in {self.args.log_dir}: starting")
         self.ranks.told(self.states.set_aside)
         state = State(minutes=self.args.minutes)
+        self.schedule.restart()
         self.state(state)  # to go back to; and a disk without room for it is told at once
         return state
 
@@ -124,12 +128,14 @@ class Saving:
         state.best = None
 
     def of_this_run(self):
-        """What was saved last, None where nothing was. Raises UserError where it belongs to another run."""
+        """What was saved last, None where nothing was. Raises UserError where it belongs to another run; after a restart
+        that of another job is none: it died before it had saved anything."""
         saved = self.states.load()
-        if saved is not None:
-            check_layout(saved)
-            sizes = dataclasses.asdict(self.engine.model.bert.config)
-            check_same_run(saved, self.task.name, sizes, self.args, self.examples)
+        if saved is None or (not self.args.resume and saved.get("job", job()) != job()):
+            return None
+        check_layout(saved)
+        sizes = dataclasses.asdict(self.engine.model.bert.config)
+        check_same_run(saved, self.task.name, sizes, self.args, self.examples, self.task.tokenizer.fingerprint)
         return saved
 
     def restored(self, saved: dict) -> State:
@@ -157,6 +163,11 @@ class Saving:
         self.say(f"{what}: going back to step {earlier.step}, on with {LOWER:g} of the learning rate")
         self.state(earlier)
         return earlier
+
+
+def job() -> str | None:
+    """What Slurm or torchrun calls the job of this process, the same after a restart."""
+    return os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
 
 
 def is_best(state: State, path: str | Path) -> bool:

@@ -143,14 +143,14 @@ class States:
         self.remove("result.json", "examples.json", "history.json", "loss.png", *boards)
         if not (self.newest.exists() or self.before.exists()):
             return
-        with contextlib.suppress(UserError):  # damaged: of no use to anybody
-            saved = self.load()
-            if saved and not saved["state"].get("finished"):
-                numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
-                kept = self.folder / f"earlier-{next(numbers)}.pt"
-                os.replace(saved["path"], kept)
-                self.say(f"{self.folder} held an unfinished run, at step {saved['state'].get('step')}: kept as {kept}; to "
-                         f"go on with it, rename that to {self.newest} and add --resume")  # fmt: skip
+        whole = next((path for path in (self.newest, self.before) if path.exists() and undamaged(path)), None)
+        state = whole and noted(whole)
+        if whole and not state.get("finished"):
+            numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
+            kept = self.folder / f"earlier-{next(numbers)}.pt"
+            os.replace(whole, kept)
+            self.say(f"{self.folder} held an unfinished run, at step {state.get('step', '?')}: kept as {kept}; to go on "
+                     f"with it, rename that to {self.newest} and add --resume")  # fmt: skip
         self.newest.unlink(missing_ok=True)
         self.before.unlink(missing_ok=True)
 
@@ -158,7 +158,17 @@ class States:
         """Remove what killed runs left half-written in --log-dir, and of ``paths`` elsewhere."""
         for folder, name in ((self.folder, "*"), *((Path(path).parent, Path(path).name) for path in paths)):
             for left in folder.glob(f"{name}.tmp[0-9]*"):
-                left.unlink(missing_ok=True)
+                if left.is_file():
+                    left.unlink(missing_ok=True)
+
+
+def noted(path):
+    """How far the run of a state was; nothing where this version cannot read it."""
+    with contextlib.suppress(UserError):
+        saved = read_torch(path, "")
+        if isinstance(saved, dict) and isinstance(saved.get("state"), dict):
+            return saved["state"]
+    return {}
 
 
 class Hashed:
@@ -256,8 +266,9 @@ def began(args):
     return f"--bert-model {Path(getattr(args, 'bert_model', None) or 'none').name}"
 
 
-def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, examples: int) -> None:
-    """Raises UserError, which names the flags and both values, where a state belongs to another run."""
+def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, examples: int, vocabulary: str) -> None:
+    """Raises UserError, which names the flags and both values, where a state belongs to another run; ``vocabulary`` is the
+    tokenizer's fingerprint."""
     where = saved["path"]
     if saved["task"] != task:
         raise UserError(f"{where}: belongs to another task, {saved['task']}; resume with its script, or choose a --log-dir")
@@ -280,6 +291,9 @@ def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, example
         if sizes.get(name) != value:
             raise UserError(f"{where}: belongs to a model of {name} {value}, now {sizes.get(name)}; resume with the flags "
                             "of that run, or use another --log-dir")  # fmt: skip
+    if saved.get("vocabulary", vocabulary) != vocabulary:  # of as many words, in files of the same names
+        raise UserError(f"{where}: made with another vocabulary; resume with the model or --vocab of that run, or use "
+                        "another --log-dir")  # fmt: skip
     if saved["examples"] != examples:
         raise UserError(f"{where}: made with {saved['examples']} training examples, now there are {examples}; resume with "
                         "the same data, or use another --log-dir")  # fmt: skip
