@@ -77,7 +77,7 @@ def validate(args, ranks):
     """Rank 1 alone has a score that looks better, as by another order of sums; who saves the model?"""
     run = trainer(args, ranks)
     asked = []
-    run.logs.validation = run.saving.state = lambda *_: None
+    run.logs.validation = run.saving.state = lambda *_, **__: None
     run.saving.best = lambda *_: asked.append(True)
     run.compute.score = lambda *_: {"loss": 2.0 - 1e-9 * ranks.rank}
     run.state.best = 2.0
