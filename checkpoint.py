@@ -318,7 +318,7 @@ def main():
             p.add_argument("name", help="owner/name on the hub; made where it is not there")
             p.add_argument("--run", help="the --log-dir of the run that trained it: its data and scores go into the card")
             p.add_argument("--private", help="where it is made, for the owner alone", action="store_true")
-            p.add_argument("--dry-run", help="write the folder NAME here, and send nothing", action="store_true")
+            p.add_argument(*spellings("dry-run"), help="write the folder NAME here, and send nothing", action="store_true")
         if function is save_as:
             p.add_argument("new", help="the model file to write")
             p.add_argument("--precision", help="of its weights", choices=list(PRECISIONS), required=True)
@@ -332,7 +332,7 @@ def main():
         ):
             p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
-    check_not_empty(args)
+    check_not_empty(args, "file", "folder", "name", "new")
     if args.file == pretrained.NAME and (models := pretrained.shipped(*MODELS)):
         raise UserError(f"{args.file}: {len(models)} models; name one of them, {' or '.join(models)}")
     args.function(args)

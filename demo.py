@@ -25,6 +25,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -359,8 +360,10 @@ def main():
             host = socket.gethostname()
         print(f"open http://{host}:{port}/ in a browser; Ctrl-C ends the server", flush=True)
         server.serve_forever()
-    for model in models:  # whose answer may be on its way: a thread in torch's code as Python ends may abort it
-        model.lock.acquire(timeout=ENDING)
+    until = time.monotonic() + ENDING
+    with contextlib.suppress(KeyboardInterrupt):
+        for model in models:  # whose answer may be on its way: a thread in torch's code as Python ends may abort it
+            model.lock.acquire(timeout=max(0.0, until - time.monotonic()))
     return 0
 
 

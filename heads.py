@@ -242,7 +242,7 @@ class Comparison(nn.Module):
         H_ij = ReLU(softmax(o_i W o_jᵀ) o_j),    H_i = (mean of H_ij over j other than i) W1
         g = sigmoid(o_i W2 + H_i W3 + b),    o_i becomes g * o_i + (1 - g) * H_i
 
-    The paper concatenates the H_ij before W1, by which the order of the options would count; hence the mean.
+    Dcmn's paper concatenates the H_ij before W1, by which the order of the options would count; hence the mean.
     """
 
     def __init__(self, width):

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from files.command_line import spellings
 from files.mistakes import UserError, run_main
 from files.question_tables import CHOICE_COLUMNS, LETTERS, QUESTIONS, choice_of, question_of
 from files.reading import read_json, texts_in
@@ -291,8 +292,9 @@ def main(arguments=None):
     squad = data_sets.add_parser("squad", help="exact match and F1")
     squad.add_argument("data", metavar="DATA.json", help="SQuAD 1.1 or 2.0, or rows of .jsonl or .parquet")
     squad.add_argument("predictions", metavar="PREDICTIONS.json", help="{id: text}")
-    squad.add_argument("--null-odds", metavar="FILE", help="{id: number}, higher: rather no answer (2.0 only)")
-    squad.add_argument("--no-answer-threshold", type=float, metavar="X", help="no answer where the odds exceed X (1.0)")
+    squad.add_argument(*spellings("null-odds"), metavar="FILE", help="{id: number}, higher: rather no answer (2.0 only)")
+    squad.add_argument(*spellings("no-answer-threshold"), type=float, metavar="X",
+                       help="no answer where the odds exceed X (1.0)")  # fmt: skip
     race = data_sets.add_parser("race", help="accuracy by level")
     race.add_argument("data", metavar="FOLDER", help="laid out like RACE/test, or rows of .jsonl or .parquet")
     race.add_argument("predictions", metavar="ANSWERS.json", help='{id: ["A", "C", ...]}')

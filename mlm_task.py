@@ -46,7 +46,7 @@ import torch
 
 import utils
 from files.hub import is_name
-from files.mistakes import UserError, run_main
+from files.mistakes import UserError, run_main, warn
 from files.reading import read_lines
 from files.writing import write_json
 from model import MLMTask
@@ -199,12 +199,14 @@ def fill(args, ranks, model, tokenizer):
 
 
 def is_examples(args):
-    """Is --save-vocab the file of torchtext's BERT example, which was read with its model, and remains that example's?"""
+    """Is --save-vocab the file of torchtext's BERT example, which is read with its model, and remains that example's?"""
     if not (args.checkpoint or args.bert_model not in (None, "none")) or not Path(args.save_vocab).is_file():
         return False
     try:
         load_vocab(args.save_vocab)
-    except UserError:  # it is not what save_vocab writes
+    except UserError:
+        warn(f"{args.save_vocab} stays as it is, no vocabulary of this suite but such as torchtext's BERT example has; the "
+             "model file holds its own", word="note")  # fmt: skip
         return True
     return False
 

@@ -209,9 +209,9 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
 
 
 class MultiheadAttention(nn.Module):
-    """Self-attention of H heads over (N, S, D); with ``attention_window`` as window_attention has it.
+    """Self-attention of H heads over (N, S, D), Vaswani et al. 2017, section 3.2; ``mask`` (N, 1, 1 or S, S): True is seen.
 
-    With ``places``, what `at` has of the tokens: (M, D).
+    With ``attention_window`` as window_attention has it. With ``places``, what `at` has of the tokens: (M, D).
     """
 
     def __init__(self, config):
@@ -246,9 +246,9 @@ def add(x, y):
 
 
 class TransformerEncoderLayer(nn.Module):
-    """Attention, then two linear layers over each token, each with a residual connection and a LayerNorm.
+    """Attention, then two linear layers over each token, each with a residual connection and a LayerNorm, of (N, S, D).
 
-    With ``places``, what comes after attention is computed for the tokens there only.
+    With ``places``, what comes after attention is computed for the tokens there only, (M, D).
     """
 
     def __init__(self, config):

@@ -21,7 +21,7 @@ def arguments() -> "Namespace":
         "ns", __doc__, READING,
         save="ns_bert.pt", epochs=4, batch_size=64, dropout=0.0, optimizer="muon",
     )  # fmt: skip
-    p.flag("frac_ns", "share of the pairs in which the second part follows", type=float, default=0.5)
+    p.flag("frac_ns", "share of the pairs in which the second part does not follow", type=float, default=0.5)
     p.flag("min_sentence_len", "tokens of a part at least, where the documents have them", type=int, default=1)
     p.flag("objective", "wrong second parts: from elsewhere (nsp), or the parts swapped (sop)",
            choices=READING["objective"])  # fmt: skip
@@ -86,8 +86,8 @@ def samples(compute, model, data, rows):
 
 def summary(part, figures):
     text = f"{part} loss {figures['loss']:8.5f}"
-    if "accuracy" in figures:
-        text += f" | {part} accuracy {figures['accuracy']:.2f}"
+    if "accuracy" in figures:  # ppl: what torchtext's BERT example ends with
+        text += f" | {part} ppl {math.exp(figures['loss']):8.5f} | {part} accuracy {figures['accuracy']:.2f}"
     return text.strip()
 
 

@@ -213,7 +213,7 @@ def make_figures(model, finds_threshold):
 def summary(part, figures):
     text = f"{part} loss {figures['loss']:8.5f}"
     if "exact" in figures:
-        text += f" | {part} exact {figures['exact']:.3f} | {part} f1 {figures['f1']:.3f}"
+        text += f" | exact {figures['exact']:8.3f}% | f1 {figures['f1']:8.3f}%"
     return text.strip()
 
 

@@ -360,7 +360,7 @@ class Trainer:
         self.logs.validation(self.state, figures, seconds)
         wrote = self.ranks.of_first(better) and self.saving.best(self.state, figures)
         self.state.best = value if wrote else best
-        self.saving.state(self.state, sound=wrote)
+        self.saving.state(self.state)
 
     def valid_examples(self):
         """How many examples each validation takes, and of questions in windows the windows of as many."""
@@ -412,7 +412,8 @@ def count_tokens(batch: dict) -> int:
 
 
 def run(task: Task, args: Namespace, ranks: Ranks) -> int:
-    """Train, score the best model on the test split, write result.json. Gives the exit code."""
+    """Train, score the best model on the test split, write result.json. Gives the exit code. Raises UserError where no
+    validation gave a finite score, or the best model's file is another's by then."""
     if args.lr is None:
         args.lr = default_rate(task.name, task.model.bert.config, args.optimizer)
     trainer = Trainer(task, args, ranks)
@@ -421,7 +422,7 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
         trainer.run()
         trainer.stop = trainer.stop or ranks.sum(trainer.stop_wanted)[0] > 0  # the signal may have come in the last step
         trainer.state.finished = not trainer.stop
-        trainer.saving.state(trainer.state, wait=True, sound=trainer.state.finished)
+        trainer.saving.state(trainer.state, wait=True)
         trainer.logs.close(trainer.state)
         ranks.gather(None)  # until rank 0 has written state and best model
         if trainer.stop:

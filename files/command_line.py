@@ -1,4 +1,4 @@
-"""What all command lines have in common: two spellings of a flag, help that shows defaults, no flag given as nothing."""
+"""What command lines have in common: two spellings of a flag, help that shows defaults, nothing given as nothing."""
 
 import argparse
 from collections.abc import Iterable
@@ -19,12 +19,14 @@ class Help(argparse.RawDescriptionHelpFormatter):
         return action.help if told else f"{action.help} (default: %(default)s)"
 
 
-def check_not_empty(args: argparse.Namespace) -> None:
+def check_not_empty(args: argparse.Namespace, *positions: str) -> None:
     """Raises UserError where a flag was given as nothing, as by a variable of the shell that is not set: that is no wish
-    for what comes without the flag."""
+    for what comes without the flag. ``positions`` are what stands without a flag."""
     wanted = {"predict": "the name of a file", "ask": "a question", "fill": "a text with [MASK]"}
     for name, value in vars(args).items():
         values = value if isinstance(value, list) else [value]
         if name != "options" and any(isinstance(word, str) and not word.strip() for word in values):
+            if name in positions:
+                raise UserError(f"{name.upper()}: is empty; name one")
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag}: is empty; give it {wanted.get(name, 'a value, or leave it out')}")

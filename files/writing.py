@@ -27,8 +27,9 @@ def check_writable(path: str | Path, read: str | None = None) -> None:
 
 
 def followed(path: str | Path) -> Path:
-    """The file that a link at ``path`` stands for, else ``path``: who writes there means that file."""
-    return Path(os.path.realpath(path) if os.path.islink(path) else path)
+    """The file that a link at ``path`` stands for, else ``path``: who writes there means that file. Not of a pipe."""
+    is_one = os.path.islink(path) and (os.path.isfile(path) or not os.path.exists(path))
+    return Path(os.path.realpath(path) if is_one else path)
 
 
 @contextlib.contextmanager
@@ -45,13 +46,13 @@ def not_a_folder(path):
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "wb", follow: bool = True) -> Iterator[IO]:
     """Open a temporary file beside ``path``; on success sync it and rename it to ``path``, else remove it.
 
-    A reader therefore sees the old file or the new one, never a part; a link stays one. Raises UserError where the folder
-    cannot be written, or ``path`` is one.
+    A reader therefore sees the old file or the new one, never a part; a link stays one, unless it is not to be followed.
+    Raises UserError where the folder cannot be written, or ``path`` is one.
     """
-    path = followed(path)
+    path = followed(path) if follow else Path(path)
     with not_a_folder(path):
         temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)

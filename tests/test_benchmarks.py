@@ -138,7 +138,7 @@ def test_after_ctrl_c_a_stage_may_save_and_its_minutes_are_kept(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     process.wait(60)
     kept = json.loads((tmp_path / "mlm.json").read_text())
-    assert (tmp_path / "saved").exists() and kept["minutes"] > 1 / 60 and not kept["finished"]
+    assert (tmp_path / "saved").exists() and kept["minutes"] > 0 and not kept["finished"]
 
 
 def test_without_failures_only_saves_take_time():

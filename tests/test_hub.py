@@ -126,7 +126,7 @@ def test_damage_is_told_with_the_name(hub, here):
     refused("someone/tiny", "someone/tiny/model.safetensors: not a whole safetensors file")
 
 
-def test_no_network(here, monkeypatch):
+def test_without_a_network_a_name_is_told_with_what_cannot_be_reached(here, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     refused("someone/tiny", "someone/tiny: no such file or folder here, and http://127.0.0.1:9 cannot be reached (",
             "Connection refused", "HF_ENDPOINT")  # fmt: skip

@@ -171,9 +171,8 @@ def test_a_rank_that_is_killed_takes_the_others_down(books, tmp_path, victim):
         if line.startswith("| epoch"):
             break
     os.kill(rank_processes(process.pid)[victim], signal.SIGKILL)
-    begun = time.monotonic()
     _, error = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 60 and process.returncode == 137
+    assert process.returncode == 137
     assert f"error: SIGKILL ended the process of local rank {victim}" in error and "Traceback" not in error
 
 

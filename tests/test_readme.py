@@ -153,7 +153,7 @@ def with_small_budget(command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_command_runs(folder, command):
+def test_the_command_of_a_page_runs_as_written_after_those_before_it(folder, command):
     environment = {
         **os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "BERT_CACHE": str(folder / "cache"),
         "BERT_DATA": str(folder / "data"), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path[1:]),

@@ -5,6 +5,7 @@ conftest.py).
 """
 
 import json
+import math
 import random
 import re
 import shutil
@@ -22,8 +23,8 @@ KEYS = {"mlm": ["test_ppl"], "ns": ["test_accuracy"], "qa": ["exact", "f1", "Has
         "race": ["accuracy", "middle_accuracy", "high_accuracy"]}  # fmt: skip
 LAST_LINES = {
     "mlm": r"\| End of training \| test loss +\d+\.\d{5} \| test ppl +\d+\.\d{5}",
-    "ns": r"\| End of training \| test loss +\d+\.\d{5} \| test accuracy \d+\.\d\d",
-    "qa": r"\| End of training \| test loss +\d+\.\d{5} \| test exact \d+\.\d{3} \| test f1 \d+\.\d{3}",
+    "ns": r"\| End of training \| test loss +\d+\.\d{5} \| test ppl +\d+\.\d{5} \| test accuracy \d+\.\d\d",
+    "qa": r"\| End of training \| test loss +\d+\.\d{5} \| exact +\d+\.\d{3}% \| f1 +\d+\.\d{3}%",
     "race": r"\| End of training \| test loss +\d+\.\d{5} \| test middle accuracy \d+\.\d\d \| test high accuracy \d+\.\d\d"
             r" \| test accuracy \d+\.\d\d",
 }  # fmt: skip
@@ -93,6 +94,7 @@ def test_the_last_lines_are_those_of_the_old_example(trained, task):
     assert rule == end == "=" * 89 and re.fullmatch(LAST_LINES[task], line)
     shown = [float(number) for number in re.findall(r"\d+\.\d+", line)]
     written = [value for name, value in figures(trained / "runs" / task).items() if name in ["test_loss", *KEYS[task]]]
+    written.append(math.exp(written[0]))  # the perplexity of next sentences, which is shown alone
     assert all(any(abs(one - other) < 0.006 for other in written) for one in shown)
 
 

@@ -121,9 +121,9 @@ def test_sentence_order_pairs_change_places():
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.0])
-def test_the_share_of_true_pairs_is_as_asked_and_half_in_evaluation(share):
+def test_the_share_of_pairs_that_do_not_follow_is_as_asked_and_half_in_evaluation(share):
     data = pairs(toys.corpus(*LONG * 3), frac_ns=share)
-    assert np.mean([label for *_, label in parts(data)]) == pytest.approx(share, abs=0.04)
+    assert np.mean([1 - label for *_, label in parts(data)]) == pytest.approx(share, abs=0.04)
     assert np.mean(data.collate(range(len(data)), EVALUATION)["labels"].tolist()) == pytest.approx(0.5, abs=0.1)
 
 

@@ -21,7 +21,7 @@ from text.sentences import sentences
         "He died . |She lived .",
     ],
 )
-def test_sentences(text):
+def test_sentences_end_where_a_reader_would_end_them(text):
     assert sentences(text.replace("|", " ").replace("  ", " ")) == [part.strip() for part in text.split("|")]
 
 

@@ -32,7 +32,7 @@ from text.plain import FILE_END, plain_texts
 from text.sentences import sentences
 from text.splits import MOST, SHARES, SPLITS, by_name, held_out, spans, warn_of_twins, whole_files
 
-Part = tuple[Path, int, int]  # of a split: a file, first byte, last byte
+Part = tuple[Path, int, int]  # of a split: a file, its first byte, the one behind its last
 Piece = tuple[str, int, bytes, bool]  # path, offset, bytes, whether a document begins here
 
 PIECE = 1 << 20  # bytes
@@ -64,9 +64,9 @@ COLUMN_HELP = "of .jsonl and .parquet: the column that holds the text (default: 
 
 
 def corpus_parts(name: str, split: str, places: Places, style: str | None = None) -> tuple[list[Part], str]:
-    """The (path, first byte, last byte) of a corpus' split, and the style of its text, which may be given.
+    """The (path, first byte, byte behind the last) of a corpus' split, and the style of its text, which may be given.
 
-    Of a set of questions these are its passages.
+    Of a set of questions these are its passages. Raises UserError where the set is not there, or has no such split.
     """
     if "text" not in kinds_of(name, places):
         return [whole(passage_files(name, places) / f"{split}.txt")], "lines"

@@ -21,11 +21,11 @@ from files.downloads import download
 from files.hub import PREFIX
 from files.mistakes import UserError
 from files.question_tables import kind_of
-from files.reading import CHUNK, shown, texts_in
-from files.tables import columns_of, ending, tables_at
+from files.reading import CHUNK, files_in, shown, texts_in
+from files.tables import TABLES, TEXTS, columns_of, ending, tables_at
 from files.writing import check_writable
 from text import cache, hub_sets, sample
-from text.splits import NAMES, SPLITS, folders_by_name, question_files
+from text.splits import NAMES, SPLITS, folders_by_name, question_files, says_data
 
 
 def default_data_dir() -> str:
@@ -200,8 +200,8 @@ def kinds_of(name: str, places: Places) -> list[str]:
         return kinds
     path = places.own(name)
     files = question_files(path)
-    asked = (files["train"] or files["test"]) and (not texts_in(path) or (files["train"] and says_data(files["train"][0])))
-    if asked:
+    alone = not (path.is_dir() and files_in(path, (*TEXTS, *TABLES)))  # else a .json may be other software's settings
+    if (files["train"] or files["test"]) and (alone or (files["train"] and says_data(files["train"][0]))):
         return ["questions"]
     inner = [folder for folders in folders_by_name(path).values() for folder in folders]
     first = next((text for folder in inner for text in texts_in(folder)), None)
@@ -209,12 +209,6 @@ def kinds_of(name: str, places: Places) -> list[str]:
         return ["choices"]
     tables = tables_at(path)
     return ["text"] if places.column or not tables else [kind_of(columns_of(tables[0]))]
-
-
-def says_data(path):
-    """Has this the name under which SQuAD's articles stand, near its beginning? Other software's settings have not."""
-    with open(path, "rb") as stream:
-        return b'"data"' in stream.read(CHUNK)
 
 
 def begins_with_json(path):

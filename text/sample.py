@@ -24,6 +24,7 @@ options. Design choices:
 import argparse
 import functools
 import json
+import os
 import random
 import re
 import zlib
@@ -252,6 +253,8 @@ def write(folder: str | Path) -> None:
             place = folder / "RACE" / part / level
             place.mkdir(parents=True, exist_ok=True)
             (place / article["id"].removeprefix(level)).write_text(json.dumps(article))
+    if hasattr(os, "sync"):
+        os.sync()  # once for all of these files
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ class SentencePairs:
     """Next-sentence prediction: two parts, and whether the second follows the first (section 3.1 of the paper).
 
     A sentence that is not the first of its document, an inner one, is where the first part ends and the true second part
-    begins. With ``frac_ns`` the second part is the true one, else ("nsp") it begins at an inner sentence elsewhere, or
+    begins. That is the second part, but in ``frac_ns`` of the pairs ("nsp") it begins at an inner sentence elsewhere, or
     ("sop", Lan et al. 2020) the two parts change places. Each example has its share of the inner sentences, in order;
     there are as many examples as stretches of ``bptt`` tokens.
 
@@ -105,7 +105,7 @@ class SentencePairs:
         wanted = 1 if epoch == EVALUATION else self.min_length
         least = min(max(wanted, room // 4), room // 2)
         keep = int(rng.integers(least, room - least + 1))  # tokens of the first part, and the rest of the second
-        follows = rng.random() < (0.5 if epoch == EVALUATION else self.frac_ns)
+        follows = rng.random() < (0.5 if epoch == EVALUATION else 1 - self.frac_ns)
         here = there = self.place(inner)
         if self.objective == "nsp":
             there = self.place(self.elsewhere(inner, rng)) if self.inner_count > 1 else (here[1], *here[1:])

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from files.mistakes import UserError, warn
-from files.reading import files_in
+from files.reading import CHUNK, files_in
 from files.tables import TABLES, TEXTS, ending, stem, tables_at
 
 T = TypeVar("T")
@@ -72,8 +72,17 @@ def question_files(folder: Path) -> dict[str, list[Path]]:
             found[name].append(path)
         elif path.name.lower() in NAMES and path.is_dir() and not files_in(path, (*TEXTS, *TABLES)):
             found[path.name.lower()] += files_in(path, (".json",))
+    for name, paths in found.items():
+        if len(paths) > 1:  # settings that other software left beside the questions
+            found[name] = [path for path in paths if says_data(path)] or paths
     valid, dev = found["valid"] + found["validation"], found["dev"]
     return {"train": found["train"], "valid": valid + dev if found["test"] else valid, "test": found["test"] or dev}
+
+
+def says_data(path: Path) -> bool:
+    """Has this the name under which SQuAD's articles stand, near its beginning? Other software's settings have not."""
+    with open(path, "rb") as stream:
+        return b'"data"' in stream.read(CHUNK)
 
 
 def table_files(path: Path, dev_is_test: bool = False) -> dict[str, list[Path]]:

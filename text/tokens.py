@@ -182,11 +182,19 @@ def training_parts(dataset, places, style):
 
 
 def load_tokenizer(args: Namespace, dataset: str | Sequence[str], places: Places) -> Tokenizer:
-    """The vocabulary that the arguments name: ``--vocab FILE``, or one trained on the text of the sets, once."""
+    """The vocabulary that the arguments name: ``--vocab FILE``, or one trained on the text of the sets, once.
+
+    Raises UserError where FILE is none, a flag contradicts it, or the text does not bear so large a one.
+    """
     if args.lowercase != "auto" and not args.vocab:
         raise UserError(f"--lowercase {args.lowercase}: is for a given vocabulary; add --vocab FILE, a vocab.txt")
     if args.vocab:
-        return load_vocab(args.vocab, {"auto": None, "yes": True, "no": False}[args.lowercase])
+        given = load_vocab(args.vocab, {"auto": None, "yes": True, "no": False}[args.lowercase])
+        for flag, value in (("--vocab-size", args.vocab_size), ("--tokenizer", args.tokenizer)):
+            if value not in (None, given.kind, len(given)):
+                raise UserError(f"{flag} {value}: of a new vocabulary; {args.vocab} is what it is, {given.kind} of "
+                                f"{len(given)}; leave one out")  # fmt: skip
+        return given
     kind, size = args.tokenizer or "sentencepiece", args.vocab_size or (1024 if dataset == "Sample" else 8192)
     if kind == "wordpiece":
         raise UserError("--tokenizer wordpiece: needs --vocab FILE, a vocab.txt with one token a line")

@@ -158,6 +158,7 @@ def load_vocab(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
     """The tokenizer in ``--vocab FILE``: a vocab.txt, a SentencePiece model, or a file that ``save_vocab`` wrote.
 
     ``lowercase`` is a vocab.txt's alone to be told, None leaving it to ``is_lowercase``; the others say it themselves.
+    Raises UserError where the file is absent or none of these, or ``lowercase`` is not its to be told.
     """
     try:
         data = Path(path).read_bytes()

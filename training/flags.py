@@ -253,7 +253,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
            "more seldom, where all validations would take more than a tenth of the budget", type=positive(int))
 
     p.group("this machine")
-    p.flag("precision", "auto: bf16 where the hardware multiplies it fast; tf32: fp32, but for a GPU's products",
+    p.flag("precision", "auto: bf16 where the hardware multiplies it fast, on an older GPU fp16; tf32: fp32, but "
+           "for a GPU's products",
            choices=["auto", "fp32", "tf32", "bf16", "fp16"], default="auto")  # fmt: skip
     p.flag("compile", "torch.compile of each layer; auto: on a GPU, unless --minutes is under 10",
            choices=["auto", "on", "off"], default="auto")  # fmt: skip

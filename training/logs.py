@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
 from files.writing import atomic_write, write_json
 from training.ranks import Ranks, peak_memory
 from training.schedule import Schedule
@@ -45,10 +45,12 @@ class Logs:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.bar = tqdm(total=self.schedule.steps, initial=state.step, desc=self.task, unit="step", disable=None)
         write_json(self.folder / "settings.json", settings(self.task, self.args, parameters))
-        with contextlib.suppress(ImportError):
+        try:
             from torch.utils.tensorboard import SummaryWriter  # here for start-up time
 
             self.board = SummaryWriter(str(self.folder), purge_step=state.step + 1 if state.step else None)
+        except ImportError:
+            warn("nothing for TensorBoard, and no loss.png, without pip install tensorboard matplotlib", word="note")
 
     def restart(self, state: State) -> None:
         """Take the time from here on; the steps that the next line also tells of, done before, are not in its rate."""

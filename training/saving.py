@@ -42,14 +42,14 @@ class Saving:
         """By rank 0's clock, is it time to save again?"""
         return self.ranks.first and time.monotonic() - self.saved > 60 * self.args.save_minutes
 
-    def state(self, state: State, wait: bool = False, sound: bool = False) -> None:
+    def state(self, state: State, wait: bool = False) -> None:
         """Save all that the run needs to go on; the budget's clock counts up to here.
 
-        While losses are not finite, the state before them stays the last one, unless the weights are ``sound`` even so.
+        While losses are not finite, the state before them stays the last one, but for that at the end.
         """
         self.schedule.count(state)
         self.saved = time.monotonic()
-        if state.bad and not sound:
+        if state.bad and not state.finished:
             self.states.wait()
             return
         content = self.engine.content()
@@ -86,7 +86,7 @@ class Saving:
         saved = self.ranks.told(self.of_this_run) if resume else None
         if saved is not None:
             state = self.restored(saved)
-            state.finished = False  # a larger budget may lie before it
+            state.finished, state.bad = False, 0  # a larger budget may lie before it
             if saved["arguments"]["lr"] != self.args.lr:  # meant as it says
                 state.lowered = 1.0
             self.say(f"resuming from {saved['path']} at step {state.step}")
@@ -166,8 +166,9 @@ class Saving:
 
 
 def job() -> str | None:
-    """What Slurm or torchrun calls the job of this process, the same after a restart."""
-    return os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+    """What Slurm, or torchrun with --rdzv-id, calls the job of this process, the same after a restart; else None."""
+    named = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if named == "none" else named  # torchrun's default
 
 
 def is_best(state: State, path: str | Path) -> bool:

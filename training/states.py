@@ -95,7 +95,7 @@ class States:
 
     def write(self, content: dict) -> None:
         try:
-            with atomic_write(self.newest) as stream:
+            with atomic_write(self.newest, follow=False) as stream:
                 hashed = Hashed(stream)
                 torch.save(content, hashed)  # type: ignore[arg-type]  # torch calls write and flush only
                 stream.write(hashed.digest.digest())
@@ -144,7 +144,9 @@ class States:
         if not (self.newest.exists() or self.before.exists()):
             return
         whole = next((path for path in (self.newest, self.before) if path.exists() and undamaged(path)), None)
-        state = whole and noted(whole)
+        state = noted(whole) if whole else {}
+        if whole != self.newest and self.newest.exists():
+            self.say(f"warning: {self.newest} is damaged" + (f"; taking {whole}" if whole else ""))
         if whole and not state.get("finished"):
             numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
             kept = self.folder / f"earlier-{next(numbers)}.pt"
