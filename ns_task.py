@@ -87,7 +87,7 @@ def samples(compute, model, data, rows):
 def summary(part, figures):
     text = f"{part} loss {figures['loss']:8.5f}"
     if "accuracy" in figures:  # ppl: what torchtext's BERT example ends with
-        text += f" | {part} ppl {math.exp(figures['loss']):8.5f} | {part} accuracy {figures['accuracy']:.2f}"
+        text += f" | {part} ppl {math.exp(min(figures['loss'], 100)):8.5f} | {part} accuracy {figures['accuracy']:.2f}"
     return text.strip()
 
 

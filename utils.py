@@ -274,6 +274,8 @@ class Trainer:
                         progress = self.schedule.progress(self.state)
                         break  # and on with the batches from there
                     if due:
+                        if self.stop:  # a validation may take longer than is left
+                            self.saving.state(self.state, wait=True)
                         self.validate(progress)
                     elif self.save:
                         self.saving.state(self.state)

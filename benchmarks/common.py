@@ -31,7 +31,7 @@ class Rates:
 
     steady: float
     waking: float  # in the first seconds of a turn, when a process that waited must fetch its pages again
-    memory: int  # bytes
+    memory: int  # bytes; 0 where the system does not tell
 
 
 def alternate(
@@ -80,9 +80,9 @@ def take_turns(step: Callable[[], float], steps: int) -> None:
         waking, begun = settle(step), time.perf_counter()
         done = sum(step() for _ in range(steps))
         print(json.dumps({"steady": done / (time.perf_counter() - begun), "waking": waking}), flush=True)
-    # getrusage's figure begins with that of the process that started this one
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(json.dumps({"peak_memory_bytes": 1024 * int(peak[1])}))
+    status = Path("/proc/self/status")  # of Linux; getrusage's figure begins with that of the process that started this one
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else "")
+    print(json.dumps({"peak_memory_bytes": 1024 * int(peak[1]) if peak else 0}))
 
 
 def settle(step: Callable[[], float]) -> float:

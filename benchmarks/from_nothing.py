@@ -23,7 +23,7 @@ from benchmarks.common import machine  # noqa: E402
 from files.mistakes import UserError, run_main  # noqa: E402
 from files.reading import read_json  # noqa: E402
 from files.writing import write_json  # noqa: E402
-from text.places import default_cache_dir, default_data_dir  # noqa: E402
+from text.places import default_data_dir  # noqa: E402
 
 TEXTS = ("--valid-share", "--valid_share", "--test", "--text", "--sentences")  # what the texts of mlm_task.py are
 PRETRAINING = 0.35, 0.6  # of the minutes, by default, for masked words: of less than two hours, and of more
@@ -102,10 +102,11 @@ def main():
     for task in ("mlm", "qa", "race"):
         parser.add_argument(f"--{task}-flags", default="", help=f"more flags of {task}_task.py, to try what they are worth")
     parser.add_argument("--data-dir", default=default_data_dir())
-    parser.add_argument("--cache-dir", default=default_cache_dir())
+    parser.add_argument("--cache-dir", help="default: FOLDER/cache, so that all that is made counts")
     args = parser.parse_args()
     paths = [str(Path(name).resolve()) if Path(name).exists() else name for name in args.dataset]
-    places = ["--data-dir", str(Path(args.data_dir).resolve()), "--cache-dir", str(Path(args.cache_dir).resolve())]
+    cache = Path(args.cache_dir or args.folder / "cache")
+    places = ["--data-dir", str(Path(args.data_dir).resolve()), "--cache-dir", str(cache.resolve())]
     chain, text = Chain(args.folder.resolve(), places), ["--dataset", *paths, *args.text_flags.split()]
     for word in args.mlm_flags.split():
         if word.startswith(TEXTS):  # what is scored would not be what training leaves out

@@ -201,6 +201,7 @@ def flops_of_a_token(config, length, task):
     forward = layers * (2 * (4 * d * d + 2 * d * f) + 4 * length * d)
     if task == "mlm":
         forward += MASKED * 2 * (d * d + d * config.vocab_size)
+        forward -= (1 - MASKED) * 2 * (d * d + 2 * d * f)  # behind attention, the last layer is wanted at the masked places
     return 3 * forward
 
 

@@ -99,6 +99,8 @@ def _members(archive):
                     raise zipfile.BadZipFile("an entry without a name")
                 if stat.S_ISLNK(info.external_attr >> 16):
                     raise UserError(f"{archive}: {info.filename} is a link; unpack it by hand")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # read by zipfile without bounds
+                    raise UserError(f"{archive}: {info.filename} is packed otherwise than zip does; unpack it by hand")
                 yield info.filename, None if info.is_dir() else package.open(info)
     elif name.endswith((".tar", ".tar.gz", ".tgz")):
         with open(archive, "rb") as raw:

@@ -41,11 +41,20 @@ def texts_in(folder: str | Path) -> list[Path]:
 def files_in(folder: str | Path, endings: tuple[str, ...]) -> list[Path]:
     """The files of a folder whose names end so, at any depth, in the order of their paths.
 
-    But for hidden ones and those in hidden folders, as macOS and Jupyter make them, and what lies in a cache.
+    But for hidden ones and those in hidden folders, as macOS and Jupyter make them, and what lies in a cache. A folder to
+    which several links lead counts once. Raises UserError where one cannot be looked into.
     """
-    found = []
-    for path, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if shown(name) and not os.path.exists(os.path.join(path, name, CACHE_TAG))]
+    found, seen = [], {os.path.realpath(folder)}
+
+    def closed(error):
+        if isinstance(error, PermissionError):
+            raise UserError(f"{error.filename}: cannot be looked into ({error.strerror}); see to the right, or name others")
+
+    for path, folders, names in os.walk(folder, followlinks=True, onerror=closed):
+        inner = sorted(name for name in folders if shown(name) and not os.path.exists(os.path.join(path, name, CACHE_TAG)))
+        real = {os.path.realpath(os.path.join(path, name)): name for name in reversed(inner)}  # of each the first name
+        folders[:] = [name for name in inner if name in {real[place] for place in set(real) - seen}]
+        seen |= set(real)
         found += [Path(path, name) for name in names if shown(name) and name.lower().endswith(endings)]
     return sorted(path for path in found if path.is_file())
 

@@ -139,7 +139,7 @@ def scores_options(weights, architecture):
     """Is "classifier" the multiple-choice head? Other heads have that name too."""
     if architecture:
         return architecture.endswith("ForMultipleChoice")
-    return "classifier.weight" in weights and len(weights["classifier.weight"]) == 1
+    return "classifier.weight" in weights and weights["classifier.weight"].shape[:1] == (1,)
 
 
 def read_config(path: Path) -> tuple[BertConfig, str, str | None]:
@@ -268,6 +268,8 @@ def read_tokenizer(folder, config):
         settings = read_json(folder / "tokenizer_config.json")
         if not isinstance(settings, dict):
             raise UserError(f"{folder / 'tokenizer_config.json'}: holds no settings; fetch it again")
+    named = read_json(folder / "config.json").get("tokenizer_class")  # where older folders say it
+    settings = {**settings, "tokenizer_class": settings.get("tokenizer_class") or named}
     if (folder / "vocab.txt").is_file():
         path = folder / "vocab.txt"
         tokenizer = read_vocab_txt(path, settings)
@@ -318,6 +320,7 @@ def refuse_wordpiece(path, settings, lowercase):
     """Accents go with the capitals, and ideographs stand alone: nothing else is known here."""
     refuse_settings(path, settings, [
         ("strip_accents", not lowercase), ("tokenize_chinese_chars", False), ("tokenizer_class", "BertJapaneseTokenizer"),
+        ("word_tokenizer_type", "mecab"), ("subword_tokenizer_type", "character"),
     ])  # fmt: skip
 
 

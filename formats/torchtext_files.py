@@ -199,8 +199,8 @@ def unpickle(data):
     if data.startswith(b"PK"):
         with zipfile.ZipFile(io.BytesIO(data)) as package:
             infos = [info for info in package.infolist() if info.filename.endswith("/data.pkl")]
-            if len(infos) != 1 or infos[0].file_size > LARGEST_VOCABULARY:
-                raise ValueError("no data.pkl of reasonable size")
+            if len(infos) != 1 or infos[0].file_size > LARGEST_VOCABULARY or infos[0].compress_type != zipfile.ZIP_STORED:
+                raise ValueError("no data.pkl of reasonable size, as torch writes it")
             data = package.read(infos[0])
     stream = io.BytesIO(data)
     for _ in range(4):  # older: a magic number, a version, the machine, the object

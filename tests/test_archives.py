@@ -197,3 +197,11 @@ def test_a_zip_with_a_nameless_entry_is_one_line(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as package:
         package.writestr(zipfile.ZipInfo(""), b"x")
     refused(lambda: extract(tmp_path / "a.zip", tmp_path / "out"), "a.zip: broken archive (an entry without a name)")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_are_read_without_bounds_are_refused(tmp_path, packing):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", packing) as package:
+        package.writestr("a.txt", b"0" * 10_000_000)
+    with pytest.raises(UserError, match="packed otherwise"):
+        extract(tmp_path / "a.zip", tmp_path / "out")

@@ -246,6 +246,12 @@ def test_text_that_is_not_utf8_is_told_with_the_byte_in_the_file(text_file, monk
         documents([(path, 0, os.path.getsize(path))], "book")
 
 
+def test_a_file_of_json_is_no_text(tmp_path):
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(UserError, match="JSON is no plain text"):
+        text_files(tmp_path / "train.json")
+
+
 def test_a_folder_without_text_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"holds no \.txt file; put"):
         text_files(tmp_path)

@@ -22,7 +22,7 @@ def corpus_files(name, places):
 # -- Text --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("valid", ["valid", "validation", "dev", "Dev"])
+@pytest.mark.parametrize("valid", ["valid", "validation", "val", "dev", "Dev"])
 @pytest.mark.parametrize("form", ["{}.txt", "{}/a.txt", "{}.TXT"])
 def test_text_is_divided_as_its_names_say(write, places, capsys, valid, form):
     names = [form.format(part) for part in ("train", valid, "test")]

@@ -153,6 +153,12 @@ def test_a_single_paragraph_is_too_little_to_train_and_validate(write, tmp_path)
         load_squad_splits(str(tmp_path), Places(tmp_path, tmp_path))
 
 
+def test_articles_without_a_title_are_told_apart(write):
+    one, two = (article["paragraphs"] for article in squad(("Cats", "Dogs"))["data"])
+    found = load_squad(write({"data": [{"paragraphs": one}, {"paragraphs": two, "title": None}]}))
+    assert [question.title for question in found.questions] == ["article 1", "article 1", "article 2", "article 2"]
+
+
 def test_only_the_wanted_splits_are_read(write, tmp_path):
     write(squad(), "dev.json")
     assert list(load_squad_splits(str(tmp_path), Places(tmp_path, tmp_path), ("test",))) == ["test"]

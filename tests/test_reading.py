@@ -50,3 +50,13 @@ def test_files_that_a_system_or_a_cache_puts_beside_the_owners_are_none_of_their
         (tmp_path / name).write_text("")
     assert texts_in(tmp_path) == [tmp_path / "a.txt", tmp_path / "deep/b.TXT"]
     assert texts_in(tmp_path / "cache") == [tmp_path / "cache/x/e.txt"]  # where the cache itself is asked for
+
+
+def test_folders_are_read_through_links_each_once_and_in_circles_never(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.txt").write_text("a")
+    own = tmp_path / "own"
+    own.mkdir()
+    for name, target in (("here", "../far"), ("there", "../far"), ("round", ".")):
+        (own / name).symlink_to(target)
+    assert texts_in(own) == [own / "here" / "a.txt"]

@@ -104,6 +104,8 @@ def whole(path):
 
 def text_files(path):
     if path.is_file():
+        if path.suffix.lower() == ".json":
+            raise UserError(f"{path}: JSON is no plain text; name the folder of a set of questions, or rows of .jsonl")
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; name a .txt file or a folder of them")

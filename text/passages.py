@@ -46,7 +46,7 @@ def squad_passages(name, places):
     for split, squad in load_squad_splits(name, places, skip=warn).items():
         articles = {}
         for context, title in {question.context: question.title for question in squad.questions}.items():
-            articles.setdefault(title, []).append(" ".join(squad.contexts[context].split()))
+            articles.setdefault(title or context, []).append(" ".join(squad.contexts[context].split()))
         found[split] = list(articles.values())
     return found
 

@@ -9,6 +9,7 @@ Files lie in ``--data-dir``; what is missing is fetched where the set is public.
 under ``--cache-dir``, so that the data folder may be read-only.
 """
 
+import contextlib
 import difflib
 import os
 from argparse import Namespace
@@ -157,7 +158,8 @@ class Places:
         except UserError as error:
             raise UserError(f"{wanted}: not found, and {error}") from None
         finally:
-            lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a file system that is only to be read, also where there is none
+                lock.unlink()
         return target
 
     def sample(self) -> Path:

@@ -97,11 +97,12 @@ def read_question_tables(tables, found, answers_needed, records):
 def read_articles(path, found, answers_needed, records):
     for a, article in enumerate(entry(read_json(path), "data", list, path)):
         where = f"{path}: article {a + 1}"
-        title = article.get("title", "") if isinstance(article, dict) else ""
+        named = article.get("title") if isinstance(article, dict) else None
+        title = named or f"article {a + 1}"  # by which articles are told apart
         with records.one("article"):
             for p, paragraph in enumerate(entry(article, "paragraphs", list, where)):
                 with records.one("paragraph"):
-                    place = f"{where} ({title}), paragraph {p + 1}"
+                    place = f"{where} ({named or ''}), paragraph {p + 1}"
                     read_paragraph(paragraph, place, str(title), found, answers_needed, records)
 
 

@@ -28,7 +28,7 @@ from files.tables import TABLES, TEXTS, ending, stem, tables_at
 T = TypeVar("T")
 
 SPLITS = ("train", "valid", "test")
-NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+NAMES = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
 SHARES = {"valid": 5.0, "test": 10.0}  # % of the bytes of a corpus, but no more than
 MOST = 10_000_000  # bytes, for what is scored takes its time
 
@@ -67,7 +67,8 @@ def question_files(folder: Path) -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {name: [] for name in NAMES}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        name = next((name for name in NAMES if path.name.lower().startswith(name)), None)
+        word = re.split(r"[^a-z]", path.name.lower())[0]
+        name = "val" if word == "val" else next((name for name in NAMES if word.startswith(name) and name != "val"), None)
         if name and path.suffix.lower() == ".json":
             found[name].append(path)
         elif path.name.lower() in NAMES and path.is_dir() and not files_in(path, (*TEXTS, *TABLES)):
@@ -75,7 +76,7 @@ def question_files(folder: Path) -> dict[str, list[Path]]:
     for name, paths in found.items():
         if len(paths) > 1:  # settings that other software left beside the questions
             found[name] = [path for path in paths if says_data(path)] or paths
-    valid, dev = found["valid"] + found["validation"], found["dev"]
+    valid, dev = found["valid"] + found["validation"] + found["val"], found["dev"]
     return {"train": found["train"], "valid": valid + dev if found["test"] else valid, "test": found["test"] or dev}
 
 

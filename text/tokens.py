@@ -190,10 +190,10 @@ def load_tokenizer(args: Namespace, dataset: str | Sequence[str], places: Places
         raise UserError(f"--lowercase {args.lowercase}: is for a given vocabulary; add --vocab FILE, a vocab.txt")
     if args.vocab:
         given = load_vocab(args.vocab, {"auto": None, "yes": True, "no": False}[args.lowercase])
-        for flag, value in (("--vocab-size", args.vocab_size), ("--tokenizer", args.tokenizer)):
-            if value not in (None, given.kind, len(given)):
-                raise UserError(f"{flag} {value}: of a new vocabulary; {args.vocab} is what it is, {given.kind} of "
-                                f"{len(given)}; leave one out")  # fmt: skip
+        for name in ("vocab_size", "tokenizer"):
+            if (value := getattr(args, name, None)) not in (None, given.kind, len(given)):
+                flag = f"--{name.replace('_', '-')} {value}"
+                raise UserError(f"{flag}: of a new vocabulary; {args.vocab} is {given.kind} of {len(given)}; leave one out")
         return given
     kind, size = args.tokenizer or "sentencepiece", args.vocab_size or (1024 if dataset == "Sample" else 8192)
     if kind == "wordpiece":

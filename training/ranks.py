@@ -275,7 +275,8 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         allocator = ctypes.CDLL(None)
-        allocator.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: bytes from which a block is a mapping of its own
+        if not allocator.mallopt(-3, 1 << 30):  # M_MMAP_THRESHOLD: bytes from which a block is a mapping of its own
+            allocator.mallopt(-3, 32 << 20)  # the most that an older one takes
         allocator.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: free bytes that are kept
 
 

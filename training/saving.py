@@ -48,10 +48,9 @@ class Saving:
         While losses are not finite, the state before them stays the last one, but for that at the end.
         """
         self.schedule.count(state)
-        self.saved = time.monotonic()
-        if state.bad and not state.finished:
-            self.states.wait()
+        if state.bad and not wait:
             return
+        self.saved = time.monotonic()
         content = self.engine.content()
         if self.ranks.first:
             self.states.save({
@@ -157,7 +156,7 @@ class Saving:
                             f"{self.args.lr:g}) or --precision fp32")  # fmt: skip
         self.schedule.count(state)
         earlier = self.restored(saved)
-        earlier.seconds, earlier.skipped, earlier.lowered = state.seconds, state.skipped, LOWER
+        earlier.seconds, earlier.skipped, earlier.lowered, earlier.bad = state.seconds, state.skipped, LOWER, 0
         earlier.best, earlier.best_file = state.best, state.best_file  # which may have come since
         self.schedule.given_more(earlier)
         self.say(f"{what}: going back to step {earlier.step}, on with {LOWER:g} of the learning rate")
