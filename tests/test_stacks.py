@@ -78,9 +78,9 @@ def test_each_python_gets_the_stack_that_it_can_have(python, machine, torch):
 
 
 @pytest.mark.parametrize(("there", "words", "begins", "extra"), [
-    (["3.13"], [], "python3.13 -m venv .venv\n", "stack"),
-    (["3.13", "3.11"], [], "python3.11 -m venv .venv\n", "stack"),
-    (["3.14", "3.12"], ["STACK=new"], "python3.12 -m venv .venv-new\n", "new"),
+    (["3.13"], [], '"python3.13" -m venv .venv\n', "stack"),
+    (["3.13", "3.11"], [], '"python3.11" -m venv .venv\n', "stack"),
+    (["3.14", "3.12"], ["STACK=new"], '"python3.12" -m venv .venv-new\n', "new"),
 ])  # fmt: skip
 def test_make_takes_a_python_that_is_there(tmp_path, there, words, begins, extra):
     make = shutil.which("make") or pytest.skip("needs make")
