@@ -55,7 +55,7 @@ from text.masked_blocks import MaskedBlocks
 from text.places import Places
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer
-from text.vocabularies import load_vocab, save_vocab
+from text.vocabularies import is_vocab, save_vocab
 from training.beginning import in_its_place
 from training.ranks import launch
 
@@ -202,13 +202,11 @@ def is_examples(args):
     """Is --save-vocab the file of torchtext's BERT example, which is read with its model, and remains that example's?"""
     if not (args.checkpoint or args.bert_model not in (None, "none")) or not Path(args.save_vocab).is_file():
         return False
-    try:
-        load_vocab(args.save_vocab)
-    except UserError:
-        warn(f"{args.save_vocab} stays as it is, no vocabulary of this suite but such as torchtext's BERT example has; the "
-             "model file holds its own", word="note")  # fmt: skip
-        return True
-    return False
+    if is_vocab(args.save_vocab):
+        return False
+    warn(f"{args.save_vocab} stays as it is, no vocabulary of this suite but such as torchtext's BERT example has; the "
+         "model file holds its own", word="note")  # fmt: skip
+    return True
 
 
 @in_its_place

@@ -360,8 +360,8 @@ class Trainer:
             best is None or (value < best if self.task.best == "loss" else value > best)
         )  # fmt: skip
         self.logs.validation(self.state, figures, seconds)
-        wrote = self.ranks.of_first(better) and self.saving.best(self.state, figures)
-        self.state.best = value if wrote else best
+        if self.ranks.of_first(better) and self.saving.best(self.state, figures):
+            self.state.best = value
         self.saving.state(self.state)
 
     def valid_examples(self):

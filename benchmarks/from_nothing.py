@@ -26,7 +26,7 @@ from files.writing import write_json  # noqa: E402
 from text.places import default_data_dir  # noqa: E402
 
 TEXTS = ("--valid-share", "--valid_share", "--test", "--text", "--sentences")  # what the texts of mlm_task.py are
-PRETRAINING = 0.35, 0.6  # of the minutes, by default, for masked words: of less than two hours, and of more
+PRETRAINING = 0.35, 0.5  # of the minutes, by default, for masked words: of less than two hours, and of more
 
 
 class Chain:

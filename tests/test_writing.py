@@ -60,24 +60,18 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path):
             check_writable(path)
 
 
-def test_a_full_disk_is_one_line_wherever_it_comes(capsys):
+@pytest.mark.parametrize(("number", "path", "remedy"), [
+    (errno.ENOSPC, "out.json", "free space, or write elsewhere"),
+    (errno.EACCES, "/root/books", "check the path, and who may read it"),
+])  # fmt: skip
+def test_a_disk_that_refuses_is_one_line_wherever_it_does(capsys, number, path, remedy):
     def work():
-        raise OSError(errno.ENOSPC, "No space left on device", "out.json")
+        raise OSError(number, os.strerror(number), path)
 
     with pytest.raises(SystemExit) as stop:
         run_main(work)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error == "error: out.json: No space left on device; free space, or write elsewhere\n"
-
-
-def test_a_path_that_one_may_not_look_into_is_one_line(capsys):
-    def work():
-        raise PermissionError(errno.EACCES, "Permission denied", "/root/books")
-
-    with pytest.raises(SystemExit) as stop:
-        run_main(work)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error == "error: /root/books: Permission denied; check the path, and who may read it\n"
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {path}: {os.strerror(number)}; {remedy}\n"
 
 
 def test_what_a_link_stands_for_is_written_and_the_link_stays(tmp_path):

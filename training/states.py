@@ -106,7 +106,7 @@ class States:
             sync_folder(self.folder)
         except (OSError, RuntimeError, UserError) as error:  # RuntimeError: torch's writer, whose own writing failed
             reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-            kept = next((path for path in (self.newest, self.before) if path.exists()), None)
+            kept = next(iter(self.found()), None)
             self.say(f"warning: the state of step {content['state']['step']} could not be saved ({reason}); "
                      + (f"the one in {kept} stays" if kept else "there is none yet") + "; the run goes on")  # fmt: skip
 
@@ -114,17 +114,27 @@ class States:
 
     def load(self) -> dict | None:
         """What was saved last and is whole; None where nothing was saved. Raises UserError where all is damaged."""
-        found = [path for path in (self.newest, self.before) if path.exists()]
-        for path in found:
-            if undamaged(path):
-                saved = read_torch(path, "remove it to start anew")
-                if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
-                    raise UserError(f"{path}: not the state of a run; remove it to start anew")
-                return {**saved, "path": str(path)}
-            self.say(f"warning: {path} is damaged" + (f"; taking {self.before}" if path != found[-1] else ""))
-        if found:
-            raise UserError(f"{found[0]}: damaged, and no other state is whole; remove it to start anew")
-        return None
+        path, found = self.newest_whole(), self.found()
+        if path is None:
+            if found:
+                raise UserError(f"{found[0]}: damaged, and no other state is whole; remove it to start anew")
+            return None
+        saved = read_torch(path, "remove it to start anew")
+        if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
+            raise UserError(f"{path}: not the state of a run; remove it to start anew")
+        return {**saved, "path": str(path)}
+
+    def found(self) -> list[Path]:
+        """The states that lie here, whole or not, the newest first."""
+        return [path for path in (self.newest, self.before) if path.exists()]
+
+    def newest_whole(self) -> Path | None:
+        """The newest of them that is not damaged; tells of those that are."""
+        found = self.found()
+        whole = next((path for path in found if undamaged(path)), None)
+        for path in found[: found.index(whole) if whole else None]:
+            self.say(f"warning: {path} is damaged" + (f"; taking {whole}" if whole else ""))
+        return whole
 
     def clear_damaged(self) -> None:
         """Move a damaged newest state away, lest the next save move it over the good one before it."""
@@ -141,12 +151,8 @@ class States:
         it has left, but what --evaluate has."""
         boards = (path.name for path in self.folder.glob("events.out.tfevents.*"))
         self.remove("result.json", "examples.json", "history.json", "loss.png", *boards)
-        if not (self.newest.exists() or self.before.exists()):
-            return
-        whole = next((path for path in (self.newest, self.before) if path.exists() and undamaged(path)), None)
+        whole = self.newest_whole()
         state = noted(whole) if whole else {}
-        if whole != self.newest and self.newest.exists():
-            self.say(f"warning: {self.newest} is damaged" + (f"; taking {whole}" if whole else ""))
         if whole and not state.get("finished"):
             numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
             kept = self.folder / f"earlier-{next(numbers)}.pt"
