@@ -36,7 +36,6 @@ from model import TASKS, BertConfig, BertModel
 from text.tokenizer import Tokenizer
 from text.vectors import POOLS, write_vectors
 
-FIRST = "run mlm_task.py or ns_task.py first, or name a file that they saved"  # where a body is missing
 MODELS = ("mlm_bert.pt", "ns_bert.pt", "qa_model.pt", "race_model.pt")  # what the tasks save
 FORMAT = 1
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -195,6 +194,13 @@ NEW_HEAD = dict(tie_word_embeddings=True, head_norm_eps=None, head="cls", duma_l
                 mix_layers=4)  # fmt: skip
 
 
+def before(path):
+    """What to do where there is no model to begin with."""
+    made = {"mlm_bert.pt": "mlm_task.py", "ns_bert.pt": "ns_task.py"}.get(Path(path).name)
+    other = "name another by --bert-model: a file, pretrained, or none for random weights"
+    return f"run {made} first, or {other}" if made else other
+
+
 def load_body(
     cls: type[T], path: str | Path, dropout: float | None = None, vocab: str | Path | None = None,
     heads: int | None = None, settings: dict | None = None,
@@ -203,7 +209,7 @@ def load_body(
 
     ``settings`` are those fields of the config that describe the new head, where they are not the usual ones.
     """
-    content = read_model(path, FIRST, vocab, heads)
+    content = read_model(path, before(path), vocab, heads)
     config = dataclasses.replace(content["config"], **{**NEW_HEAD, **(settings or {})})
     model = cls(with_dropout(config, dropout))
     parts = dict.fromkeys(name.split(".")[0] for name in model.state_dict() if not name.startswith("bert."))

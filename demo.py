@@ -65,6 +65,7 @@ def arguments():
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],
            default="auto")  # fmt: skip
     args = p.parse_args()
+    args.named = bool(args.bert_model)
     if args.bert_model:
         args.bert_model = resolved(args.bert_model, *MODELS)
     else:
@@ -152,6 +153,23 @@ def load(path, precision, ranks):
         model, tokenizer = flags.trained_models(cls, args, script.READING)[0]
         loaded.append(Loaded(str(path), kind, args, model.to(ranks.device).eval(), tokenizer, ranks))
     return loaded
+
+
+def load_all(args, ranks):
+    """The models of --bert-model; of those that just lie here the ones that can be used."""
+    paths = list(dict.fromkeys(args.bert_model))
+    if not args.named and len(paths) > 1:
+        paths = [path for path in paths if usable(path, args, ranks)] or paths
+    return [model for path in paths for model in load(path, args.precision, ranks)]
+
+
+def usable(path, args, ranks):
+    try:
+        load(path, args.precision, ranks)
+    except UserError as error:
+        warn(f"{error}; going on without it")
+        return False
+    return True
 
 
 def examples(models):
@@ -344,7 +362,7 @@ def parsed(body):
 def main():
     args = arguments()
     ranks = Ranks(device=local_device(0))
-    models = [model for path in dict.fromkeys(args.bert_model) for model in load(path, args.precision, ranks)]
+    models = load_all(args, ranks)
     try:
         server = Server(args.host, args.port, models)
     except (OSError, OverflowError) as error:

@@ -199,10 +199,8 @@ def fill(args, ranks, model, tokenizer):
 
 
 def is_examples(args):
-    """Is --save-vocab the file of torchtext's BERT example, which is read with its model, and remains that example's?"""
-    if not (args.checkpoint or args.bert_model not in (None, "none")) or not Path(args.save_vocab).is_file():
-        return False
-    if is_vocab(args.save_vocab):
+    """Is --save-vocab the file of torchtext's BERT example, which is read with its models, and remains that example's?"""
+    if not Path(args.save_vocab).is_file() or is_vocab(args.save_vocab):
         return False
     warn(f"{args.save_vocab} stays as it is, no vocabulary of this suite but such as torchtext's BERT example has; the "
          "model file holds its own", word="note")  # fmt: skip

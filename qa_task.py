@@ -11,12 +11,12 @@ To choose the best model some training articles are set aside. Where the trainin
 the threshold from which an answer is withheld is found there, too, and kept in the model file; --null-threshold overrides
 it.
 
---predict writes {id: text} to answers.json and, for each question, a list of {text, probability, start_logit, end_logit},
-best first, to answers.nbest.json: different texts, among which the probabilities are shared out by a softmax over the
-sums of the logits. Where answers may be withheld (SQuAD 2.0) "no answer" is one of them, as the empty text, and
-answers.null_odds.json has the probability of it against the best span alone: the logistic function of their difference
-in score. It is a probability and not the difference itself so that the official script, which by default withholds what
-lies above 1.0, takes the answers as they are written.
+--predict writes {id: text} to predictions.json and, for each question, a list of {text, probability, start_logit,
+end_logit}, best first, to predictions.nbest.json: different texts, among which the probabilities are shared out by a
+softmax over the sums of the logits. Where answers may be withheld (SQuAD 2.0) "no answer" is one of them, as the empty
+text, and predictions.null_odds.json has the probability of it against the best span alone: the logistic function of
+their difference in score. It is a probability and not the difference itself so that the official script, which by
+default withholds what lies above 1.0, takes the answers as they are written.
 
 Several models, which may differ in all but the task, answer together (--predict, --evaluate, --ask); how, is in
 text/answers.py.

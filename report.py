@@ -246,7 +246,9 @@ def page(runs):
 
 def main():
     args = arguments()
-    runs = [run for folder in args.runs if (run := read_run(Path(folder)))]
+    # Of a folder of runs, such as the demo's, all of them.
+    folders = dict.fromkeys(inner for folder in map(Path, args.runs) for inner in (folder, *sorted(folder.glob("*/"))))
+    runs = [run for folder in folders if (run := read_run(folder))]
     if not runs:
         raise UserError(f"{' '.join(args.runs)}: no run in there (no history.json, result.json or evaluation.json); name a "
                         "--log-dir")  # fmt: skip

@@ -33,7 +33,7 @@ import torch
 from tqdm import tqdm
 
 import checkpoint
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
 from files.writing import write_json
 from text import batches
 from text.tokens import names_of
@@ -242,6 +242,8 @@ class Trainer:
         if sharding.is_cut(self.engine.parallel):
             task.model = self.engine.parallel
         self.data = task.examples["train"]
+        if args.batch_size < ranks.world:
+            warn(f"--batch_size {args.batch_size}: of {ranks.world} ranks some have nothing to do; raise it")
         self.schedule = Schedule(args, -(-len(self.data) // args.batch_size), ranks)
         self.logs = Logs(task.name, task.summary, args, ranks, self.schedule)
         self.saving = Saving(task, args, ranks, self.engine, self.schedule, self.logs.say)

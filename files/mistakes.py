@@ -55,4 +55,17 @@ def run_main(function: Callable[[], Any]) -> NoReturn:
         name = UserError(error.filename or "what was being written")
         print(f"error: {name}: {error.strerror}; {remedy}", file=sys.stderr)
         code = 2
+    except Exception as error:
+        if not (line := out_of_memory(error)):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        code = 2
     sys.exit(code or 0)
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """What to tell where torch found no memory, on a GPU or a CPU; of other errors None."""
+    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+        found = str(error).splitlines()[0][:150]
+        return f"no memory is left ({found}); raise --accumulate, or lower --bptt or --batch_size"
+    return None

@@ -86,7 +86,9 @@ def parse_json(text: str, where: str | Path, line: int | None = None) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
-        raise UserError(f"{where}: broken JSON at {place} ({error.msg}); fetch the file again or mend it") from None
+        lines = error.msg == "Extra data" and not line
+        remedy = "where each line is an object, call it .jsonl" if lines else "fetch the file again or mend it"
+        raise UserError(f"{where}: broken JSON at {place} ({error.msg}); {remedy}") from None
     except RecursionError:
         raise UserError(f"{where}{at}: JSON nested too deeply; fetch the file again") from None
     except ValueError:

@@ -21,6 +21,8 @@ from files.reading import CHUNK, CONVERT, files_in, parse_json
 PACKED = ("", ".gz", ".zst")
 TEXTS = tuple(f".txt{packed}" for packed in PACKED)
 TABLES = (*(f".jsonl{packed}" for packed in PACKED), ".parquet")
+OTHER_ROWS = (".csv", ".tsv", ".ndjson", ".xls", ".xlsx", ".arrow", ".feather")
+NO_TEXT = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub")
 LINE = 1 << 26  # bytes of a row at most: a file without line ends is no .jsonl
 BATCH = 64  # rows of Parquet at a time: each may be a book
 # Of compressed .zst at a time: what is made of it comes at once, and of zeros that is 30,000 times as much.
@@ -41,7 +43,18 @@ def tables_at(path: Path) -> list[Path]:
     """The files of rows that a path names: itself, or those in a folder, at any depth."""
     if path.is_dir():
         return files_in(path, TABLES)
+    check_kind(path)
     return [path] if ending(path) in TABLES else []
+
+
+def check_kind(path: Path) -> None:
+    """Raises UserError where a file's name says that it holds rows, or text, as nothing here reads them."""
+    kind = path.suffix.lower()
+    if kind in OTHER_ROWS:
+        raise UserError(f"{path}: rows of {kind} are not read; write them as .jsonl, a JSON object a line (pandas: "
+                        "to_json(orient='records', lines=True)), or as .parquet")  # fmt: skip
+    if kind in NO_TEXT:
+        raise UserError(f"{path}: {kind} is no plain text; save it as .txt")
 
 
 class Row(NamedTuple):

@@ -13,7 +13,7 @@ from text.tokenizer import Tokenizer
 USES = {
     "MLMTask": ("fill-mask", "finds masked words", 'mlm_task.py --fill "The [MASK] went home."'),
     "NextSentenceTask": (None, "tells whether one text follows another",
-                         "ns_task.py --predict pairs.tsv --output answers.json"),
+                         "ns_task.py --predict pairs.tsv"),
     "QuestionAnswerTask": ("question-answering", "finds the answer to a question in a text",
                            'qa_task.py --ask "Who came?" --context story.txt'),
     "RaceTask": ("multiple-choice", "chooses among the options of a question on a text",

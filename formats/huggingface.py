@@ -280,7 +280,11 @@ def read_tokenizer(folder, config):
         path = folder / "tokenizer.json"
         tokenizer = read_tokenizer_json(path, settings)
     else:
-        raise UserError(f"{folder}: holds no vocab.txt, spiece.model or tokenizer.json; fetch the vocabulary too")
+        remedy = "fetch the vocabulary too"
+        if (folder / "merges.txt").is_file():
+            remedy = ("make tokenizer.json of what is there, by transformers' AutoTokenizer.from_pretrained(FOLDER)"
+                      ".save_pretrained(FOLDER)")  # fmt: skip
+        raise UserError(f"{folder}: holds no vocab.txt, spiece.model or tokenizer.json; {remedy}")
     if len(tokenizer) > config.vocab_size:
         raise UserError(f"{path}: {len(tokenizer)} tokens, but config.json says {config.vocab_size}; fetch both again")
     return tokenizer

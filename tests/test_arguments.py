@@ -172,15 +172,18 @@ def test_a_mistake_is_one_line_with_its_remedy(run_script, folder, task, flags, 
 def test_a_sequence_longer_than_the_position_table_names_both_numbers(run_script, folder):
     common = "--dataset . --nlayers 1 --emsize 32 --nhead 1 --steps 1 --batch-size 2".split()
     run_script("mlm_task.py", *common, "--vocab", "vocab", "--bptt", "16")
-    error = run_script("ns_task.py", *common, "--bptt", "600", code=2).stderr
+    error = run_script("ns_task.py", "--dataset", ".", "--bptt", "600", code=2).stderr
     assert error.startswith("error: --bptt 600: ") and "512" in error and error.count("\n") == 1
 
 
-def test_sizes_beside_a_model_that_has_its_own_are_told_to_count_for_nothing(monkeypatch, capsys):
+@pytest.mark.parametrize("given", [[], ["--bert-model", "ns_bert.pt"]])
+def test_sizes_beside_a_model_that_has_its_own_are_told_to_count_for_nothing(monkeypatch, tmp_path, capsys, given):
     monkeypatch.setattr(mistakes, "TOLD", set())
-    parsed(monkeypatch, "qa", "--emsize", "32", "--vocab-size", "99", "--bert-model", "some.pt")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ns_bert.pt").touch()
+    parsed(monkeypatch, "qa", "--emsize", "32", "--vocab-size", "99", *given)
     error = capsys.readouterr().err
-    assert error == "note: --emsize --vocab-size: of a new model, which --bert-model none makes; some.pt is what it is\n"
+    assert error == "note: --emsize --vocab-size: of a new model, which --bert-model none makes; ns_bert.pt is what it is\n"
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line(run_script):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 
 import pytest
 import torch
@@ -140,6 +141,17 @@ def test_a_model_that_withholds_its_answer_says_so(tmp_path, files):
     (none,) = (answer for answer in found["answers"] if not answer["text"])
     assert found["withheld"] and none["start"] is None
     assert sum(answer["probability"] for answer in found["answers"]) == pytest.approx(1)
+
+
+def test_of_models_that_just_lie_there_those_are_taken_that_answer(files, monkeypatch, capsys):
+    for named in (False, True):
+        args = Namespace(bert_model=["gone.pt", files[0]], precision="fp32", named=named)
+        if named:
+            with pytest.raises(UserError, match=r"gone\.pt: no such file"):
+                demo.load_all(args, Ranks())
+        else:
+            assert [model.kind for model in demo.load_all(args, Ranks())] == ["mlm"]
+            assert "gone.pt: no such file" in capsys.readouterr().err
 
 
 def test_a_model_without_a_head_is_named(tmp_path):

@@ -110,6 +110,32 @@ def test_question_files_are_what_they_are_called(write, places, files, expected,
         assert load_squad_splits(name, places, (split,))[split] == found[split]
 
 
+def test_who_scores_a_set_without_a_test_is_told_how_much_of_it_that_is(write, places, capsys):
+    name = write({"train.json": squad("train"), "valid.json": squad("valid")})
+    load_squad_splits(name, places)
+    assert capsys.readouterr().err == ""
+    count = len(load_squad_splits(name, places, ("test",))["test"].questions)
+    told = f"note: {name}: nothing there is called test; {count} of 30 questions are scored"
+    assert 0 < count < 30 and capsys.readouterr().err.startswith(told)
+
+
+@pytest.mark.parametrize("load", [load_squad_splits, load_race_splits])
+@pytest.mark.parametrize(("name", "message"), [
+    ("q.csv", r"rows of \.csv are not read; write them as \.jsonl"), ("q.pdf", r"\.pdf is no plain text; save it as \.txt"),
+])  # fmt: skip
+def test_what_nothing_here_reads_is_told_with_what_to_make_of_it(write, places, load, name, message):
+    folder = write({name: "a,b\n1,2\n"})
+    with pytest.raises(UserError, match=message):
+        load(f"{folder}/{name}", places)
+    with pytest.raises(UserError, match=message):
+        corpus_parts(f"{folder}/{name}", "train", places)
+
+
+def test_one_file_of_squads_layout_wants_a_folder(write, places):
+    with pytest.raises(UserError, match=r"q\.json: one file; of SQuAD's layout name the folder in which it is train\.json"):
+        load_squad_splits(write({"q.json": squad("train")}) + "/q.json", places)
+
+
 def test_two_files_for_one_split_are_refused_with_its_name(write, places):
     with pytest.raises(UserError, match=r"valid split: .*: 2 files valid\*\.json or dev\*\.json; exactly one is needed"):
         load_squad_splits(write({f"{part}.json": squad(part) for part in ("train", "dev", "valid", "test")}), places)

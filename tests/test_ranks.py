@@ -21,7 +21,7 @@ from conftest import ROOT
 from files.mistakes import UserError
 from model import BertConfig, MLMTask
 from text.questions import Article
-from training import ranks, stopping
+from training import ranks, slurm, stopping
 from training.optimizer import make_optimizer
 
 slow = pytest.mark.slow
@@ -326,11 +326,11 @@ def test_the_first_node_of_a_list(names, first):
 
 @pytest.mark.parametrize("counts, numbers", [("2", [2]), ("2(x3),1", [2, 2, 2, 1]), ("4,2(x2)", [4, 2, 2])])
 def test_the_tasks_of_each_node(counts, numbers):
-    assert [ranks.tasks_of_node(counts, node) for node in range(len(numbers))] == numbers
+    assert [slurm.tasks_of_node(counts, node) for node in range(len(numbers))] == numbers
 
 
 @pytest.fixture
-def slurm(monkeypatch):
+def srun(monkeypatch):
     """Sets the variables of a task, as Slurm 22.05 was seen to set them."""
     for name in [name for name in os.environ if name.startswith(("SLURM_", "MASTER_", "LOCAL_RANK"))]:
         monkeypatch.delenv(name)
@@ -344,41 +344,41 @@ def slurm(monkeypatch):
     return put
 
 
-def test_one_task_for_each_rank(slurm):
-    place = ranks.slurm_place()
-    assert ranks.slurm_tasks() == (4, 2) and place["MASTER_ADDR"] == "localhost"
+def test_one_task_for_each_rank(srun):
+    place = slurm.place()
+    assert slurm.tasks() == (4, 2) and place["MASTER_ADDR"] == "localhost"
     assert [int(place[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")] == [3, 4, 0, 1]
 
 
-def test_all_tasks_of_a_step_meet_at_one_port_that_other_jobs_and_steps_do_not_use(slurm):
+def test_all_tasks_of_a_step_meet_at_one_port_that_other_jobs_and_steps_do_not_use(srun):
     ports = set()
     for job in range(50):
         for step in range(3):
-            slurm(JOB_ID=1000 + job, STEP_ID=step)
-            ports.add(ranks.slurm_address()["MASTER_PORT"])
+            srun(JOB_ID=1000 + job, STEP_ID=step)
+            ports.add(slurm.address()["MASTER_PORT"])
     assert len(ports) == 150 and all(1024 < int(port) < 32768 for port in ports)
 
 
-def test_a_batch_script_without_srun_is_one_task(slurm, monkeypatch):
+def test_a_batch_script_without_srun_is_one_task(srun, monkeypatch):
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
-    assert ranks.slurm_tasks() == (1, 1)
+    assert slurm.tasks() == (1, 1)
 
 
-def test_ones_own_address_comes_first(slurm):
-    slurm(MASTER_ADDR="127.0.0.1", MASTER_PORT=4321)
-    assert ranks.slurm_address() == {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "4321"}
+def test_ones_own_address_comes_first(srun):
+    srun(MASTER_ADDR="127.0.0.1", MASTER_PORT=4321)
+    assert slurm.address() == {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "4321"}
 
 
-def test_a_node_whose_name_does_not_resolve_is_told(slurm, monkeypatch):
+def test_a_node_whose_name_does_not_resolve_is_told(srun, monkeypatch):
     def fail(*_):
         raise socket.gaierror("unknown")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(UserError, match="localhost does not resolve here; set MASTER_ADDR"):
-        ranks.slurm_address()
+        slurm.address()
 
 
-def test_several_processes_of_a_run_without_parallel_are_refused(slurm):
+def test_several_processes_of_a_run_without_parallel_are_refused(srun):
     with pytest.raises(UserError, match=r"4 processes were started.* add --parallel DDP"):
         ranks.launch(None, Namespace(parallel="None", world_size=None))
     with pytest.raises(UserError, match=re.escape("--world_size 2: srun has started a task for each of 4 ranks")):
@@ -386,10 +386,10 @@ def test_several_processes_of_a_run_without_parallel_are_refused(slurm):
 
 
 @pytest.mark.parametrize("job", ["pretrain.sbatch", "finetune.sbatch qa_task.py"])
-def test_a_job_hands_its_cores_on_to_its_tasks(slurm, tmp_path, job):
+def test_a_job_hands_its_cores_on_to_its_tasks(srun, tmp_path, job):
     (tmp_path / "srun").write_text('#!/bin/sh\necho "$SRUN_CPUS_PER_TASK cores: $*"\n')
     (tmp_path / "srun").chmod(0o755)
-    slurm(CPUS_PER_TASK=7, JOB_NAME="name", SUBMIT_DIR=tmp_path)
+    srun(CPUS_PER_TASK=7, JOB_NAME="name", SUBMIT_DIR=tmp_path)
     path, *words = job.split()
     output = subprocess.run(["bash", ROOT / "slurm" / path, *words], cwd=tmp_path, capture_output=True, text=True,
                             env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})  # fmt: skip
@@ -420,11 +420,11 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def on_nodes(slurm, tmp_path):
+def on_nodes(srun, tmp_path):
     """``on_nodes((ranks, GPUs), ...)`` runs a task on each of as many nodes, as srun does; gives (code, output) of each."""
 
     def run(*nodes):
-        slurm(STEP_NUM_TASKS=len(nodes), STEP_NUM_NODES=len(nodes), MASTER_ADDR="127.0.0.1", MASTER_PORT=ranks.free_port())
+        srun(STEP_NUM_TASKS=len(nodes), STEP_NUM_NODES=len(nodes), MASTER_ADDR="127.0.0.1", MASTER_PORT=ranks.free_port())
         started = []
         for number, (here, gpus) in enumerate(nodes):
             (tmp_path / f"{number}.py").write_text(NODE.format(root=str(ROOT), here=here, gpus=gpus))
@@ -455,9 +455,9 @@ def test_a_node_without_gpus_among_others_is_named(on_nodes):
 
 
 @slow
-def test_nodes_that_do_not_meet_say_where(slurm):
+def test_nodes_that_do_not_meet_say_where(srun):
     port = ranks.free_port()
-    slurm(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, STEP_NUM_TASKS=2)
+    srun(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, STEP_NUM_TASKS=2)
     with pytest.raises(UserError, match=rf": the 2 nodes of this step did not meet at 127.0.0.1, port {port} \(.*\); see"):
         ranks.launch(None, Namespace(parallel="DDP", world_size=1, timeout_minutes=0.02))
 

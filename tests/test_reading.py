@@ -14,6 +14,7 @@ from files.reading import parse_json, read_json, read_text, texts_in
         (b" \n", "empty file"),
         (b'{"a": 1,\n "b": }', "line 2, column 7"),
         (b'{"a": "caf\xe9"}', "not UTF-8 at byte 10"),
+        (b'{"a": 1}\n{"a": 2}\n', "where each line is an object, call it .jsonl"),
         (b"[" * 200_000, "nested too deeply"),
     ],
 )

@@ -110,6 +110,11 @@ def test_a_damaged_file_is_one_line(runs, name, content, reason):
     assert error.startswith("error: ") and error.count("\n") == 1 and (reason in error or "JSON" in error)
 
 
+def test_a_folder_of_runs_is_all_of_them_once(runs):
+    page = report(runs, "runs", "runs/first")
+    assert "<h1>2 runs</h1>" in page
+
+
 def test_a_folder_without_a_run_is_one_line(runs):
     assert "none: no run in there" in report(runs, runs / "none", code=2)
 

@@ -119,6 +119,8 @@ def test_pretraining_goes_on_from_them_and_leaves_them_as_they_are(shared_data, 
     run_script("mlm_task.py", "--bert-model", "mlm_bert.pt", "--nhead", 4, "--steps", 1, "--valid-examples", 8, "--save",
                "more.pt", "--no-test")  # fmt: skip
     assert (tmp_path / "bert_vocab.pt").read_bytes() == before
+    told = run_script("mlm_task.py", "--steps", 1, "--valid-examples", 8, "--no-test", "--save", "new.pt").stderr
+    assert (tmp_path / "bert_vocab.pt").read_bytes() == before and "bert_vocab.pt stays as it is" in told
 
 
 # The words that the vocabulary lacks

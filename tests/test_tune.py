@@ -242,7 +242,7 @@ def test_told_to_stop_it_stops_the_run_and_leaves_the_trial_to_the_next(process,
     (["race", "--storage", "mysql+gone://x/y", "--", "--bert-model", "none"], "--storage mysql\\+gone://x/y: "),
     (["race", "--log-dir", "/dev/null/x", "--", "--bert-model", "none"], "--log-dir /dev/null/x: cannot be written"),
     (["race", "--", "--save", "x.pt"], "--save after --: each trial has its own"),
-    (["race", "--", "--bert-model", "gone.pt"], "gone.pt: no such file; run mlm_task.py or ns_task.py first"),
+    (["race", "--", "--bert-model", "gone.pt"], "gone.pt: no such file; name another by --bert-model"),
     (["race", "--", "--bert-model", "none", "--evaluate"], "--evaluate after --"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line(monkeypatch, tmp_path, words, message):

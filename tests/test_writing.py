@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+import torch
 
 from files.mistakes import UserError, run_main
 from files.reading import read_json
@@ -72,6 +73,17 @@ def test_a_disk_that_refuses_is_one_line_wherever_it_does(capsys, number, path, 
         run_main(work)
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"error: {path}: {os.strerror(number)}; {remedy}\n"
+
+
+def test_memory_that_is_not_there_is_one_line_with_what_to_lower(capsys):
+    def work():
+        torch.empty(1 << 50)
+
+    with pytest.raises(SystemExit) as stop:
+        run_main(work)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: no memory is left (") and error.count("\n") == 1
+    assert error.endswith("; raise --accumulate, or lower --bptt or --batch_size\n")
 
 
 def test_what_a_link_stands_for_is_written_and_the_link_stays(tmp_path):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from files.mistakes import UserError, warn
 from files.reading import CONVERT, files_in
-from files.tables import TABLES, TEXTS
+from files.tables import TABLES, TEXTS, check_kind
 from text import cache
 from text.passages import passage_files
 from text.places import CORPORA, Corpus, Places, kinds_of
@@ -104,6 +104,7 @@ def whole(path):
 
 def text_files(path):
     if path.is_file():
+        check_kind(path)
         if path.suffix.lower() == ".json":
             raise UserError(f"{path}: JSON is no plain text; name the folder of a set of questions, or rows of .jsonl")
         return [path]

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
+from files.mistakes import UserError, warn
 from files.question_tables import CHOICE_COLUMNS, QUESTIONS, choice_of, question_of
 from files.reading import parse_json, read_json, read_text, texts_in
 from files.records import Records, Skip, entry, want
@@ -158,12 +159,21 @@ def load_squad_splits(
     if set(splits) != set(found):
         with of_split("train"):
             source = squad_source(name, "train", places)
-            found |= set_aside(load_squad(source, training=True, skip=skip), source, missing)
+            whole = load_squad(source, training=True, skip=skip)
+            found |= set_aside(whole, source, missing)
+        if splits == ("test",):
+            tell_of_part(name, len(found["test"].questions), len(whole.questions))
     found = {split: found[split] for split in splits}
     titles = {split: {q.context: q.title for q in squad.questions} for split, squad in found.items()}
     warn_of_twins(((split, found[split].contexts[context], title) for split in found
                    for context, title in titles[split].items()), "the same passage")  # fmt: skip
     return found
+
+
+def tell_of_part(name, scored, whole):
+    """Who scores a set of which nothing is called test should know how much of it that is."""
+    warn(f"{name}: nothing there is called test; {scored:,} of {whole:,} questions are scored, which training sets "
+         "aside; to score all, put them into a folder as test, or use --predict and metrics.py", word="note")  # fmt: skip
 
 
 def split_files(path):
@@ -181,6 +191,9 @@ def squad_source(name: str, split: str, places: Places) -> Source:
     found = split_files(folder)[split]
     if found and tables_at(found[0]):
         return found
+    if folder.is_file():
+        raise UserError(f"{folder}: one file; of SQuAD's layout name the folder in which it is train.json, or rows of "
+                        ".jsonl or .parquet")  # fmt: skip
     names = {"train": "train*.json", "valid": "valid*.json or dev*.json", "test": "test*.json or dev*.json"}[split]
     want(len(found) == 1, folder, f"{len(found)} files {names}; exactly one is needed", "name a folder that has it")
     return found[0]
@@ -361,6 +374,9 @@ def load_race_splits(
     if set(splits) != set(found):
         with of_split("train"):
             found |= race_set_aside(race_source(root, "train", sources["train"]), level, missing, skip)
+        if splits == ("test",):
+            counts = {split: sum(len(article.questions) for article in part) for split, part in found.items()}
+            tell_of_part(name, counts["test"], sum(counts.values()))
     for split in splits:
         want(any(article.questions for article in found[split]), root, f"no question in the {split} split", "add some")
     found = {split: found[split] for split in splits}

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from files.command_line import Help, check_not_empty, spellings
+from files.hub import is_name
 from files.mistakes import UserError, run_main, warn
 from files.pretrained import resolved, shipped
 from text.corpus import COLUMN_HELP, FORMAT_HELP, SHARE_HELP, STYLES
@@ -295,7 +296,6 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
     for a vocabulary that comes with the model.
     """
     trained = uses_trained(args)
-    chosen = not trained and (args.checkpoint or args.bert_model)
     if args.checkpoint and args.bert_model is not None:
         raise UserError("--checkpoint and --bert-model: two models; name one, whose head --checkpoint takes as well")
     if args.checkpoint:
@@ -317,7 +317,8 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
         path = model if isinstance(model, str) else model[0]
         if args.lowercase != "auto":
             raise says_itself(args.lowercase, path)
-        if of_new := [f"--{name.replace('_', '-')}" for name in OF_NEW if chosen and getattr(args, name, None)]:
+        of_new = [f"--{name.replace('_', '-')}" for name in OF_NEW if getattr(args, name, None)]
+        if of_new and not trained and (os.path.exists(path) or is_name(path)):
             warn(f"{' '.join(of_new)}: of a new model, which --bert-model none makes; {path} is what it is", word="note")
     return args
 

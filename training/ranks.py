@@ -36,8 +36,9 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from files.mistakes import UserError
+from files.mistakes import UserError, out_of_memory
 from text import cache
+from training import slurm
 from training.stopping import CODES, INTERRUPTED
 
 GRACE = 10  # seconds that a rank's last words may take
@@ -146,7 +147,7 @@ def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) 
 
     Gives the exit code. Raises UserError where the processes that were started do not go with the flags.
     """
-    tasks, nodes = slurm_tasks()
+    tasks, nodes = slurm.tasks()
     by_torchrun = {"LOCAL_RANK", "WORLD_SIZE"} <= set(os.environ)
     started = int(os.environ["WORLD_SIZE"]) if by_torchrun else tasks
     if args.parallel == "None":
@@ -163,7 +164,7 @@ def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) 
     if tasks > nodes:  # srun with one task for each rank
         if args.world_size:
             raise UserError(f"--world_size {args.world_size}: srun has started a task for each of {tasks} ranks; omit it")
-        return run_rank(slurm_place(), function, args)
+        return run_rank(slurm.place(), function, args)
     return start_ranks(function, args, nodes)
 
 
@@ -174,7 +175,7 @@ def start_ranks(function, args, nodes):
     if gpus and here > gpus:
         raise UserError(f"--world_size {here}: only {gpus} GPUs here; choose at most that")
     if nodes > 1:
-        node, address = int(os.environ["SLURM_NODEID"]), slurm_address()
+        node, address = int(os.environ["SLURM_NODEID"]), slurm.address()
         counts, _held = counts_of_nodes(here, gpus, node, nodes, address, timeout_of(args))
         address |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}  # as torchrun: not rank 0's
     else:
@@ -293,7 +294,11 @@ def run_rank(place, function, args, parent=None):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which the parent, that ignores it, has handed on
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if torch.cuda.is_available():  # Slurm may show each task its own GPU only
-        local %= torch.cuda.device_count()
+        gpus, tasks = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if 1 < gpus < tasks:
+            raise UserError(f"{tasks} tasks on {socket.gethostname()}, which has {gpus} GPUs; start one for each, by "
+                            "srun's --ntasks-per-node or torchrun's --nproc-per-node")  # fmt: skip
+        local %= gpus
     device = local_device(local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -322,6 +327,8 @@ def run_rank(place, function, args, parent=None):
         elif lost_a_peer(error):
             sys.stderr.write(f"error: rank {rank} stops, for it has lost another rank, whose message tells why; where none "
                              f"does, it is this: {' '.join(str(error).split())}\n")  # fmt: skip
+        elif full := out_of_memory(error):
+            sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()}: {full}\n")
         else:
             sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()}:\n{traceback.format_exc()}\n")
         code = 1
@@ -373,7 +380,7 @@ def lost_a_peer(error):
 def threads():
     """How many threads a rank may use on the CPU: its share of the cores that its task has."""
     own = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if "SLURM_CPUS_PER_TASK" in os.environ and slurm_tasks()[0] > slurm_tasks()[1]:
+    if "SLURM_CPUS_PER_TASK" in os.environ and slurm.tasks()[0] > slurm.tasks()[1]:
         return int(os.environ["SLURM_CPUS_PER_TASK"])
     return max(1, cache.cores() // own)
 
@@ -381,56 +388,6 @@ def threads():
 def restarted() -> bool:
     """Has torchrun, or Slurm by a requeue, started this run again?"""
     return any(int(os.environ.get(name) or 0) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Slurm: what srun tells a task
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def slurm_tasks():
-    """How many tasks this step has, and on how many nodes; (1, 1) outside of srun, and in a batch script itself."""
-    if "SLURM_STEP_NUM_TASKS" not in os.environ or os.environ.get("SLURM_STEP_ID") in (None, "batch"):
-        return 1, 1
-    return int(os.environ["SLURM_STEP_NUM_TASKS"]), int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
-
-
-def slurm_place():
-    """The place of a task that is a rank, in torchrun's terms."""
-    here = tasks_of_node(os.environ["SLURM_STEP_TASKS_PER_NODE"], int(os.environ["SLURM_NODEID"]))
-    return dict(RANK=os.environ["SLURM_PROCID"], WORLD_SIZE=os.environ["SLURM_STEP_NUM_TASKS"],
-                LOCAL_RANK=os.environ["SLURM_LOCALID"], LOCAL_WORLD_SIZE=here, **slurm_address())  # fmt: skip
-
-
-def tasks_of_node(counts, node):
-    """From Slurm's "2(x3),1", tasks of each node in their order, those of one node."""
-    numbers = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
-        numbers += [int(count)] * int(times or 1)
-    return numbers[node]
-
-
-def slurm_address():
-    """Where the ranks meet: the step's first node, and a port that jobs and steps which run at once do not share.
-
-    MASTER_ADDR and MASTER_PORT of the user's come first. Raises UserError where the node's name does not resolve, which
-    torch would try for ever.
-    """
-    job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ["SLURM_STEP_ID"])
-    port = 10000 + job % 2800 * 8 + step % 8  # below the ports that systems give away by themselves
-    alone = int(os.environ.get("SLURM_STEP_NUM_NODES", 1)) == 1
-    node = os.environ.get("MASTER_ADDR") or ("127.0.0.1" if alone else first_node(os.environ["SLURM_STEP_NODELIST"]))
-    try:
-        socket.getaddrinfo(node, None)
-    except OSError:
-        raise UserError(f"the node name {node} does not resolve here; set MASTER_ADDR to an address of it") from None
-    return {"MASTER_ADDR": node, "MASTER_PORT": os.environ.get("MASTER_PORT") or str(port)}
-
-
-def first_node(names):
-    """The first of Slurm's node list: "gpu[03-07,11],login" -> "gpu03"."""
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", names)[0]
-    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first)
 
 
 # --------------------------------------------------------------------------------------------------------------------

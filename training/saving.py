@@ -97,10 +97,21 @@ class Saving:
         if resume:
             self.say(f"nothing to resume in {self.args.log_dir}: starting")
         self.ranks.told(self.states.set_aside)
+        self.ranks.told(self.keep_start)
         state = State(minutes=self.args.minutes)
         self.schedule.restart()
         self.state(state)  # to go back to; and a disk without room for it is told at once
         return state
+
+    def keep_start(self):
+        """A copy of the model to start from where the first validation will write over it, better or worse."""
+        own = Path(self.args.save)
+        start = self.args.checkpoint or self.args.bert_model
+        if start and own.is_file() and os.path.exists(start) and own.samefile(start):
+            kept = own.with_name(f"{own.stem}-before{own.suffix}")
+            with open(own, "rb") as source, atomic_write(kept) as stream:
+                shutil.copyfileobj(source, stream)
+            self.say(f"{own}: this run starts from it and writes it; kept as {kept}")
 
     def find_best(self, state: State, before: str | None) -> None:
         """See to it that ``--save`` has the best model so far, which lies where ``--save`` was ``before``.
