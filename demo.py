@@ -234,6 +234,7 @@ class Server(ThreadingHTTPServer):
     """Serves the page and the answers of ``models``; its ``server_address`` says where."""
 
     def __init__(self, host, port, models):
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.models, page = models, read_text(PAGE)
         start = {"models": [model.about() for model in models], "examples": examples(models)}
         self.pages = {"/": ("text/html", page.encode()), "/models": ("application/json", json.dumps(start).encode())}
@@ -376,6 +377,7 @@ def main():
             print("other machines can reach it; anybody who does can use it")
         if ipaddress.ip_address(host).is_unspecified:  # no address to open
             host = socket.gethostname()
+        host = f"[{host}]" if ":" in host else host
         print(f"open http://{host}:{port}/ in a browser; Ctrl-C ends the server", flush=True)
         server.serve_forever()
     until = time.monotonic() + ENDING

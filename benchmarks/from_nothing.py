@@ -11,6 +11,7 @@ at the end there is FOLDER/curve.png, the validations over the minutes.
 """
 
 import argparse
+import contextlib
 import subprocess
 import sys
 import time
@@ -48,15 +49,15 @@ class Chain:
         with open(self.folder / f"{name}.log", "a") as log:
             process = subprocess.Popen([sys.executable, ROOT / script, *command[1:]], cwd=self.folder, stdout=log,
                                        stderr=log)  # fmt: skip
-            try:
-                code = process.wait()
-            except KeyboardInterrupt:  # which a terminal sends to the stage as well: it saves what it has, and ends
-                code = process.wait()
-        done["minutes"] += (time.monotonic() - begun) / 60
-        write_json(kept, {"minutes": done["minutes"], "command": command, "finished": code == 0})
+            code = None
+            while code is None:
+                with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                    code = process.wait(timeout=30)  # a terminal sends Ctrl-C to the stage as well: it saves, and ends
+                minutes = done["minutes"] + (time.monotonic() - begun) / 60  # written now and then, lest a kill lose them
+                write_json(kept, {"minutes": minutes, "command": command, "finished": code == 0})
         if code:
             raise UserError(f"{script} ended with code {code}; see {self.folder / name}.log, and start again to go on")
-        return done["minutes"]
+        return minutes
 
     def task(self, name: str, minutes: float, *words: str | Path) -> float:
         """A training of that budget; gives the minutes that it took."""

@@ -41,12 +41,13 @@ def main():
         else:
             flags += ["--data-dir", args.data_dir] if needed else []
             command = [sys.executable, str(FOLDER / script), *flags]
-            part = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            part = process.stdout + (f"ended with code {process.returncode}\n" if process.returncode else "")
         part = f"\n## {title}\n\n`python benchmarks/{script} {' '.join(flags)}`\n\n```\n{part}```\n"
         print(part, flush=True)
         text += part
-    if args.save:
-        Path(args.save).write_text(text)
+        if args.save:  # now, for the next may take the machine with it
+            Path(args.save).write_text(text)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, zipfile.BadZipFile, gzi
 BROKEN += (EOFError, LookupError, RuntimeError, ValueError, OverflowError, struct.error)
 # Bytes that an archive may unpack to: so many times its own, and 64 MB more. RACE has 4 times, EnWik9 3 times.
 SWELLING, ALLOWANCE, ENTRY = 100, 64 << 20, 4096  # and what an empty file takes on a disk
+DEEPEST = 50  # folders in folders
+LINKS = 100  # for each is searched for from the beginning
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".gz")
 
@@ -42,8 +44,9 @@ def extract(archive: str | Path, folder: str | Path) -> Path:
         temporary.mkdir(parents=True)
         written = Limit(archive)
         for name, source in _members(archive):
-            written.add(ENTRY)
-            target = temporary / _inside(name, archive)
+            path = _inside(name, archive)
+            written.add(ENTRY * (1 + path.count("/")))
+            target = temporary / path
             (target.parent if source else target).mkdir(parents=True, exist_ok=True)
             if source:
                 with source, open(target, "wb") as stream:
@@ -107,7 +110,11 @@ def _members(archive):
             compressed = raw.read(2) == b"\x1f\x8b"
         with (gzip.open if compressed else open)(archive, "rb") as stream, \
                 tarfile.open(fileobj=Limited(stream, archive), mode="r:") as package:  # fmt: skip
+            links = 0
             for member in package:
+                links += member.issym() or member.islnk()
+                if links > LINKS:
+                    raise UserError(f"{archive}: more than {LINKS} links; unpack it by hand")
                 if member.issym():
                     _inside(posixpath.join(posixpath.dirname(member.name), member.linkname), archive)
                 elif member.islnk():
@@ -128,6 +135,8 @@ def _inside(name, archive):
     path = posixpath.normpath(name.replace("\\", "/"))
     if path.startswith("/") or path.split("/")[0] == ".." or PureWindowsPath(path).drive:
         raise UserError(f"{archive}: {name} leads out of the folder; fetch the archive from a source you trust")
+    if path.count("/") > DEEPEST:
+        raise UserError(f"{archive}: {name[:50]}... lies more than {DEEPEST} folders deep; unpack it by hand")
     return path
 
 

@@ -36,7 +36,10 @@ def download(url: str, path: str | Path, checksum: str | None = None) -> Path:
             resumed = _fetch(url, part)
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code} {error.reason}"
-            if error.code == 416:  # the .part is no beginning of this file: it is as long, or longer
+            if error.code == 416:  # the .part is as long as this file, or longer
+                if checksum and has(part, checksum):  # all was there, and an earlier run was stopped before it could tell
+                    os.replace(part, path)
+                    return path
                 part.unlink(missing_ok=True)
             elif error.code < 500 and error.code not in (408, 429):  # asking again would not help
                 break
@@ -46,16 +49,20 @@ def download(url: str, path: str | Path, checksum: str | None = None) -> Path:
         except (OSError, http.client.HTTPException) as error:
             problem = str(getattr(error, "reason", None) or error)
         else:
-            algorithm, _, expected = (checksum or "").partition(":")
-            digest = digest_of(part, algorithm) if checksum else None
-            if not checksum or digest == expected.lower():
+            if not checksum or has(part, checksum):
                 os.replace(part, path)
                 return path
+            algorithm, _, expected = checksum.partition(":")
+            problem = f"its {algorithm} is {digest_of(part, algorithm)}, expected {expected}"
             part.unlink()
-            problem = f"its {algorithm} is {digest}, expected {expected}"
             if not resumed:  # else the old beginning may be to blame: once more from the start
                 break
     raise UserError(f"{url}: cannot be fetched ({problem}); {remedy}")
+
+
+def has(path: Path, checksum: str) -> bool:
+    algorithm, _, expected = checksum.partition(":")
+    return digest_of(path, algorithm) == expected.lower()
 
 
 def _fetch(url, part):

@@ -9,6 +9,7 @@ The client's variables hold: HF_ENDPOINT (a mirror), HF_TOKEN (for private and g
 the hub is out of reach, what its cache has of a name is taken. The client is imported when a name is first asked for.
 """
 
+import glob
 import os
 import re
 from collections.abc import Iterable
@@ -79,7 +80,7 @@ class Repository:
         if self.kept:
             return self.kept
         try:
-            return Path(self.client.snapshot_download(**self.where, allow_patterns=list(names)))
+            return Path(self.client.snapshot_download(**self.where, allow_patterns=[glob.escape(name) for name in names]))
         except Exception as error:  # as above
             raise refusal(self.name, self.kind, error) from None
 

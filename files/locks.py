@@ -16,11 +16,12 @@ def hold(stream: IO, wait: float = 0.0) -> bool | None:
     return held
 
 
-def attempt(stream):
+def attempt(stream: IO, shared: bool = False) -> bool | None:
+    """As ``hold``, at once; ``shared``: beside others who share it."""
     try:
         import fcntl  # not on Windows
 
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
         return False

@@ -66,7 +66,17 @@ class View:
 
 
 class Ordered(dict):
-    """Stands in for OrderedDict."""
+    """Stands in for OrderedDict; empty at first, for a copy of what was there before would be memory for a few bytes."""
+
+    def __init__(self):
+        super().__init__()
+
+
+def shape(parts=()):
+    """Stands in for torch.Size, and copies nothing either."""
+    if not isinstance(parts, tuple):
+        raise ValueError("a shape of something else than numbers")
+    return parts
 
 
 def parameter(data, *_):
@@ -74,7 +84,7 @@ def parameter(data, *_):
 
 
 NAMES = {
-    ("collections", "OrderedDict"): Ordered, ("torch", "Size"): tuple,
+    ("collections", "OrderedDict"): Ordered, ("torch", "Size"): shape,
     ("torch._utils", "_rebuild_tensor_v2"): View, ("torch._utils", "_rebuild_parameter"): parameter,
     **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in DTYPES.values()},
     **{("torch", name): dtype for name, dtype in DTYPES.items()},

@@ -34,8 +34,8 @@ def needed(files: list[str]) -> list[str]:
     """Those of a repository's files that are read: config, weights in the first layout that is there, vocabulary."""
     weights = next((name for name in WEIGHTS if name in files), "")
     vocabulary = next((name for name in VOCABULARIES if name in files), "")
-    return [name for name in files if name in ("config.json", "tokenizer_config.json", weights, vocabulary)
-            or fnmatch(name, PARTS.get(weights, ""))]  # fmt: skip
+    read = ("config.json", "tokenizer_config.json", "added_tokens.json", weights, vocabulary)
+    return [name for name in files if name in read or fnmatch(name, PARTS.get(weights, ""))]
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ A folder holds config.json, the weights (model.safetensors, whole or in parts, o
   like its only one; and the positions that RoBERTa leaves out, up to that of padding, are left out.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 
 from files.mistakes import UserError
-from files.reading import parse_json, read_json, read_text
+from files.reading import read_json
 from files.torch_zip import holds_weights, read_torch
 from files.writing import atomic_folder, write_json
 from formats.names import (
@@ -41,18 +40,15 @@ from formats.names import (
     their_names,
 )
 from formats.shapes import body_shapes, head_shapes
-from formats.tokenizer_json import pairs, tokenizer_json
+from formats.vocabularies import read_tokenizer, write_tokenizer
 from model import BertConfig
-from text.by_library import tokens_of
-from text.tokenizer import BERT_SPECIALS, Tokenizer
-from text.vocabularies import is_lowercase, sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
+from text.tokenizer import Tokenizer
 
 # --------------------------------------------------------------------------------------------------------------------
 # In
 # --------------------------------------------------------------------------------------------------------------------
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu"}  # other names of ours
-ROBERTA_SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 OTHER_HEADS = ("cls.", "predictions.", "sop_classifier.", "qa_outputs.", "classifier.", "lm_head.", "vocab_",
                "pre_classifier.", "discriminator_predictions.", "generator_", "sequence_summary.")  # fmt: skip
@@ -72,8 +68,8 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
     config, kind, architecture = read_config(folder / "config.json")
     weights = {plain_name(name, kind): weight for name, weight in read_weights(folder).items()}
     dropped = [name for name in BUFFERS if weights.pop(name, None) is not None]
-    new = fit(weights, config, kind)
-    pooler = any(name.startswith("pooler.") for name in weights)
+    new = fit(weights, config, kind, unused_positions(read_json(folder / "config.json"), kind))
+    pooler = "pooler" in BODIES[kind] and any(name.startswith("pooler.") for name in weights)
     body = take(weights, BODIES[kind], body_shapes(config, pooler), folder)
     heads = read_heads(weights, config, kind, architecture, folder)
     for name in list(weights):
@@ -91,14 +87,19 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
 TYPES, POSITIONS = "embeddings.token_type_embeddings", "embeddings.position_embeddings.weight"
 
 
-def fit(weights, config, kind):
+def unused_positions(found, kind):
+    """How many rows of the table stand before the first position: RoBERTa's, up to that of padding."""
+    return found.get("pad_token_id", 1) + 1 if kind in ROBERTAS else 0
+
+
+def fit(weights, config, kind, unused):
     """Bring the embeddings of those without parts, and whose positions begin later, into BERT's form; gives what is new."""
     name = f"{TYPES}.weight"
     if kind == "distilbert":
         weights[name] = torch.zeros(config.type_vocab_size, config.hidden_size)
         return ["the token types (zeros)"]
     if kind in ROBERTAS and POSITIONS in weights and weights[POSITIONS].dim() == 2:  # else it will be told
-        weights[POSITIONS] = weights[POSITIONS][-config.max_position_embeddings :]
+        weights[POSITIONS] = weights[POSITIONS][unused:]
     if name in weights and weights[name].dim() == 2 and len(weights[name]) == 1:
         weights[name] = weights[name].repeat(2, 1)
         return ["a second token type (like the first)"]
@@ -153,12 +154,13 @@ def read_config(path: Path) -> tuple[BertConfig, str, str | None]:
     albert, narrow = kind == "albert", kind in ("albert", "electra")
     if kind == "distilbert":
         known = {ours: found[theirs] for theirs, ours in DISTILBERT.items() if theirs in found}
-        found = {**found, **known, "type_vocab_size": 2}
+        found = {**found, **known, "type_vocab_size": 2, "layer_norm_eps": 1e-12}  # not theirs to say
     if kind not in BODIES:
         raise UserError(f"{path}: model_type {kind} is another network; known are {', '.join(BODIES)}")
     refuse = [
         ("position_embedding_type", found.get("position_embedding_type", "absolute") != "absolute"),
         ("is_decoder", found.get("is_decoder")), ("add_cross_attention", found.get("add_cross_attention")),
+        ("hidden_act", kind in ROBERTAS and found.get("hidden_act", "gelu") != "gelu"),  # whose head has GELU all the same
         ("pruned_heads", found.get("pruned_heads")), ("quantization_config", found.get("quantization_config")),
         ("inner_group_num", albert and found.get("inner_group_num", 1) != 1),
         ("num_hidden_groups", albert and found.get("num_hidden_groups", 1) not in (1, found.get("num_hidden_layers"))),
@@ -174,10 +176,9 @@ def read_config(path: Path) -> tuple[BertConfig, str, str | None]:
     dropout = 0.0 if albert else 0.1
     activation: str = found.get("hidden_act", "gelu_new" if albert else "gelu")
     try:
-        unused = found.get("pad_token_id", 1) + 1 if kind in ROBERTAS else 0  # positions, up to that of padding
         config = BertConfig(
             **{name: found[name] for name in sizes},
-            max_position_embeddings=found.get("max_position_embeddings", 512) - unused,
+            max_position_embeddings=found.get("max_position_embeddings", 512) - unused_positions(found, kind),
             type_vocab_size=max(found.get("type_vocab_size", 2), 2),  # of one alone, `fit` makes two
             hidden_dropout_prob=found.get("hidden_dropout_prob", dropout),
             attention_probs_dropout_prob=found.get("attention_probs_dropout_prob", dropout),
@@ -260,111 +261,6 @@ def read_parts(index, read):
     return weights
 
 
-def read_tokenizer(folder, config):
-    """The folder's tokenizer: vocab.txt as WordPiece (or basic_english, where we wrote it), else spiece.model, else
-    tokenizer.json."""
-    settings = {}
-    if (folder / "tokenizer_config.json").is_file():
-        settings = read_json(folder / "tokenizer_config.json")
-        if not isinstance(settings, dict):
-            raise UserError(f"{folder / 'tokenizer_config.json'}: holds no settings; fetch it again")
-    named = read_json(folder / "config.json").get("tokenizer_class")  # where older folders say it
-    settings = {**settings, "tokenizer_class": settings.get("tokenizer_class") or named}
-    if (folder / "vocab.txt").is_file():
-        path = folder / "vocab.txt"
-        tokenizer = read_vocab_txt(path, settings)
-    elif (folder / "spiece.model").is_file():
-        path = folder / "spiece.model"
-        tokenizer = read_spiece(path, settings)
-    elif (folder / "tokenizer.json").is_file():
-        path = folder / "tokenizer.json"
-        tokenizer = read_tokenizer_json(path, settings)
-    else:
-        remedy = "fetch the vocabulary too"
-        if (folder / "merges.txt").is_file():
-            remedy = ("make tokenizer.json of what is there, by transformers' AutoTokenizer.from_pretrained(FOLDER)"
-                      ".save_pretrained(FOLDER)")  # fmt: skip
-        raise UserError(f"{folder}: holds no vocab.txt, spiece.model or tokenizer.json; {remedy}")
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(f"{path}: {len(tokenizer)} tokens, but config.json says {config.vocab_size}; fetch both again")
-    return tokenizer
-
-
-def special_tokens(settings, defaults):
-    """The strings of padding, unknown, beginning, separator and mask; a setting is a string or a dict with "content"."""
-    found = []
-    for name, default in zip(("pad", "unk", "cls", "sep", "mask"), defaults, strict=True):
-        value = settings.get(f"{name}_token") or default
-        found.append(str(value.get("content", default)) if isinstance(value, dict) else str(value))
-    return tuple(found)
-
-
-def refuse_settings(path, settings, unsupported):
-    for name, value in unsupported:
-        if settings.get(name) == value:
-            raise UserError(f"{path}: {name} {json.dumps(value)} in tokenizer_config.json is not supported; "
-                            "choose another model, or remove it there if your texts do not need it")  # fmt: skip
-
-
-def read_vocab_txt(path, settings):
-    specials = special_tokens(settings, BERT_SPECIALS)
-    if settings.get("basic_english") is True:
-        tokens = read_text(path).rstrip("\n").split("\n")
-        missing = [special for special in specials if special not in tokens]
-        if missing:
-            raise UserError(f"{path}: lacks {' '.join(missing)}; export the model again")
-        return Tokenizer("basic_english", tokens, specials)
-    lowercase = settings.get("do_lower_case")
-    tokenizer = wordpiece(path, None if lowercase is None else bool(lowercase), specials)
-    refuse_wordpiece(path, settings, tokenizer.lowercase)
-    return tokenizer
-
-
-def refuse_wordpiece(path, settings, lowercase):
-    """Accents go with the capitals, and ideographs stand alone: nothing else is known here."""
-    refuse_settings(path, settings, [
-        ("strip_accents", not lowercase), ("tokenize_chinese_chars", False), ("tokenizer_class", "BertJapaneseTokenizer"),
-        ("word_tokenizer_type", "mecab"), ("subword_tokenizer_type", "character"),
-    ])  # fmt: skip
-
-
-def read_spiece(path, settings):
-    """ALBERT's tokenizer, or the one that an export of our own SentencePiece vocabularies describes."""
-    clean, lowercase = not settings.get("keep_accents", False), bool(settings.get("do_lower_case", True))
-    if not clean and lowercase:
-        refuse_settings(path, settings, [("keep_accents", True)])
-    specials = special_tokens(settings, ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
-    try:
-        return sentencepiece_as_it_is(path.read_bytes(), specials, clean, lowercase or not clean)
-    except ValueError as error:
-        raise UserError(f"{path}: no whole SentencePiece model with its special tokens ({error}); fetch it again") from None
-
-
-def read_tokenizer_json(path, settings):
-    """The WordPiece vocabulary in a tokenizer.json, since newer folders of BERT models hold no vocab.txt; or another, such
-    as RoBERTa's byte pairs, which the library tokenizers will apply."""
-    text = read_text(path)
-    found = parse_json(text, path)
-    try:
-        if found["model"].get("type") in ("BPE", "Unigram"):
-            specials = special_tokens(settings, ROBERTA_SPECIALS)
-            made = Tokenizer("json", tokens_of(found), specials, False, text.encode())
-            made.encode("a")  # what is damaged, or a library that is missing, is told before any work
-            return made
-        vocabulary = found["model"]["vocab"]
-        tokens = sorted(vocabulary, key=vocabulary.get)
-        normalizer = found["normalizer"] or {}
-        kind, ids = found["model"].get("type", "WordPiece"), list(map(vocabulary.get, tokens))
-        if kind != "WordPiece" or ids != list(range(len(ids))):
-            raise ValueError("not WordPiece")
-        lowercase = bool(normalizer.get("lowercase", settings.get("do_lower_case", is_lowercase(tokens))))
-        settings = {"strip_accents": normalizer.get("strip_accents"), **settings}
-        refuse_wordpiece(path, settings, lowercase)
-        return Tokenizer("wordpiece", tokens, special_tokens(settings, BERT_SPECIALS), lowercase)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path}: no vocabulary that is known here; add its vocab.txt or spiece.model") from None
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # Out
 # --------------------------------------------------------------------------------------------------------------------
@@ -444,51 +340,3 @@ def their_config(config, kind, heads, tokenizer):
     else:
         theirs["classifier_dropout"] = config.classifier_dropout
     return theirs
-
-
-def as_trained(tokenizer):
-    """The tokenizer.json of a RoBERTa, but with pairs laid out as BERT's, and the first word of a text as any other."""
-    found = json.loads(tokenizer.model)
-    found["post_processor"] = pairs(tokenizer)
-    steps = found.get("pre_tokenizer") or {}
-    for step in (steps, *steps.get("pretokenizers", ())):
-        if step.get("type") == "ByteLevel":
-            step["add_prefix_space"] = True
-    return found
-
-
-def write_tokenizer(tokenizer, folder, config):
-    """The vocabulary and tokenizer_config.json; gives a line on what other software does differently."""
-    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    inputs = ["input_ids", *["token_type_ids"] * (config.type_vocab_size > 1), "attention_mask"]
-    settings = {**dict(zip(names, tokenizer.specials, strict=True)), "model_max_length": config.max_position_embeddings,
-                "model_input_names": inputs}  # fmt: skip
-    lines = []
-    if tokenizer.kind == "sentencepiece":
-        try:
-            model = sentencepiece_with_specials(tokenizer)
-            found = tokenizer_json(tokenizer, model)
-        except ValueError as error:
-            raise UserError(f"the vocabulary's SentencePiece model is damaged ({error}); get the model again") from None
-        (folder / "spiece.model").write_bytes(model)
-        lowercase = tokenizer.clean and tokenizer.lowercase
-        settings.update(tokenizer_class="AlbertTokenizer", do_lower_case=lowercase, keep_accents=not tokenizer.clean)
-        if found:
-            write_json(folder / "tokenizer.json", found)
-            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        elif not tokenizer.clean:
-            lines.append("spiece.model is meant for transformers' AlbertTokenizer, which cuts doubled quotes and digits "
-                         "before commas in its own way: a few ids will differ")  # fmt: skip
-    elif tokenizer.kind == "json":
-        write_json(folder / "tokenizer.json", as_trained(tokenizer))
-        settings.update(tokenizer_class="PreTrainedTokenizerFast", add_prefix_space=True)
-    else:
-        (folder / "vocab.txt").write_bytes("".join(f"{token}\n" for token in tokenizer.tokens).encode())
-        lowercase = tokenizer.lowercase or tokenizer.kind == "basic_english"
-        settings.update(tokenizer_class="BertTokenizer", do_lower_case=lowercase)
-        if tokenizer.kind == "basic_english":
-            settings["basic_english"] = True
-            lines.append("vocab.txt holds whole words of torchtext's basic_english: transformers' BertTokenizer finds "
-                         "them, but treats punctuation and accents in its own way")  # fmt: skip
-    write_json(folder / "tokenizer_config.json", settings)
-    return lines

@@ -135,16 +135,24 @@ class Lookup(dict):
     def __init__(self, default=None):
         super().__init__()
 
+    def __setstate__(self, state):
+        raise ValueError("attributes of a dict")
+
+
+def counter(counts=()):
+    """Stands in for Counter, without a copy, which a file could ask for again and again."""
+    return counts
+
 
 def no_default(*arguments):
     """Stands in for the function that gives unknown words their number."""
     return 0
 
 
-STAND_INS = {
+STAND_INS: dict[tuple[str, str], Any] = {
     ("torchtext.vocab", "Vocab"): Vocab,
     ("torchtext.vocab", "_default_unk_index"): no_default,
-    ("collections", "Counter"): dict,
+    ("collections", "Counter"): counter,
     ("collections", "defaultdict"): Lookup,
 }
 

@@ -108,6 +108,16 @@ def test_a_member_outside_the_folder_is_refused_and_nothing_written(tmp_path, ki
     assert os.listdir(box) == [kind] and os.listdir(tmp_path) == ["box"]
 
 
+def test_what_is_made_for_a_few_bytes_each_is_bounded(tmp_path):
+    deep = make_tar(tmp_path / "deep.tar.gz", ("/".join("a" * 60), b""))
+    with pytest.raises(UserError, match="lies more than 50 folders deep"):
+        extract(deep, tmp_path / "out")
+    links = make_tar(tmp_path / "links.tar.gz", ("a", b"a"), *(special(f"l{n}", tarfile.LNKTYPE, "a") for n in range(101)))
+    with pytest.raises(UserError, match="more than 100 links"):
+        extract(links, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 HOSTILE_LINKS = {
     "symlink above": special("link", tarfile.SYMTYPE, "../secret"),
     "symlink absolute": special("link", tarfile.SYMTYPE, "/etc/passwd"),

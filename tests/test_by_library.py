@@ -75,9 +75,43 @@ def test_it_goes_into_a_model_file_and_out_to_a_folder(folder, tmp_path, run_scr
     first, second = map(tokenizer.encode_ids, texts)
     assert [first, second] == [other(f" {text}", add_special_tokens=False)["input_ids"] for text in texts]
     assert [first, second] == [*map(back.encode_ids, texts)]
+    if len(tokenizer) == 320:  # bytes, among which there are lines' ends
+        text = "the\ncats  sat"
+        assert again(text, add_special_tokens=False)["input_ids"] == tokenizer.encode_ids(text)
     found = again(*texts)  # in the form in which ours was trained: one separator, two types
     assert found["input_ids"] == [tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id]
     assert found["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+
+
+def test_a_file_that_does_not_say_its_type_is_told_by_what_it_holds(folder):
+    path, other = folder
+    file = path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    del content["model"]["type"]  # as in roberta-base on the hub
+    file.write_text(json.dumps(content))
+    _, own = load_model(MLMTask, path)
+    assert own.encode_ids("the cats sat") == other(" the cats sat", add_special_tokens=False)["input_ids"]
+
+
+def test_words_that_were_added_are_words_and_what_is_special_is_not(folder):
+    path, other = folder
+    other.add_tokens(["covid19"])
+    other.add_special_tokens({"additional_special_tokens": ["<extra>"]})
+    model = theirs("roberta", "ForMaskedLM", vocab_size=len(other), pad_token_id=1)
+    model.save_pretrained(path)
+    other.save_pretrained(path)
+    _, own = load_model(MLMTask, path)
+    assert own.encode_ids("the covid19")[-1] == other.convert_tokens_to_ids("covid19")
+    assert other.convert_tokens_to_ids("<extra>") not in own.encode_ids("<extra>")
+
+
+def test_a_table_of_characters_that_leads_out_of_itself_is_one_line(folder):
+    path, _ = folder
+    file = path / "tokenizer.json"
+    steps = [{"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}]
+    content = {**json.loads(file.read_text()), "normalizer": {"type": "Sequence", "normalizers": steps}}
+    file.write_text(json.dumps(content))
+    refused(path, "tokenizer.json is damaged (a table of characters that leads out of itself)")
 
 
 def test_a_file_that_is_not_whole_is_one_line(folder):

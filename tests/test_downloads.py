@@ -102,6 +102,13 @@ def test_a_stale_part_is_replaced(server, tmp_path, length):
     assert download(server.url, tmp_path / "file", SHA256).read_bytes() == CONTENT
 
 
+def test_a_part_that_is_whole_is_not_fetched_again(server, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT)
+    checksum = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+    assert download(server.url, tmp_path / "file", checksum).read_bytes() == CONTENT
+    assert server.requested == [f"bytes={len(CONTENT)}-"] and os.listdir(tmp_path) == ["file"]
+
+
 def test_a_part_older_than_the_file_on_the_server_is_not_continued(server, tmp_path):
     (tmp_path / "file.part").write_bytes(b"x" * 100)
     server.modified = time.time() + 60

@@ -1,5 +1,7 @@
 """BERT's relatives, ELECTRA, DistilBERT, RoBERTa, CamemBERT and XLM-R: the same numbers as in transformers."""
 
+import json
+
 import pytest
 import torch
 from their_models import CLASS, batch, change_json, change_weights, refused, save, theirs
@@ -92,6 +94,18 @@ def test_a_config_without_its_sizes_is_one_line(tmp_path):
     made = theirs("roberta", "Model", **KINDS["roberta"][0])
     change_json(save(made, tmp_path / "r"), max_position_embeddings=1)
     refused(tmp_path / "r", "config.json: max_position_embeddings is -1")
+
+
+def test_positions_that_are_not_the_configs_are_refused_not_shifted(tmp_path):
+    folder = save(theirs("roberta", "Model", **KINDS["roberta"][0]), tmp_path)
+    rows = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    refused(change_json(folder, max_position_embeddings=rows - 2), "embeddings.position_embeddings.weight is [")
+
+
+def test_a_pooler_where_the_network_has_none_is_left_over(tmp_path):
+    folder = save(theirs("distilbert", "Model", **KINDS["distilbert"][0]), tmp_path)
+    change_weights(folder, lambda weights: weights.update({"pooler.dense.weight": torch.zeros(2, 2)}))
+    refused(folder, "left-over weight pooler.dense.weight")
 
 
 def test_embeddings_of_a_wrong_shape_are_one_line(tmp_path):

@@ -1,5 +1,6 @@
 """Other people's models: the same numbers and the same tokens as in transformers."""
 
+import json
 import re
 
 import numpy as np
@@ -178,6 +179,30 @@ def test_a_folder_with_nothing_but_tokenizer_json_is_read(tmp_path):
     for kind, told in (("BPE", "tokenizer.json is damaged"), ("WordLevel", "no vocabulary that is known here")):
         change_json(tmp_path, "tokenizer.json", model={"type": kind, "vocab": {}})
         refused(tmp_path, "tokenizer.json", told)
+
+
+@pytest.mark.parametrize(("settings", "lowercase"), [
+    ({"do_lower_case": True}, True), ({"do_lower_case": True, "tokenizer_class": "PreTrainedTokenizerFast"}, False),
+])  # fmt: skip
+def test_whether_settings_or_tokenizer_json_tell_the_case_is_as_in_transformers(tmp_path, settings, lowercase):
+    save(theirs("bert", "Model"), tmp_path)
+    transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").unlink()
+    change_json(tmp_path, "tokenizer_config.json", **settings)
+    assert load_body(QuestionAnswerTask, tmp_path)[1].lowercase is lowercase
+
+
+@pytest.mark.parametrize("where", ["tokenizer.json", "added_tokens.json"])
+def test_words_that_were_added_have_their_own_ids(tmp_path, where):
+    save(theirs("bert", "Model", vocab_size=len(LETTERS) + 1), tmp_path)
+    fast = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
+    fast.add_tokens(["covid"])
+    if where == "tokenizer.json":
+        fast.save_pretrained(tmp_path)
+        (tmp_path / "vocab.txt").unlink()
+    else:
+        (tmp_path / where).write_text(json.dumps({"covid": len(LETTERS)}))
+    assert load_body(QuestionAnswerTask, tmp_path)[1].encode_ids("covid a") == [len(LETTERS), *LETTERS.encode_ids("a")]
 
 
 @pytest.fixture(scope="module")

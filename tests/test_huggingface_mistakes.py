@@ -1,8 +1,10 @@
 """Other people's models with something wrong, or that cannot be computed here: told in one line that names it."""
 
+import json
+
 import pytest
 import torch
-from their_models import LETTERS, V, change_json, change_weights, refused, safetensors_torch, save, theirs
+from their_models import LETTERS, V, change_json, change_weights, refused, safetensors_torch, save, theirs, transformers
 
 from checkpoint import load_model
 from model import NextSentenceTask
@@ -48,6 +50,19 @@ def test_an_albert_of_groups_of_layers_is_refused(albert, changes):
 def test_rules_of_a_tokenizer_that_are_unknown_here_are_refused(rules, words, tmp_path):
     save(theirs("bert", "Model"), tmp_path)
     refused(change_json(tmp_path, "tokenizer_config.json", **rules), *words)
+
+
+@pytest.mark.parametrize(("part", "value", "words"), [
+    ("normalizer", {"type": "Lowercase"}, "normalizer Lowercase is not supported, only BertNormalizer"),
+    ("pre_tokenizer", {"type": "Whitespace"}, "pre_tokenizer Whitespace is not supported"),
+    ("model", {"continuing_subword_prefix": "@@"}, "continuing_subword_prefix @@ is not supported, only ##"),
+])  # fmt: skip
+def test_rules_of_a_tokenizer_json_that_are_unknown_here_are_refused(part, value, words, tmp_path):
+    save(theirs("bert", "Model"), tmp_path)
+    transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").unlink()
+    old = json.loads((tmp_path / "tokenizer.json").read_text())[part]
+    refused(change_json(tmp_path, "tokenizer.json", **{part: {**old, **value}}), words)
 
 
 # Weights

@@ -321,7 +321,7 @@ def test_torchrun_starts_the_ranks_and_its_restarts_go_on(books, tmp_path):
     ("n[7,9]-ib", "n7-ib"),
 ])  # fmt: skip
 def test_the_first_node_of_a_list(names, first):
-    assert ranks.first_node(names) == first
+    assert slurm.first_node(names) == first
 
 
 @pytest.mark.parametrize("counts, numbers", [("2", [2]), ("2(x3),1", [2, 2, 2, 1]), ("4,2(x2)", [4, 2, 2])])

@@ -77,7 +77,8 @@ def test_a_tensor_outside_of_its_bytes_is_refused(order, tmp_path):
     tensor() + b"}b", b"ccollections\nOrderedDict\n}b", b"ctorch._utils\n_rebuild_tensor_v2\n(X\1\0\0\0xX\1\0\0\0yd",
     b"cos\nsystem\n(X\x04\0\0\0truetR", b"ctorch\nload\n(X\x01\0\0\0xtR", b"}\x93", b"}(K\x01K\x02e", b"N" * 5 + b"t",
     b"]q\x00h\x00a", b"]q\x00" + b"".join(b"](h\x00h\x00eq\x00" for _ in range(40)), b"ctorch\nFloatStorage\n)R",
-], ids=range(13))  # fmt: skip
+    b"ctorch\nSize\n](K\x01K\x02e\x85R", b"ccollections\nOrderedDict\n]\x85R",  # copies for a few bytes each
+], ids=range(15))  # fmt: skip
 def test_orders_that_no_weights_need_are_refused(order, tmp_path, monkeypatch):
     monkeypatch.setattr(torch_zip, "MOST_VALUES", 10_000)
     refused(lambda: read_torch(packed(tmp_path / "x.pt", order, **BYTES), "remedy"), "x.pt", "cannot be loaded")

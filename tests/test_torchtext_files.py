@@ -263,8 +263,10 @@ def test_programs_of_all_kinds_are_refused(code, tmp_path):
 
 
 def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
-    (tmp_path / "v.pt").write_bytes(b"]r\xff\xff\xff\xff.")  # remember a list under the number 4,294,967,295
-    refused(lambda: read_vocab(tmp_path / "v.pt"), "v.pt", "not a vocabulary")
+    for code in (b"]r\xff\xff\xff\xff.",  # remember a list under the number 4,294,967,295
+                 b"ccollections\ndefaultdict\n)R}b."):  # attributes, which are a copy
+        (tmp_path / "v.pt").write_bytes(code)
+        refused(lambda: read_vocab(tmp_path / "v.pt"), "v.pt", "not a vocabulary")
 
 
 def test_a_vocabulary_without_words_is_refused(torchtext_0_7, tmp_path):

@@ -8,11 +8,13 @@ with ``add_prefix_space``, and without it takes the first word of a text for the
 left out, so that no text becomes a special token.
 """
 
+import base64
 import functools
 import json
 from typing import Any
 
 from files.mistakes import UserError
+from text.piece_models import is_sound
 from text.subwords import without_surrogates
 
 
@@ -24,6 +26,15 @@ def tokens_of(content: Any) -> list[str]:
     if sorted(found) != list(range(len(found))) or not all(isinstance(token, str) for token in found.values()):
         raise ValueError("ids are missing")
     return [found[i] for i in range(len(found))]
+
+
+def check_tables(normalizer: Any) -> None:
+    """Raises ValueError where a table of characters leads out of itself, for the library follows it unchecked."""
+    for step in (normalizer or {}).get("normalizers") or ():
+        check_tables(step)
+    table = (normalizer or {}).get("precompiled_charsmap")
+    if table and not is_sound(base64.b64decode(table)):
+        raise ValueError("a table of characters that leads out of itself")
 
 
 class ByLibrary:
@@ -39,7 +50,9 @@ class ByLibrary:
             raise UserError("this model's vocabulary, a tokenizer.json, needs tokenizers; pip install tokenizers") from None
         try:
             content = json.loads(self.model)
-            content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+            check_tables(content.get("normalizer"))
+            added = [one for one in content.get("added_tokens") or () if not one.get("special")]
+            content |= {"added_tokens": added, "post_processor": None, "truncation": None, "padding": None}
             return tokenizers.Tokenizer.from_str(json.dumps(content))
         except Exception as error:  # the library's share no class with others
             raise UserError(f"this model's tokenizer.json is damaged ({str(error)[:100]}); fetch the model again") from None

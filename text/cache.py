@@ -17,6 +17,7 @@ import glob
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -34,6 +35,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from files.locks import attempt, hold
 from files.mistakes import UserError
 from files.reading import CACHE_TAG, CHUNK, read_json
 from files.writing import write_json
@@ -101,14 +103,8 @@ def lock(path: Path) -> Iterator[bool]:
         stream = open(path, "w")  # noqa: SIM115
     except OSError as error:
         raise _unwritable(path.parent, error) from None
-    held = False
     with stream:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            held = True
-        yield held
+        yield bool(hold(stream, math.inf))
 
 
 def mark(folder):
@@ -293,16 +289,8 @@ def join(
 
 def busy(folder):
     """Is another process building ``folder`` now? False where the file system knows no locks."""
-    with contextlib.suppress(ImportError, FileNotFoundError):
-        import fcntl
-
-        with open(folder.with_name(f"{folder.name}.lock")) as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
+    with contextlib.suppress(FileNotFoundError), open(folder.with_name(f"{folder.name}.lock")) as stream:
+        return attempt(stream, shared=True) is False
     return False
 
 

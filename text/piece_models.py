@@ -49,7 +49,7 @@ def check_tables(model: bytes) -> None:
             raise ValueError("a table of characters that leads out of itself")
 
 
-def is_sound(table):
+def is_sound(table: bytes) -> bool:
     size = int.from_bytes(table[:4], "little")
     texts = table[4 + size :]
     if not size or size % 1024 or not texts.endswith(b"\0"):

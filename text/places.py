@@ -153,13 +153,14 @@ class Places:
         try:
             check_writable(target)
             with cache.lock(lock):
-                if not target.exists():
-                    download(source.url, target, source.checksum)
+                try:
+                    if not target.exists():
+                        download(source.url, target, source.checksum)
+                finally:
+                    with contextlib.suppress(OSError):  # by who holds it alone
+                        lock.unlink()
         except UserError as error:
             raise UserError(f"{wanted}: not found, and {error}") from None
-        finally:
-            with contextlib.suppress(OSError):  # of a file system that is only to be read, also where there is none
-                lock.unlink()
         return target
 
     def sample(self) -> Path:

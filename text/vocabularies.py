@@ -222,7 +222,8 @@ def wordpiece(
     first_line: dict[str, int] = {}
     for number, token in enumerate(tokens, start=1):
         if first_line.setdefault(token, number) != number:
-            raise UserError(f"{vocab_path}: line {number} repeats line {first_line[token]} ({token!r}); remove one")
+            raise UserError(f"{vocab_path}: line {number} repeats line {first_line[token]} ({token!r}); write a "
+                            "word that stands nowhere in place of the earlier, for lines count")  # fmt: skip
     return Tokenizer("wordpiece", tokens, specials, is_lowercase(tokens) if lowercase is None else lowercase)
 
 

@@ -7,18 +7,19 @@
 import os
 import re
 import socket
+from typing import Any
 
 from files.mistakes import UserError
 
 
-def tasks():
+def tasks() -> tuple[int, int]:
     """How many tasks this step has, and on how many nodes; (1, 1) outside of srun, and in a batch script itself."""
     if "SLURM_STEP_NUM_TASKS" not in os.environ or os.environ.get("SLURM_STEP_ID") in (None, "batch"):
         return 1, 1
     return int(os.environ["SLURM_STEP_NUM_TASKS"]), int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
 
 
-def place():
+def place() -> dict[str, Any]:
     """The place of a task that is a rank, in torchrun's terms."""
     here = tasks_of_node(os.environ["SLURM_STEP_TASKS_PER_NODE"], int(os.environ["SLURM_NODEID"]))
     return dict(RANK=os.environ["SLURM_PROCID"], WORLD_SIZE=os.environ["SLURM_STEP_NUM_TASKS"],
@@ -33,7 +34,7 @@ def tasks_of_node(counts, node):
     return numbers[node]
 
 
-def address():
+def address() -> dict[str, str]:
     """Where the ranks meet: the step's first node, and a port that jobs and steps which run at once do not share.
 
     MASTER_ADDR and MASTER_PORT of the user's come first. Raises UserError where the node's name does not resolve, which
