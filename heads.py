@@ -97,7 +97,7 @@ class VocabularyLoss(torch.autograd.Function):
         if v % multiple:
             words = F.pad(words, (0, 0, 0, -v % multiple))
         logits = x @ words.t()  # (M, V), or wider: the rest is 0, and stays so
-        losses, bias_gradient = torch.empty(len(labels), device=x.device), torch.zeros_like(bias)
+        losses, bias_gradient = torch.empty(len(labels), device=x.device), torch.zeros_like(bias, dtype=torch.float32)
         for first in range(0, len(labels), count):
             rows = slice(first, first + count)
             losses[rows], of_bias = work(logits[rows, :v], bias, labels[rows])

@@ -316,11 +316,11 @@ class BertModel(nn.Module):
         mask = None if attention_mask is None else attention_mask.bool()[:, None]  # (N, 1, 1, S) or (N, 1, S, S)
         rounds = self.config.num_hidden_layers // len(self.layers)  # more than 1 where one layer is all
         *layers, top = [*self.layers] * rounds
-        states = []
+        earlier, states = (last or 1) - 1, []
         for layer in layers:
             x = layer(x, mask)
-            states = [*states, x][-(last or 1) :]
-        states = [self.norm(x) for x in [*(at(x, places) for x in states), top(x, mask, places)][-(last or 1) :]]
+            states = [*states, x][-earlier:] if earlier else []
+        states = [self.norm(x) for x in [*(at(x, places) for x in states), top(x, mask, places)]]
         return states[0] if last is None else states
 
     def extend_positions(self, count: int) -> None:

@@ -25,11 +25,16 @@ class UserError(Exception):
 TOLD: set[str] = set()
 
 
+def speaks() -> bool:
+    """Is this the first of several ranks or tasks, which says what all would say?"""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
 def warn(message: str, once: str | None = None, word: str = "warning") -> None:
     """A line on stderr, once; of lines with the same ``once`` the first alone. Of several ranks or tasks the first says
     it, for the others would say the same. ``word`` begins it: a "note" is of what is as it should be."""
     key = once or message
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and key not in TOLD:
+    if speaks() and key not in TOLD:
         TOLD.add(key)
         print(f"{word}: {UserError(message)}", file=sys.stderr, flush=True)
 

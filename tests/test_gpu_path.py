@@ -92,7 +92,7 @@ def test_what_makes_the_host_wait_would_be_seen():
 def test_the_way_of_a_gpu_gives_the_numbers_of_a_cpu(places, tmp_path, monkeypatch, task):
     on_cpu = steps(trainer(task, places, tmp_path), 4)
     take_its_way(monkeypatch)
-    monkeypatch.setattr(sharding, "half_precision", lambda device: torch.float32)  # Muon's products there
+    monkeypatch.setattr(sharding, "half_of_all", lambda ranks: torch.float32)  # Muon's products there
     run = steps(trainer(task, places, tmp_path), 4)
     assert len(run.unread) == 1 and len(run.state.recent) == 3  # the last one may be at work
     run.read_steps()

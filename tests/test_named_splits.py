@@ -110,6 +110,21 @@ def test_question_files_are_what_they_are_called(write, places, files, expected,
         assert load_squad_splits(name, places, (split,))[split] == found[split]
 
 
+@pytest.mark.parametrize("form", ["data/{}.txt", "clone/data/{}/a.txt"])
+def test_names_below_a_folder_that_holds_all_count_too(write, places, form):
+    names = [form.format(part) for part in SPLITS]
+    assert corpus_files(write(dict.fromkeys(names, LONG)), places) == {
+        split: [name] for split, name in zip(SPLITS, names, strict=True)}  # fmt: skip
+
+
+def test_several_sets_in_one_folder_are_not_mixed(write, places):
+    name = write({f"{part}/{split}.txt": LONG for part in ("all", "high") for split in SPLITS})
+    with pytest.raises(UserError, match=r"several sets, each divided, such as .*; name the folder of one"):
+        corpus_parts(name, "train", places)
+    name = write({f"{author}/{book}.txt": LONG for author in ("a", "b") for book in ("one", "test")}, "books")
+    assert len(corpus_files(name, places)["train"]) == 4  # one title is no division
+
+
 def test_who_scores_a_set_without_a_test_is_told_how_much_of_it_that_is(write, places, capsys):
     name = write({"train.json": squad("train"), "valid.json": squad("valid")})
     load_squad_splits(name, places)

@@ -13,7 +13,7 @@ import race_task
 from files.mistakes import UserError
 from heads import MARKER, OPTION, PASSAGE, QUESTION
 from text.batches import EVALUATION, MARKED
-from text.option_rows import rouge_recall
+from text.option_rows import n_grams, rouge_recall
 from text.questions import Article, fill
 
 ARTICLES = toys.articles()
@@ -167,9 +167,12 @@ def test_a_joint_row_is_article_question_and_four_marked_options(places):
 
 
 def test_rouge_recall_is_the_share_of_the_references_n_grams():
-    assert rouge_recall([1, 2, 3, 1], [1, 2, 1, 1], 1) == 3 / 4  # two of its three 1s, and the 2
-    assert rouge_recall([1, 2, 3, 1], [1, 2, 1, 1], 2) == 1 / 3
-    assert rouge_recall([], [1], 1) == rouge_recall([1], [], 1) == rouge_recall([1], [1], 2) == 0
+    def recall(candidate, reference, n):
+        return rouge_recall(n_grams(candidate, n), n_grams(reference, n))
+
+    assert recall([1, 2, 3, 1], [1, 2, 1, 1], 1) == 3 / 4  # two of its three 1s, and the 2
+    assert recall([1, 2, 3, 1], [1, 2, 1, 1], 2) == 1 / 3
+    assert recall([], [1], 1) == recall([1], [], 1) == recall([1], [1], 2) == 0
 
 
 def shortened(places, layout, room=64):

@@ -76,8 +76,8 @@ def test_the_model_that_a_run_starts_from_and_writes_is_kept(trained, run, tmp_p
     shutil.copy(trained / "race_model.pt", tmp_path)
     before = (tmp_path / "race_model.pt").read_bytes()
     output = run("race", "--checkpoint race_model.pt --steps 1 --no-test").stdout
-    assert "race_model.pt: this run starts from it and writes it; kept as race_model-before.pt" in output
-    assert (tmp_path / "race_model-before.pt").read_bytes() == before != (tmp_path / "race_model.pt").read_bytes()
+    assert "race_model.pt: this run starts from it and writes it; kept as race_model-before-1.pt" in output
+    assert (tmp_path / "race_model-before-1.pt").read_bytes() == before != (tmp_path / "race_model.pt").read_bytes()
 
 
 # From an empty folder

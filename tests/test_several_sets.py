@@ -14,6 +14,7 @@ from toys import write_all, write_articles
 from text.batches import EVALUATION
 from text.corpus import corpus_parts
 from text.masked_blocks import MaskedBlocks
+from text.passages import runs
 from text.places import SPLITS, Places, kinds_of
 from text.sentence_pairs import SentencePairs
 from text.tokenizer import SPECIALS, Tokenizer
@@ -108,6 +109,25 @@ def test_a_passage_that_shares_eight_words_with_another_split_is_not_pretrained_
     text = text_of(str(tmp_path / "squad"), "train", places)
     assert (shared.upper() in text) == (words == 7)
     assert f": {words - 7} of " in capsys.readouterr().out
+
+
+def test_what_is_scored_of_one_set_is_not_pretrained_on_in_another(sets, tmp_path, places):
+    train, dev = toys.squad(1, 4), toys.squad(2, 4)  # the training passages are what the other set scores
+    write_all(tmp_path, {"more/train.json": toys.as_json(train), "more/dev.json": toys.as_json(dev)})
+    parts, _ = corpus_parts(str(tmp_path / "more"), "train", places)
+    shared = parts[0][0].read_text().splitlines()[0]
+    for beside, found in (((), True), ((sets[1], str(tmp_path / "more")), False)):
+        parts, _ = corpus_parts(str(tmp_path / "more"), "train", places, None, beside)
+        assert (shared in "".join(path.read_bytes()[start:end].decode() for path, start, end in parts)) == found
+
+
+def test_of_scripts_without_blanks_each_character_counts():
+    assert len(runs("我们昨天去了学校图书馆")) == 4 and len(runs("a b c d e f g h i")) == 2
+
+
+def test_a_set_that_is_named_twice_is_read_once(sets, places):
+    once, twice = (load_corpus(names, "train", TOKENIZER, places) for names in (sets[0], [sets[0], sets[0]]))
+    assert once.folder == twice.folder
 
 
 @pytest.mark.slow

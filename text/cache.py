@@ -42,7 +42,7 @@ from files.writing import write_json
 
 VERSION = 3  # raise it when the same files would give other arrays: cutting, cleaning, layout
 CHECKED = 1 << 28  # bytes of an array; more would make the start wait, and the folder is the user's own
-WORKERS = 8  # at most; each takes about 100 MB
+WORKERS = 64  # at most; each takes about 100 MB
 SAMPLE = 1 << 12  # bytes, three times, by which files of the same name, size and time are told apart
 SILENT = 3600  # seconds without a write, after which another machine's unfinished build counts as dead
 

@@ -63,13 +63,16 @@ SHARE_HELP = "share of a corpus' bytes that is kept for {}, where it has none (d
 COLUMN_HELP = "of .jsonl and .parquet: the column that holds the text (default: text)"
 
 
-def corpus_parts(name: str, split: str, places: Places, style: str | None = None) -> tuple[list[Part], str]:
+def corpus_parts(
+    name: str, split: str, places: Places, style: str | None = None, beside: tuple[str, ...] = ()
+) -> tuple[list[Part], str]:
     """The (path, first byte, byte behind the last) of a corpus' split, and the style of its text, which may be given.
 
-    Of a set of questions these are its passages. Raises UserError where the set is not there, or has no such split.
+    Of a set of questions these are its passages, in train none that share words with what is scored of it or of the sets
+    read ``beside`` it. Raises UserError where the set is not there, or has no such split.
     """
     if "text" not in kinds_of(name, places):
-        return [whole(passage_files(name, places) / f"{split}.txt")], "lines"
+        return [whole(passage_files(name, places, beside) / f"{split}.txt")], "lines"
     corpus = CORPORA.get(name) or Corpus("book")
     style = style or corpus.style
     if name == "Sample":

@@ -19,10 +19,9 @@ def n_grams(ids, n):
     return Counter(zip(*(ids[first:] for first in range(n)), strict=False))
 
 
-def rouge_recall(candidate, reference, n):
-    """ROUGE-N (Lin 2004, section 2): the share of the reference's n-grams that the candidate has, each as often."""
-    wanted = n_grams(reference, n)
-    return (wanted & n_grams(candidate, n)).total() / max(1, wanted.total())
+def rouge_recall(candidate, reference):
+    """ROUGE-N (Lin 2004, section 2), of n-grams: the share of the reference's that the candidate has, each as often."""
+    return (reference & candidate).total() / max(1, reference.total())
 
 
 def options_there(counts):
@@ -182,7 +181,7 @@ class OptionRows:
         long as there is room.
         """
         if index not in self.kept:  # which takes as long as to train on it
-            self.kept[index] = self.most_telling(index)
+            self.kept[index] = self.most_telling(index).astype(np.int32)
         return self.kept[index]
 
     def most_telling(self, index):
@@ -196,7 +195,8 @@ class OptionRows:
         asked = self.texts.text(first + options).tolist() if alone else []  # else each statement holds the question
         wanted = [asked + self.texts.text(first + option).tolist() for option in range(options)]
         found = [tokens[sentence].tolist() for sentence in sentences]
-        worth = [max(rouge_recall(ids, one, 1) + rouge_recall(ids, one, 2) for one in wanted) for ids in found]
+        of_wanted, of_found = ([[n_grams(ids, n) for n in (1, 2)] for ids in texts] for texts in (wanted, found))
+        worth = [max(sum(map(rouge_recall, have, one)) for one in of_wanted) for have in of_found]
         order, taken = sorted(range(len(sentences)), key=lambda number: -worth[number]), []
         for best in order:
             for number in (best, best - 1, best + 1):

@@ -45,10 +45,26 @@ def word_of(path: Path, folder: Path) -> str:
 
 def by_name(files: Iterable[Path], folder: Path) -> dict[str | None, list[Path]]:
     """The files below a folder by the split whose name their file or folder at its top has; None: those of no split."""
+    files = list(files)
+    top = top_of(files, folder)
     found: dict[str | None, list[Path]] = {split: [] for split in (*SPLITS, None)}
     for path in files:
-        found[NAMES.get(word_of(path, folder))].append(path)
+        found[NAMES.get(word_of(path, top))].append(path)
+    if len(found[None]) == len(files):  # all/train.parquet beside middle/train.parquet, all/test.parquet and so on
+        inner = [path for path in files if NAMES.get(word_of(path, path.parent)) or NAMES.get(path.parent.name.lower())]
+        if len({NAMES.get(word_of(path, path.parent), NAMES.get(path.parent.name.lower())) for path in inner}) > 1:
+            raise UserError(f"{folder}: several sets, each divided, such as {inner[0]}; name the folder of one")
     return found
+
+
+def top_of(files: Sequence[Path], folder: Path) -> Path:
+    """The folder in which splits have their names: ``folder``, or one below it that has all files, as data in a clone."""
+    while files:
+        first, *others = {path.relative_to(folder).parts[:-1][:1] for path in files}
+        if others or not first or first[0].lower() in NAMES:
+            break
+        folder = folder / first[0]
+    return folder
 
 
 def folders_by_name(folder: Path) -> dict[str, list[Path]]:
@@ -101,7 +117,8 @@ def table_files(path: Path, dev_is_test: bool = False) -> dict[str, list[Path]]:
              "them into train to use them")  # fmt: skip
     train, valid, test = found["train"] or found[None], found["valid"], found["test"]
     if dev_is_test and not test:
-        test = [file for file in valid if word_of(file, path) != "valid"]
+        top = top_of(files, path)
+        test = [file for file in valid if word_of(file, top) != "valid"]
         valid = [file for file in valid if file not in test]
     return {"train": train, "valid": valid, "test": test}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files.mistakes import UserError, warn
+from files.mistakes import UserError, speaks, warn
 from text import cache
 from text.corpus import PIECE, corpus_parts, cut_after, paragraphs, pieces, sentences_of, warn_of_twin_files
 from text.places import Places
@@ -105,7 +105,7 @@ def load_corpus(
     not as the set's name says; ``language`` is that of ``sentences``.
     """
     names = names_of(name)
-    caches = [load_one(one, split, tokenizer, places, style, language, task, tasks) for one in names]
+    caches = [load_one(one, split, tokenizer, places, style, language, task, tasks, tuple(names)) for one in names]
     if len(caches) == 1:
         return caches[0]
     folder = places.cache / f"{len(caches)}-sets-{split}-{cache.digest('joined', [one.folder.name for one in caches])}"
@@ -115,13 +115,13 @@ def load_corpus(
 
 def names_of(dataset: str | Sequence[str]) -> list[str]:
     """The sets that --dataset names: one, or a list of several."""
-    return [dataset] if isinstance(dataset, str) else list(dataset)
+    return [dataset] if isinstance(dataset, str) else list(dict.fromkeys(dataset))
 
 
-def load_one(name, split, tokenizer, places, style, language, task, tasks):
-    if split == "train":
+def load_one(name, split, tokenizer, places, style, language, task, tasks, beside):
+    if split == "train" and speaks():
         warn_of_twin_files(name, places, style)
-    parts, style = corpus_parts(name, split, places, style)
+    parts, style = corpus_parts(name, split, places, style, beside)
     title = Path(name).absolute().name  # of --dataset . too
     total = sum(end - start for _, start, end in parts)
     key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint, sentence_version(language))
@@ -157,11 +157,14 @@ def corpus_lines(dataset, places, limit=16 << 20, style=None):
     spans, seen, words, size_of_words = [], set(), set(), 0
     for parts, layout in training_parts(dataset, places, style):
         for path, start, end in parts:
-            inner = {min(end, cut_after(path, place, layout, PIECE // 16)) for place in range(start + PIECE, end, PIECE)}
-            spans += [((path, *span), layout) for span in itertools.pairwise(sorted({start, end} | inner))]
+            edges = [start, *range(start + PIECE, end, PIECE), end]
+            spans += [((path, start, end), span, layout) for span in itertools.pairwise(edges)]
     random.Random(0).shuffle(spans)
     left = limit
-    for span, layout in spans:
+    for (path, start, end), places_in, layout in spans:
+        cuts = (place if place in (start, end) else min(end, cut_after(path, place, layout, PIECE // 16))
+                for place in places_in)  # fmt: skip
+        span = (path, *cuts)
         for _, paragraph in (line for _, piece in pieces([span], layout) for line in paragraphs(piece, layout)):
             if paragraph not in seen:
                 new = set(paragraph.split()) - words
@@ -178,7 +181,8 @@ def corpus_lines(dataset, places, limit=16 << 20, style=None):
 
 def training_parts(dataset, places, style):
     """What `corpus_parts` gives for each set's training split."""
-    return [corpus_parts(name, "train", places, style) for name in names_of(dataset)]
+    names = names_of(dataset)
+    return [corpus_parts(name, "train", places, style, tuple(names)) for name in names]
 
 
 def load_tokenizer(args: Namespace, dataset: str | Sequence[str], places: Places) -> Tokenizer:

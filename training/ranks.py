@@ -422,6 +422,16 @@ def settle(args: Namespace, device: torch.device) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def all_fast(ranks: Ranks) -> bool:
+    """Has every rank fast bf16? Else one node's numbers would differ from another's. For all ranks at once."""
+    return bool(ranks.sum(has_fast_bf16(ranks.device))[0] == ranks.world)
+
+
+def half_of_all(ranks: Ranks) -> torch.dtype:
+    """The half precision of GPUs that share their work."""
+    return torch.bfloat16 if all_fast(ranks) else torch.float16
+
+
 def half_precision(device: torch.device) -> torch.dtype:
     """The half precision that a GPU multiplies fastest; a CPU has bf16 only."""
     return torch.bfloat16 if device.type == "cpu" or has_fast_bf16(device) else torch.float16
@@ -431,8 +441,7 @@ def precision_of(args: Namespace, ranks: Ranks) -> torch.dtype:
     """The dtype of the matrix products, the same on all ranks. Raises UserError where this one's device cannot."""
     name, device = args.precision, ranks.device
     if name == "auto":
-        fast = ranks.sum(has_fast_bf16(device))[0] == ranks.world  # else one node's would differ from another's
-        name = "bf16" if fast else "fp16" if device.type == "cuda" else "fp32"
+        name = "bf16" if all_fast(ranks) else "fp16" if device.type == "cuda" else "fp32"
     if name in ("fp16", "tf32") and device.type == "cpu":
         raise UserError(f"--precision {name}: needs a GPU; use bf16 or fp32 on a CPU")
     return {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

@@ -19,7 +19,7 @@ from files.writing import atomic_write, followed
 from training.ranks import Ranks, restarted
 from training.schedule import Schedule
 from training.sharding import Engine
-from training.states import State, States, check_layout, check_same_run, kept_arguments
+from training.states import State, States, check_layout, check_same_run, free, kept_arguments
 
 PATIENCE = 5  # steps in a row without a finite loss, before the run goes back
 LOWER = 0.3  # factor of the learning rate from then on
@@ -90,8 +90,8 @@ class Saving:
                 state.lowered = 1.0
             self.say(f"resuming from {saved['path']} at step {state.step}")
             self.ranks.told(self.states.clear_damaged)
-            self.ranks.told(lambda: self.states.remove("result.json", "examples.json"))
             self.find_best(state, saved["arguments"].get("save"))
+            self.ranks.told(lambda: self.states.remove("result.json", "examples.json"))
             self.schedule.given_more(state)
             return state
         if resume:
@@ -108,7 +108,7 @@ class Saving:
         own = Path(self.args.save)
         start = self.args.checkpoint or self.args.bert_model
         if start and own.is_file() and os.path.exists(start) and own.samefile(start):
-            kept = own.with_name(f"{own.stem}-before{own.suffix}")
+            kept = free(lambda number: own.with_name(f"{own.stem}-before-{number}{own.suffix}"))
             with open(own, "rb") as source, atomic_write(kept) as stream:
                 shutil.copyfileobj(source, stream)
             self.say(f"{own}: this run starts from it and writes it; kept as {kept}")

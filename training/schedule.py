@@ -46,6 +46,8 @@ class Schedule:
         """Linear warm-up, then linear decay to zero at the end of the budget; ``lowered`` times that."""
         if self.steps is not None:  # the first step should do something
             progress += 0.5 / self.steps
+        else:  # whose share is not known yet
+            progress = max(progress, self.args.warmup / 20)
         rise = progress / self.args.warmup if self.args.warmup else 1.0
         return self.args.lr * lowered * min(rise, (1.0 - progress) / (1.0 - self.args.warmup))
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from model import TransformerEncoderLayer
 from training.compiling import compile_layers
 from training.optimizer import make_optimizer
-from training.ranks import Ranks, half_precision
+from training.ranks import Ranks, half_of_all
 
 
 @dataclass
@@ -80,7 +80,7 @@ def share(model: torch.nn.Module, args: Namespace, ranks: Ranks, dtype: torch.dt
 def module_and_optimizer(model, args, ranks, dtype):
     """The module to train in the place of ``model``, and its optimizer."""
     on_cpu = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32  # which multiply faster there than fp16
-    products = half_precision(ranks.device) if ranks.queued else on_cpu
+    products = half_of_all(ranks) if ranks.queued else on_cpu
     options = {"kind": args.optimizer, "weight_decay": args.weight_decay, "dtype": products, "queued": ranks.queued}
     if ranks.world == 1:
         return model, make_optimizer(model, **options)
@@ -162,7 +162,13 @@ def clip(parallel: torch.nn.Module, largest: float) -> torch.Tensor:
         norm = square.sqrt().float()
         torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
         return norm
-    return torch.nn.utils.clip_grad_norm_(parallel.parameters(), largest)
+    if not hasattr(parallel, "no_sync"):
+        return torch.nn.utils.clip_grad_norm_(parallel.parameters(), largest)
+    gradients = [parameter.grad for parameter in parallel.parameters() if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    dist.broadcast(norm, 0)  # its last bits depend on a rank's threads, and weights that differ would never meet again
+    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 # --------------------------------------------------------------------------------------------------------------------

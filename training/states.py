@@ -15,6 +15,7 @@ Design choices:
 
 import contextlib
 import hashlib
+import itertools
 import os
 import threading
 from argparse import Namespace
@@ -154,8 +155,7 @@ class States:
         whole = self.newest_whole()
         state = noted(whole) if whole else {}
         if whole and not state.get("finished"):
-            numbers = (number for number in range(1, 1 << 30) if not (self.folder / f"earlier-{number}.pt").exists())
-            kept = self.folder / f"earlier-{next(numbers)}.pt"
+            kept = free(lambda number: self.folder / f"earlier-{number}.pt")
             os.replace(whole, kept)
             self.say(f"{self.folder} held an unfinished run, at step {state.get('step', '?')}: kept as {kept}; to go on "
                      f"with it, rename that to {self.newest} and add --resume")  # fmt: skip
@@ -164,10 +164,16 @@ class States:
 
     def remove_unfinished(self, *paths: str | Path) -> None:
         """Remove what killed runs left half-written in --log-dir, and of ``paths`` elsewhere."""
-        for folder, name in ((self.folder, "*"), *((Path(path).parent, Path(path).name) for path in paths)):
+        places = [self.folder / name for name in ("state.pt", "*.json", "loss.png")]  # not what others write there
+        for folder, name in ((place.parent, place.name) for place in (*places, *map(Path, paths))):
             for left in folder.glob(f"{name}.tmp[0-9]*"):
                 if left.is_file():
                     left.unlink(missing_ok=True)
+
+
+def free(name: Callable[[int], Path]) -> Path:
+    """The first of the paths name(1), name(2) and so on at which nothing is."""
+    return next(path for number in itertools.count(1) if not (path := name(number)).exists())
 
 
 def noted(path):
