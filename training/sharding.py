@@ -89,6 +89,7 @@ def module_and_optimizer(model, args, ranks, dtype):
         parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
         zero = args.parallel == "ZeRO"
         return parallel, make_optimizer(model, **options, zero=zero, shared=not zero)
+    # torch's second one, fully_shard, is not in torch 2.3: both would be more code than this one, which 2.13 still has.
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
