@@ -153,6 +153,11 @@ def null_threshold(model):
     return threshold
 
 
+def is_withheld(threshold, null, spans):
+    """Is no answer the answer?"""
+    return not spans or (threshold is not None and null_odds(null, spans) > threshold)
+
+
 def as_squad(data, ids):
     """The gold answers of the questions in ``ids``, laid out as metrics.squad_scores wants them."""
     questions = [
@@ -187,7 +192,7 @@ def samples(compute, model, data, found):
     for number, (null, spans) in found.candidates.items():
         question = data.squad.questions[number]
         gold = [text for text, _ in question.answers]
-        withheld = not spans or (threshold is not None and null_odds(null, spans) > threshold)
+        withheld = is_withheld(threshold, null, spans)
         text = "" if withheld else text_of(data, question, spans[0])
         right = exact_score(text, gold or [""]) > 0
         if len(kept[right]) < utils.SAMPLES:
@@ -298,7 +303,7 @@ def answer(
         for one in n_best_answers(data, asked, null, spans, args.n_best, threshold is not None)
         for start, end in [places.get(one["text"], (None, None))]
     ]  # fmt: skip
-    return {"withheld": not spans or (threshold is not None and null_odds(null, spans) > threshold), "answers": listed}
+    return {"withheld": is_withheld(threshold, null, spans), "answers": listed}
 
 
 def ask(args, ranks, models, places):

@@ -149,9 +149,12 @@ def probabilities(data, rows):
     """Article's id -> the probabilities of the options (a softmax of their logits), question by question."""
     shares = {}
     for index, logits in rows:
-        row = torch.tensor(logits, dtype=torch.double).softmax(0).tolist()
-        shares.setdefault(data.questions[index][0].id, []).append(row)
+        shares.setdefault(data.questions[index][0].id, []).append(shares_of(logits))
     return shares
+
+
+def shares_of(logits):
+    return torch.tensor(logits, dtype=torch.double).softmax(0).tolist()
 
 
 def samples(compute, model, data, rows):
@@ -162,10 +165,9 @@ def samples(compute, model, data, rows):
         chosen = logits.index(max(logits))
         right = chosen == article.answers[number]
         if len(found[right]) < utils.SAMPLES:
-            shares = torch.tensor(logits, dtype=torch.double).softmax(0).tolist()
             found[right].append({"kind": "race", "passage": article.text, "question": article.questions[number],
-                                 "options": article.options[number], "probabilities": shares, "chosen": chosen,
-                                 "gold": article.answers[number], "right": right})  # fmt: skip
+                                 "options": article.options[number], "probabilities": shares_of(logits),
+                                 "chosen": chosen, "gold": article.answers[number], "right": right})  # fmt: skip
     return found[False] + found[True]
 
 
