@@ -2,11 +2,12 @@
 
     python benchmarks/commands.py [--rounds 3] [--steps 60]
 
-Masked words first, at the sizes of benchmarks/mlm.py, beside its loop, which has no loader and takes AdamW, 15 % masked and
-batches of 32: the command as it comes; in batches of 32, as it comes under --minutes without a GPU; and with one after the
-other of the loop's settings said to it, so that what each costs is seen. Then the other tasks as they come, on the embedded
-data set. Alternating, each run a process of its own; the median of a run's log lines but the first two, and of the rounds.
-Validations do not count.
+Masked words first, at the sizes of benchmarks/mlm.py, beside its loop, which has no loader and takes AdamW, 15 % masked
+and batches of 32: the command as it comes; in batches of 32, as it comes under --minutes without a GPU; and with one
+after the other of the loop's settings said to it, so that what each costs is seen; beside the last an ordinary script
+that does the same work with transformers' model and collator, torch's loader and AdamW, once more with the allocator
+setting that ours makes for itself. Then the other tasks as they come, on the embedded data set. Alternating, each run a
+process of its own; the median of a run's log lines but the first two, and of the rounds. Validations do not count.
 """
 
 import argparse
@@ -15,13 +16,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine, vocabulary  # noqa: E402
+from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, machine, their_optimizer, vocabulary  # noqa: E402
+from benchmarks.common import SIZES as MODEL  # noqa: E402
 from benchmarks.mlm import BEST  # noqa: E402
+from text.places import Places  # noqa: E402
+from training.ranks import keep_freed_memory  # noqa: E402
 
 SIZES = ["--size", "mini", "--vocab", str(vocabulary()), "--bptt", "128"]
 MORE = [["--optimizer", "adamw"], ["--mask_frac", "0.15"], ["--batch_size", "32"]]
@@ -33,6 +38,48 @@ COMMANDS = {
     "... and batches of 32": ("mlm", [*SIZES, *MORE[0], *MORE[1], *MORE[2]]),
     **{f"{task}_task.py as it comes": (task, ["--bert-model", "none", "--size", "mini"]) for task in ("ns", "qa", "race")},
 }
+
+
+SCRIPTS = {"a transformers script": [], f"a transformers script{KEPT}": ["--kept"]}
+
+
+def script(steps: int, kept: bool) -> None:
+    """Train as such a script does, and print its tokens a second."""
+    import torch
+    from torch.utils.data import DataLoader
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, DataCollatorForLanguageModeling
+
+    if kept:
+        keep_freed_memory()
+    tokenizer = BertTokenizerFast(str(vocabulary()))
+    with tempfile.TemporaryDirectory() as folder:
+        text = (Places("data", folder).sample() / "train.txt").read_text()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    rows = [{"input_ids": ids[i : i + LENGTH]} for i in range(0, len(ids) - LENGTH, LENGTH)]
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED)
+    model = BertForMaskedLM(BertConfig(**MODEL)).train()
+    optimizer, log, done, rates, begun = their_optimizer(model, 1e-4), max(1, steps // 10), 0, [], time.perf_counter()
+    while done < steps:
+        for batch in DataLoader(rows, ROWS, shuffle=True, collate_fn=collate, drop_last=True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=BEST == "bf16"):
+                loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            done += 1
+            if done % log == 0:
+                rates.append(log * ROWS * LENGTH / (time.perf_counter() - begun))
+                begun = time.perf_counter()
+            if done == steps:
+                break
+    print(statistics.median(rates[2:]))
+
+
+def scripted(flags: list[str], steps: int) -> float:
+    """Tokens a second of such a script."""
+    words = [sys.executable, __file__, "--script", *flags, "--steps", str(steps)]
+    out = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    return float(out.split()[-1])
 
 
 def loop() -> float:
@@ -57,18 +104,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--script", action="store_true", help="be the transformers script")
+    parser.add_argument("--kept", action="store_true", help="that keeps freed memory")
     args = parser.parse_args()
-    rates: dict[str, list[float]] = {"the loop of benchmarks/mlm.py": [], **{name: [] for name in COMMANDS}}
+    if args.script:
+        return script(args.steps, args.kept)
+    rates: dict[str, list[float]] = {"the loop of benchmarks/mlm.py": [], **{name: [] for name in (*SCRIPTS, *COMMANDS)}}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):
             for name, found in rates.items():
-                found.append(command(*COMMANDS[name], args.steps, folder) if name in COMMANDS else loop())
+                found.append(command(*COMMANDS[name], args.steps, folder) if name in COMMANDS
+                             else scripted(SCRIPTS[name], args.steps) if name in SCRIPTS else loop())  # fmt: skip
     print(machine())
+    same = statistics.median(rates["... and batches of 32"])
     whole = statistics.median(rates["the loop of benchmarks/mlm.py"])
     for name, found in rates.items():
         rate = statistics.median(found)
         share = f"  {rate / whole:5.2f} of the loop" if name in COMMANDS and COMMANDS[name][0] == "mlm" else ""
-        print(f"{name:32} {rate:8.0f} tokens/s{share}")
+        share = f"  {same / rate:5.2f} times as many by the same work here" if name in SCRIPTS else share
+        print(f"{name:40} {rate:8.0f} tokens/s{share}")
 
 
 if __name__ == "__main__":

@@ -109,6 +109,12 @@ def vocabulary():
     return Path(folder) / "model" / "vocab.txt"
 
 
+def their_optimizer(model, rate):
+    """AdamW as transformers' Trainer takes it, fused from torch 2.8 on."""
+    fused = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+    return torch.optim.AdamW(model.parameters(), rate, fused=fused)
+
+
 def machine():
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():

@@ -3,15 +3,16 @@
     python benchmarks/finetune.py squad --data-dir data [--rounds 3]
     python benchmarks/finetune.py race --data-dir data
 
-MiniLM's sizes (6 layers, width 384, 12 heads, bert-base-uncased's vocabulary), random weights, the same questions of the
-real training sets for all, the same threads, bf16 autocast (fp32 where the CPU does not multiply bf16 fast), AdamW, dropout
-0.1, alternating, each in its own process; its steps counted once its rate is steady; the median of the rounds.
+MiniLM's sizes (6 layers, width 384, 12 heads, bert-base-uncased's vocabulary), random weights, the same questions of
+the real training sets for all, the same threads, bf16 autocast (fp32 where the CPU does not multiply bf16 fast), AdamW,
+dropout 0.1, alternating, each in its own process; its steps counted once its rate is steady; the median of the rounds.
 The peer pads to the full length (384 tokens with a stride of 128 for SQuAD, 512 for RACE), as its scripts do, or to the
-longest of the batch; once more with the allocator setting that ours makes for itself (ranks.keep_freed_memory), which
-its scripts do not have. Nobody's tokenising is counted. A question counts once, however many windows it has.
-Batches are of 16 windows, or 4 questions with four options. Ours finds the answers when it predicts, the peer gives
-logits only; ours makes its weights narrower once for a split, the peer for each batch, as the Trainer does. RACE's joint
-layout is another network from the same weights: article and question are read once for all four options.
+longest of the batch, in batches of like length as ours (the Trainer's group_by_length); once more with the allocator
+setting that ours makes for itself (ranks.keep_freed_memory), which its scripts do not have. Nobody's tokenising is
+counted. A question counts once, however many windows it has. Batches are of 16 windows, or 4 questions with four
+options. Ours finds the answers when it predicts, the peer gives logits only; ours makes its weights narrower once for a
+split, the peer for each batch, as the Trainer does. RACE's joint layout is another network from the same weights:
+article and question are read once for all four options.
 """
 
 import argparse
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import qa_task
 import race_task
-from benchmarks.common import KEPT, alternate, differing, machine, take_turns, vocabulary
+from benchmarks.common import KEPT, alternate, differing, machine, take_turns, their_optimizer, vocabulary
 from model import BertConfig, QuestionAnswerTask, RaceTask
 from text import batches
 from text.option_rows import OptionRows
@@ -90,7 +91,8 @@ def ours(task, data_dir, tokenizer, layout="separate"):
 
 
 def their_features(task, data_dir, to_longest):
-    """Batches of transformers' features, shuffled, and the questions a row stands for."""
+    """Batches of transformers' features, and the questions a row stands for; those padded to the longest are of rows of
+    like length, in our order, as the Trainer makes them with group_by_length."""
     from transformers import BertTokenizerFast
 
     tokenizer = BertTokenizerFast(str(vocabulary()))
@@ -115,11 +117,10 @@ def their_features(task, data_dir, to_longest):
         unit = 4
     names = ("input_ids", "token_type_ids", "attention_mask")
     rows = [{name: encoded[name][i] for name in names} for i in range(len(encoded["input_ids"]))]
-    size = unit * BATCH[task]
-    order = np.random.default_rng(1).permutation(len(rows) // unit)  # a window, or a question's four rows, stays whole
-    rows = [rows[unit * j + k] for j in order for k in range(unit)]
-    groups = [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
-    made = [tokenizer.pad(group, return_tensors="pt") for group in groups]
+    wholes = [rows[i : i + unit] for i in range(0, len(rows), unit)]  # a window, or a question's four rows
+    lengths = np.array([max(len(row["input_ids"]) for row in whole) for whole in wholes])
+    order = batches.epoch_batches(len(wholes), BATCH[task], 0, 0, lengths if to_longest else None)
+    made = [tokenizer.pad([row for i in numbers for row in wholes[i]], return_tensors="pt") for numbers in order]
     return made, QUESTIONS[task] / len(rows) if task == "squad" else 0.25
 
 
@@ -129,7 +130,7 @@ def theirs(task, data_dir, to_longest):
 
     made, share = their_features(task, data_dir, to_longest)
     model = (BertForQuestionAnswering if task == "squad" else BertForMultipleChoice)(Config(vocab_size=30522, **SIZES))
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
+    optimizer = their_optimizer(model, 1e-5)
     work = itertools.cycle(made)
 
     def batch():

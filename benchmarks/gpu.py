@@ -7,8 +7,8 @@ It needs no data, no network and no torchtext; pytest and transformers are passe
 drawn from a made-up language in which the next word depends on the last one. Ours is the training loop as the tasks run
 it, collating and all, in bf16, its layers compiled; the peer is transformers' model with its fused attention (sdpa),
 torch.compile and torch's fused AdamW, on batches that lie ready on the device. On SQuAD, where lengths differ, both are
-timed without the compiler too; for it the peer pads all to the longest window, since each length would compile the whole
-model anew. 15 % of the words are masked. Model FLOPs are those of the matrix products which the task needs, forward and
+timed without the compiler too, and the peer compiled in two ways: for one length, to which all windows are padded, and
+for any (dynamic shapes). 15 % of the words are masked. Model FLOPs are those of the matrix products which the task needs, forward and
 twice that backward, the vocabulary's at the masked places only; a utilisation is their share of the chip's own figure, or
 elsewhere of what a large product reaches. What does not fit into --minutes is left out, and said to be.
 """
@@ -123,7 +123,7 @@ def stepping(run):
     return steps
 
 
-def theirs(kind, config, batches, device, compiled=True):
+def theirs(kind, config, batches, device, compiled=True, dynamic=None):
     """transformers' model in the way of its documentation for GPUs."""
     import transformers
 
@@ -132,7 +132,7 @@ def theirs(kind, config, batches, device, compiled=True):
         attention_probs_dropout_prob""".split()
     their = transformers.BertConfig(**{name: getattr(config, name) for name in names}, attn_implementation="sdpa")
     model = getattr(transformers, kind)(their).to(device).train()
-    called = torch.compile(model) if compiled and device.type == "cuda" else model
+    called = torch.compile(model, dynamic=dynamic) if compiled and device.type == "cuda" else model
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=device.type == "cuda")
     ready = [utils.to_device(batch, device) for batch in batches]
 
@@ -263,6 +263,7 @@ def training(task, size, length, rows, device, quick):
         wide = some if task == "mlm" else [padded_to(length, batch) for batch in some]
         contestants["transformers"] = lambda: theirs(kind, config, wide, device)
         if task == "squad":
+            contestants["transformers, any length"] = lambda: theirs(kind, config, some, device, dynamic=True)
             contestants["transformers, not compiled"] = lambda: theirs(kind, config, some, device, compiled=False)
     for name, make in contestants.items():
         rate, memory = speed(make, device, *steps)

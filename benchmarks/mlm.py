@@ -22,7 +22,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mlm_task
-from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, SIZES, alternate, differing, machine, products, take_turns
+from benchmarks.common import (
+    KEPT,
+    LENGTH,
+    MASKED,
+    ROWS,
+    SIZES,
+    alternate,
+    differing,
+    machine,
+    products,
+    take_turns,
+    their_optimizer,
+)
 from benchmarks.roofline import matrix_rate
 from model import BertConfig, MLMTask
 from training.optimizer import make_optimizer
@@ -73,7 +85,7 @@ def theirs(dtype):
         labels = batch["input_ids"].masked_fill(~batch["positions"], -100)
         return model(input_ids=batch["input_ids"], labels=labels).loss
 
-    return stepper(loss, torch.optim.AdamW(model.parameters(), 1e-4), dtype)
+    return stepper(loss, their_optimizer(model, 1e-4), dtype)
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}  # the faster first
