@@ -19,6 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+from torch.utils.data import DataLoader
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -45,8 +48,6 @@ SCRIPTS = {"a transformers script": [], f"a transformers script{KEPT}": ["--kept
 
 def script(steps: int, kept: bool) -> None:
     """Train as such a script does, and print its tokens a second."""
-    import torch
-    from torch.utils.data import DataLoader
     from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, DataCollatorForLanguageModeling
 
     if kept:

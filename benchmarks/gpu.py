@@ -8,9 +8,10 @@ drawn from a made-up language in which the next word depends on the last one. Ou
 it, collating and all, in bf16, its layers compiled; the peer is transformers' model with its fused attention (sdpa),
 torch.compile and torch's fused AdamW, on batches that lie ready on the device. On SQuAD, where lengths differ, both are
 timed without the compiler too, and the peer compiled in two ways: for one length, to which all windows are padded, and
-for any (dynamic shapes). 15 % of the words are masked. Model FLOPs are those of the matrix products which the task needs, forward and
-twice that backward, the vocabulary's at the masked places only; a utilisation is their share of the chip's own figure, or
-elsewhere of what a large product reaches. What does not fit into --minutes is left out, and said to be.
+for any (dynamic shapes). 15 % of the words are masked. Model FLOPs are those of the matrix products which the task
+needs, forward and twice that backward, the vocabulary's at the masked places only; a utilisation is their share of the
+chip's own figure, or elsewhere of what a large product reaches. What does not fit into --minutes is left out, and said
+to be.
 """
 
 import argparse
