@@ -194,7 +194,7 @@ NEW_HEAD = dict(tie_word_embeddings=True, head_norm_eps=None, head="cls", duma_l
                 mix_layers=4)  # fmt: skip
 
 
-def before(path):
+def before(path: str | Path) -> str:
     """What to do where there is no model to begin with."""
     made = {"mlm_bert.pt": "mlm_task.py", "ns_bert.pt": "ns_task.py"}.get(Path(path).name)
     other = "name another by --bert-model: a file, pretrained, or none for random weights"

@@ -157,19 +157,21 @@ def load(path, precision, ranks):
 
 def load_all(args, ranks):
     """The models of --bert-model; of those that just lie here the ones that can be used."""
-    paths = list(dict.fromkeys(args.bert_model))
-    if not args.named and len(paths) > 1:
-        paths = [path for path in paths if usable(path, args, ranks)] or paths
-    return [model for path in paths for model in load(path, args.precision, ranks)]
-
-
-def usable(path, args, ranks):
-    try:
-        load(path, args.precision, ranks)
-    except UserError as error:
+    found = [loaded_or_not(path, args.precision, ranks) for path in dict.fromkeys(args.bert_model)]
+    models, wrong = [model for good, _ in found for model in good], [error for _, error in found if error]
+    if wrong and (args.named or not models):
+        raise wrong[0]
+    for error in wrong:
         warn(f"{error}; going on without it")
-        return False
-    return True
+    return models
+
+
+def loaded_or_not(path, precision, ranks):
+    """(the models in ``path``, what is wrong with it or None)"""
+    try:
+        return load(path, precision, ranks), None
+    except UserError as error:
+        return [], error
 
 
 def examples(models):

@@ -49,13 +49,14 @@ from files.hub import is_name
 from files.mistakes import UserError, run_main, warn
 from files.reading import read_lines
 from files.writing import write_json
+from formats.torchtext_files import is_vocab_of_theirs
 from model import MLMTask
 from text.batches import EVALUATION
 from text.masked_blocks import MaskedBlocks
 from text.places import Places
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer
-from text.vocabularies import is_vocab, save_vocab
+from text.vocabularies import save_vocab
 from training.beginning import in_its_place
 from training.ranks import launch
 
@@ -200,10 +201,10 @@ def fill(args, ranks, model, tokenizer):
 
 def is_examples(args):
     """Is --save-vocab the file of torchtext's BERT example, which is read with its models, and remains that example's?"""
-    if not Path(args.save_vocab).is_file() or is_vocab(args.save_vocab):
+    if not (Path(args.save_vocab).is_file() and is_vocab_of_theirs(args.save_vocab)):
         return False
-    warn(f"{args.save_vocab} stays as it is, no vocabulary of this suite but such as torchtext's BERT example has; the "
-         "model file holds its own", word="note")  # fmt: skip
+    warn(f"{args.save_vocab} stays as it is, the vocabulary of models of torchtext's BERT example; the new model's file "
+         "holds its own", word="note")  # fmt: skip
     return True
 
 

@@ -2,7 +2,7 @@
 
     python qa_task.py                                               # from ns_bert.pt, on the embedded data set
     python qa_task.py --bert-model ns_bert.pt --dataset SQuAD1 --epochs 2
-    python qa_task.py --predict dev-v2.0.json --output answers.json # by qa_model.pt, or --bert-model FILE
+    python qa_task.py --predict dev-v2.0.json                       # by qa_model.pt, or --bert-model FILE
     python qa_task.py --predict dev-v2.0.json --bert-model a.pt b.pt    # by both together
     python qa_task.py --ask "Who wrote it?" --context book.txt      # or --context - for standard input
 

@@ -106,7 +106,7 @@ def search_space(task, args, given):
     if path in (None, "none"):
         config = flags.sizes(args, 1)
     else:
-        config = checkpoint.read_model(path, checkpoint.FIRST, args.save_vocab, args.nhead)["config"]
+        config = checkpoint.read_model(path, checkpoint.before(path), args.save_vocab, args.nhead)["config"]
     rate = utils.default_rate(task, config, args.optimizer)
     space = {
         "lr": (distributions.FloatDistribution(rate / 10, rate * 10, log=True), rate),

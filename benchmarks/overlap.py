@@ -26,7 +26,7 @@ def found_runs(dataset: list[str], places: Places, wanted: set) -> dict:
     """Those of the ``wanted`` runs that stand in the training text, each with the file where it was first seen."""
     found: dict = {}
     for name in dataset:
-        parts, style = corpus_parts(name, "train", places)
+        parts, style = corpus_parts(name, "train", places, None, tuple(dataset))
         for _, piece in pieces(parts, style):
             for _, text in paragraphs(piece, style):
                 for run in runs(text) & wanted:

@@ -72,5 +72,5 @@ def out_of_memory(error: Exception) -> str | None:
     """What to tell where torch found no memory, on a GPU or a CPU; of other errors None."""
     if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
         found = str(error).splitlines()[0][:150]
-        return f"no memory is left ({found}); raise --accumulate, or lower --bptt or --batch_size"
+        return f"no memory is left ({found}); free some, or of a task raise --accumulate, or lower --bptt or --batch_size"
     return None

@@ -128,6 +128,8 @@ def read_heads(weights, config, kind, architecture, folder):
     for task, table in heads_of(kind).items():
         if task == "RaceTask" and not scores_options(weights, architecture):
             continue
+        if task == "MLMTask" and kind in ROBERTAS and config.hidden_act != "gelu":  # theirs has GELU all the same
+            continue
         first = min(table.values(), key=len)
         if any(name.startswith(f"{first}.") for name in weights):
             heads[task] = take(weights, table, head_shapes(task, config), folder)
@@ -160,7 +162,6 @@ def read_config(path: Path) -> tuple[BertConfig, str, str | None]:
     refuse = [
         ("position_embedding_type", found.get("position_embedding_type", "absolute") != "absolute"),
         ("is_decoder", found.get("is_decoder")), ("add_cross_attention", found.get("add_cross_attention")),
-        ("hidden_act", kind in ROBERTAS and found.get("hidden_act", "gelu") != "gelu"),  # whose head has GELU all the same
         ("pruned_heads", found.get("pruned_heads")), ("quantization_config", found.get("quantization_config")),
         ("inner_group_num", albert and found.get("inner_group_num", 1) != 1),
         ("num_hidden_groups", albert and found.get("num_hidden_groups", 1) not in (1, found.get("num_hidden_layers"))),

@@ -24,7 +24,7 @@ from formats.names import Table, Weights, take
 from formats.shapes import body_shapes, head_shapes
 from model import BertConfig
 from text.tokenizer import SPECIALS, Tokenizer
-from text.vocabularies import load_vocab
+from text.vocabularies import is_vocab, load_vocab
 
 LARGEST_VOCABULARY = 1 << 28  # bytes
 LAYER = "transformer_encoder.layers.#"
@@ -165,6 +165,15 @@ class Unpickler(pickle._Unpickler):  # the one in Python: the one in C reserves 
         if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no vocabulary needs")
         return STAND_INS[module, name]
+
+
+def is_vocab_of_theirs(path: str | Path) -> bool:
+    """Is it a vocabulary that the example pickled?"""
+    try:
+        read_vocab(path)
+    except UserError:
+        return False
+    return not is_vocab(path)
 
 
 def read_vocab(path):

@@ -80,7 +80,7 @@ def read_vocab_txt(path, settings):
     refuse_wordpiece(path, settings, tokenizer.lowercase)
     added = path.with_name("added_tokens.json")
     if added.is_file() and isinstance(found := read_json(added), dict):
-        tokens = with_added(tokenizer.tokens, {number: word for word, number in found.items()})
+        tokens = with_added(tokenizer.tokens, ((number, word) for word, number in found.items()))
         return Tokenizer("wordpiece", tokens, specials, tokenizer.lowercase)
     return tokenizer
 
@@ -129,7 +129,7 @@ def read_tokenizer_json(path, settings):
         settings = {"strip_accents": normalizer.get("strip_accents"),
                     "tokenize_chinese_chars": normalizer.get("handle_chinese_chars"), **settings}  # fmt: skip
         refuse_wordpiece(path, settings, lowercase)
-        added = {one["id"]: one["content"] for one in found.get("added_tokens") or () if not one.get("special")}
+        added = [(one["id"], one["content"]) for one in found.get("added_tokens") or () if not one.get("special")]
         return Tokenizer("wordpiece", with_added(tokens, added), special_tokens(settings, BERT_SPECIALS), lowercase)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: no vocabulary that is known here; add its vocab.txt or spiece.model") from None
@@ -153,10 +153,10 @@ def refuse_other_rules(path, found):
 
 
 def with_added(tokens, added):
-    """A vocabulary with the words that were added behind it, id -> word, as far as they follow one another."""
-    tokens = list(tokens)
-    while len(tokens) in added and added[len(tokens)] not in tokens:
-        tokens.append(added[len(tokens)])
+    """A vocabulary with the words, (id, word), that were added behind it, as far as they follow one another."""
+    tokens, found = list(tokens), {number: word for number, word in added if type(number) is int and isinstance(word, str)}
+    while found.get(len(tokens), tokens[0]) not in tokens:
+        tokens.append(found[len(tokens)])
     return tokens
 
 

@@ -95,8 +95,8 @@ def test_a_file_that_does_not_say_its_type_is_told_by_what_it_holds(folder):
 
 def test_words_that_were_added_are_words_and_what_is_special_is_not(folder):
     path, other = folder
-    other.add_tokens(["covid19"])
     other.add_special_tokens({"additional_special_tokens": ["<extra>"]})
+    other.add_tokens(["covid19"])
     model = theirs("roberta", "ForMaskedLM", vocab_size=len(other), pad_token_id=1)
     model.save_pretrained(path)
     other.save_pretrained(path)

@@ -72,6 +72,16 @@ def test_the_threshold_that_is_found_leaves_room_on_both_sides():
     assert scores["null_threshold"] == pytest.approx(0.5)
 
 
+def test_a_few_examples_that_all_have_answers_withhold_none():
+    squad, found = toys.squad(contexts=5), {}
+    for number, question in enumerate(squad.questions):
+        if question.answers:  # those answered wrong by small odds, which a threshold would cut off
+            found[number] = (-1.0, -1.0), [(0.0, 0.0, 0, 1)]
+    assert squad.with_impossible and len(found) < len(squad.questions)
+    scores = qa_task.official(SimpleNamespace(squad=squad), found, None, find_threshold=True)
+    assert scores["null_threshold"] == 1.0
+
+
 @pytest.mark.parametrize("layout", ["1.1", "2.0"])
 def test_validation_questions_that_all_have_answers_give_no_threshold_which_is_told(call, tmp_path, monkeypatch, layout):
     told = []

@@ -83,7 +83,7 @@ def test_memory_that_is_not_there_is_one_line_with_what_to_lower(capsys):
         run_main(work)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("error: no memory is left (") and error.count("\n") == 1
-    assert error.endswith("; raise --accumulate, or lower --bptt or --batch_size\n")
+    assert error.endswith("; free some, or of a task raise --accumulate, or lower --bptt or --batch_size\n")
 
 
 def test_what_a_link_stands_for_is_written_and_the_link_stays(tmp_path):

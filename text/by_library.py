@@ -58,6 +58,12 @@ class ByLibrary:
             raise UserError(f"this model's tokenizer.json is damaged ({str(error)[:100]}); fetch the model again") from None
 
     @functools.cached_property
+    def own_ids(self) -> dict[int, int]:
+        """The library's ids of added words, which it counts anew, to the file's."""
+        added = json.loads(self.model).get("added_tokens") or ()
+        return {self.library.token_to_id(one["content"]): one["id"] for one in added if not one.get("special")}
+
+    @functools.cached_property
     def bytes_decoder(self) -> Any:
         """Turns the letters that stand for bytes back; None where pieces are text."""
         of_bytes = type(self.library.decoder).__name__ == "ByteLevel"
@@ -71,7 +77,7 @@ class ByLibrary:
 
     def encode(self, chunk: str) -> tuple[list[int], list[tuple[int, int]]]:
         found = self.library.encode(" " + chunk, add_special_tokens=False)
-        ids = [i if i in self.known else self.unk_id for i in found.ids]
+        ids = [i if i in self.known else self.unk_id for i in (self.own_ids.get(i, i) for i in found.ids)]
         spans = [(max(0, start - 1), end - 1) for start, end in found.offsets]  # without the blank
         return ids, [(min(start, len(chunk) - 1), max(end, start + 1)) for start, end in spans]
 

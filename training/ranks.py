@@ -294,11 +294,7 @@ def run_rank(place, function, args, parent=None):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which the parent, that ignores it, has handed on
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if torch.cuda.is_available():  # Slurm may show each task its own GPU only
-        gpus, tasks = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        if 1 < gpus < tasks:
-            raise UserError(f"{tasks} tasks on {socket.gethostname()}, which has {gpus} GPUs; start one for each, by "
-                            "srun's --ntasks-per-node or torchrun's --nproc-per-node")  # fmt: skip
-        local %= gpus
+        local %= torch.cuda.device_count()
     device = local_device(local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -309,6 +305,7 @@ def run_rank(place, function, args, parent=None):
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=meeting_store(rank, world, timeout_of(args)), timeout=timeout_of(args),
                                 rank=rank, world_size=world)  # fmt: skip
+        check_gpus(device)
         code = function(args, Ranks(rank, world, device)) or 0
         if device.type == "cuda":
             close_nccl(device)
@@ -337,6 +334,14 @@ def run_rank(place, function, args, parent=None):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def check_gpus(device):
+    """Raises UserError where several ranks would share a GPU, but for one that Slurm shows to each, which is its own."""
+    gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if device.type == "cuda" and 1 < gpus < here and "SLURM_GPUS_PER_TASK" not in os.environ:
+        raise UserError(f"{here} ranks on {socket.gethostname()}, which has {gpus} GPUs; start one for each, by srun's "
+                        "--ntasks-per-node or torchrun's --nproc-per-node")  # fmt: skip
 
 
 def meeting_store(rank, world, timeout):

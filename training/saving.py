@@ -80,7 +80,8 @@ class Saving:
     def begin(self) -> State:
         """The state to go on from: that in --log-dir, where --resume or a restart by torchrun or Slurm asks for it."""
         if self.ranks.first:
-            self.states.remove_unfinished(followed(self.args.save))
+            own = followed(self.args.save)
+            self.states.remove_unfinished(own, own.with_name(f"{own.stem}-before-*{own.suffix}"))
         resume = self.args.resume or restarted()
         saved = self.ranks.told(self.of_this_run) if resume else None
         if saved is not None:
