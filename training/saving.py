@@ -107,7 +107,7 @@ class Saving:
     def keep_start(self):
         """A copy of the model to start from where the first validation will write over it, better or worse."""
         own = Path(self.args.save)
-        start = self.args.checkpoint or self.args.bert_model
+        start = getattr(self.args, "checkpoint", None) or getattr(self.args, "bert_model", None)
         if start and own.is_file() and os.path.exists(start) and own.samefile(start):
             kept = free(lambda number: own.with_name(f"{own.stem}-before-{number}{own.suffix}"))
             with open(own, "rb") as source, atomic_write(kept) as stream:
