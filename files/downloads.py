@@ -37,7 +37,7 @@ def download(url: str, path: str | Path, checksum: str | None = None) -> Path:
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code} {error.reason}"
             if error.code == 416:  # the .part is as long as this file, or longer
-                if checksum and has(part, checksum):  # all was there, and an earlier run was stopped before it could tell
+                if checksum and not mismatch(part, checksum):  # all was there, but a run was stopped before it could tell
                     os.replace(part, path)
                     return path
                 part.unlink(missing_ok=True)
@@ -49,20 +49,21 @@ def download(url: str, path: str | Path, checksum: str | None = None) -> Path:
         except (OSError, http.client.HTTPException) as error:
             problem = str(getattr(error, "reason", None) or error)
         else:
-            if not checksum or has(part, checksum):
+            problem = mismatch(part, checksum) if checksum else ""
+            if not problem:
                 os.replace(part, path)
                 return path
-            algorithm, _, expected = checksum.partition(":")
-            problem = f"its {algorithm} is {digest_of(part, algorithm)}, expected {expected}"
             part.unlink()
             if not resumed:  # else the old beginning may be to blame: once more from the start
                 break
     raise UserError(f"{url}: cannot be fetched ({problem}); {remedy}")
 
 
-def has(path: Path, checksum: str) -> bool:
+def mismatch(path: Path, checksum: str) -> str:
+    """What is wrong with a file's bytes, "" where they are those of the checksum."""
     algorithm, _, expected = checksum.partition(":")
-    return digest_of(path, algorithm) == expected.lower()
+    digest = digest_of(path, algorithm)
+    return "" if digest == expected.lower() else f"its {algorithm} is {digest}, expected {expected}"
 
 
 def _fetch(url, part):

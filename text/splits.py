@@ -51,9 +51,10 @@ def by_name(files: Iterable[Path], folder: Path) -> dict[str | None, list[Path]]
     for path in files:
         found[NAMES.get(word_of(path, top))].append(path)
     if len(found[None]) == len(files):  # all/train.parquet beside middle/train.parquet, all/test.parquet and so on
-        inner = [path for path in files if NAMES.get(word_of(path, path.parent)) or NAMES.get(path.parent.name.lower())]
-        if len({NAMES.get(word_of(path, path.parent), NAMES.get(path.parent.name.lower())) for path in inner}) > 1:
-            raise UserError(f"{folder}: several sets, each divided, such as {inner[0]}; name the folder of one")
+        inner = [(NAMES.get(word_of(path, path.parent)) or NAMES.get(path.parent.name.lower()), path) for path in files]
+        named = {split: path for split, path in reversed(inner) if split}
+        if len(named) > 1:
+            raise UserError(f"{folder}: several sets, each divided, such as {min(named.values())}; name the folder of one")
     return found
 
 
