@@ -39,13 +39,13 @@ from text import batches
 from text.tokens import names_of
 from training import sharding
 from training.logs import Logs, note_hparams, settings
-from training.ranks import Ranks, memory_of, peak_memory, precision_of
+from training.memory import memory_of, micro_batches, peak_memory
+from training.ranks import Ranks, precision_of
 from training.saving import PATIENCE, Saving, is_best
 from training.schedule import Schedule, default_rate
 from training.states import State
 from training.stopping import CODES, STOPPED, stopping
 
-MICRO_BYTES = 1 << 30  # kept at once on a CPU: small machines have the room, and more is not faster
 SAMPLES = 8  # right, and as many wrong answers that a run keeps for report.py
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -258,6 +258,8 @@ class Trainer:
         self.logs.open(self.state, self.parameters)
         self.schedule.restart()
         progress = self.schedule.progress(self.state)
+        if 0.0 < progress < 1.0 and self.schedule.validation_due(progress, self.state) and not self.scored():
+            self.validate(progress)  # which the end of the process has cut short
         while progress < 1.0 and not self.stop:
             with contextlib.closing(prefetch(self.work(), self.ranks.device)) as steps:
                 for micro_batches, counts, after in self.logs.clocked(steps):
@@ -283,7 +285,7 @@ class Trainer:
                         self.saving.state(self.state)
                     if self.stop or progress >= 1.0:
                         break
-        if not self.stop and not self.ranks.of_first(self.state.validated):
+        if not self.stop and not self.scored():
             self.validate(1.0)  # where the budget with which a run goes on is spent already
         self.logs.close_bar()
 
@@ -298,7 +300,7 @@ class Trainer:
             order = batches.epoch_batches(len(self.data), self.args.batch_size, self.args.seed, epoch, self.data.lengths)
             for number in range(done, len(order)):
                 mine = order[number][self.ranks.rank :: self.ranks.world]
-                wanted = self.args.accumulate or micro_batches(self.task, order[number], self.ranks)
+                wanted = self.args.accumulate or self.parts_of(order[number])
                 parts = [part for part in np.array_split(mine, wanted) if len(part)]
                 most = min(wanted, -(-len(order[number]) // self.ranks.world))
                 parts, real = parts + [order[number][:1]] * (most - len(parts)), len(parts)
@@ -307,6 +309,12 @@ class Trainer:
                 counts = [(count_terms(batch), count_tokens(batch)) for batch in made[:real]]
                 yield [pinned(batch, self.ranks) for batch in made], counts, after
             epoch, done = epoch + 1, 0
+
+    def parts_of(self, examples):
+        """How many micro-batches: one on a GPU, on a CPU as its memory allows."""
+        if self.ranks.queued:
+            return 1
+        return micro_batches(self.task.model.bert.config, self.data, examples, self.ranks.world)
 
     def step(self, micro_batches: list[dict], counts: list[tuple[int, int]], progress: float) -> tuple[float, float]:
         """One step; gives its learning rate and, unless that is still being computed, the gradient's norm."""
@@ -353,18 +361,22 @@ class Trainer:
             self.logs.note(self.state, (summed, count, tokens) if good or overflow else (0.0, 0, tokens))
 
     def validate(self, progress):
+        if self.state.best is None:  # a disk without room for the first model will end the run
+            self.saving.state(self.state, wait=True)
         begun = time.monotonic()
         figures = self.compute.score(self.task, "valid", self.valid_examples())
         seconds = time.monotonic() - begun
         self.schedule.validated(self.state, progress, seconds)
-        value, best = figures[self.task.best], self.state.best
-        better = np.isfinite(value) and np.isfinite(figures["loss"]) and (
-            best is None or (value < best if self.task.best == "loss" else value > best)
-        )  # fmt: skip
+        value, best, sign = figures[self.task.best], self.state.best, -1 if self.task.best == "loss" else 1
+        better = np.isfinite(value) and np.isfinite(figures["loss"]) and (best is None or sign * value > sign * best)
         self.logs.validation(self.state, figures, seconds)
         if self.ranks.of_first(better) and self.saving.best(self.state, figures):
             self.state.best = value
         self.saving.state(self.state)
+
+    def scored(self):
+        """Was the step just done validated? Rank 0's state tells."""
+        return self.ranks.of_first(self.state.validated)
 
     def valid_examples(self):
         """How many examples each validation takes, and of questions in windows the windows of as many."""
@@ -385,19 +397,6 @@ class Trainer:
             self.logs.say("stopped before the last scores; go on with the same command and --resume")
             self.saving.states.wait()
             os._exit(self.stop_wanted)
-
-
-def micro_batches(task: Task, examples: np.ndarray, ranks: Ranks) -> int:
-    """In how many parts each rank computes its share of a step's ``examples``: one on a GPU, and on a CPU as many as keep
-    MICRO_BYTES each for the way back, of states and of attention's scores under dropout."""
-    if ranks.queued:
-        return 1
-    config, data = task.model.bert.config, task.examples["train"]
-    tokens = data.longest if data.lengths is None else int(data.lengths[examples].max())
-    states = tokens * (10 * config.hidden_size + 3 * config.intermediate_size)
-    scores = 3 * config.num_attention_heads * tokens**2
-    rows = -(-len(examples) // ranks.world) * data.rows_each
-    return max(1, round(rows * 4 * config.num_hidden_layers * (states + scores) / MICRO_BYTES))
 
 
 def count_terms(batch):

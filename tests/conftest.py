@@ -1,5 +1,6 @@
 """What several tests share. Run all with `make test`; one file with `.venv/bin/python -m pytest tests/test_model.py`."""
 
+import contextlib
 import http.server
 import importlib.util
 import json
@@ -25,6 +26,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test wants the network: a name that is 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ["mlm", "ns", "qa", "race"]
 sys.path.insert(0, str(ROOT))
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 
 
 def wait_until(true, seconds=60):
@@ -32,6 +34,33 @@ def wait_until(true, seconds=60):
     while not true():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def within(seconds):
+    """Fail what has taken so many seconds of the processor: a way out of what would take hours, and no measurement."""
+
+    def out_of_time(*_):
+        raise AssertionError(f"more than {seconds} seconds of processor time")
+
+    before = signal.signal(signal.SIGPROF, out_of_time)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+@contextlib.contextmanager
+def ended(process):
+    """A process that leads a group; what is left of that after the block is killed, so that nothing trains on."""
+    with process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def open_page(command, **how):
@@ -54,7 +83,8 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real data sets (SQuAD, RACE, books, WikiText); tests that need it skip where it is absent."""
-    folder = Path(os.environ.get("BERT_DATA") or ROOT.parent / "shared" / "data").resolve()
+    usual = [ROOT / "data", ROOT.parent / "shared" / "data"]
+    folder = Path(os.environ.get("BERT_DATA") or next(filter(Path.is_dir, usual), usual[0])).resolve()
     if not (folder / "squad").is_dir():
         pytest.skip(f"no real data in {folder}; point BERT_DATA at a folder with squad/, RACE.tar.gz, books.tar.gz")
     return folder

@@ -90,6 +90,18 @@ def test_whether_a_score_is_better_is_for_rank_0_to_say(tmp_path):
     assert of_every_rank(validate, tmp_path, "DDP") == [[], []]
 
 
+@pytest.mark.parametrize(("figure", "best"), [("loss", 40.0), ("f1", 60.0)])
+def test_the_model_of_the_best_validation_is_kept(tmp_path, figure, best):
+    run = trainer(Namespace(parallel="None", folder=tmp_path), Ranks())
+    run.task.best, run.logs.validation = figure, lambda *_: None
+    for value in (50.0, 60.0, 40.0, 45.0):
+        torch.nn.init.constant_(run.engine.model.bias, value)
+        run.compute.score = lambda *_, value=value: {"loss": 1.0, figure: value}
+        run.validate(0.5)
+    assert run.state.best == best
+    assert torch.load(tmp_path / "toy.pt", weights_only=True)["head"]["bias"].unique().tolist() == [best]
+
+
 # Ranks that see other files
 
 

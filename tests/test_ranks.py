@@ -1,5 +1,6 @@
 """Many ranks, however they were started: one run's figures, one failure's message, Slurm's and torchrun's variables."""
 
+import contextlib
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import toys
-from conftest import ROOT
+from conftest import ROOT, ended, needs_proc
 
 from files.mistakes import UserError
 from model import BertConfig, MLMTask
@@ -159,37 +160,37 @@ def test_fsdp_scores_articles_of_unequal_lengths_window_by_window(run_script, tm
 # One failure's message
 
 
+def long_run(books, folder, ranks):
+    words = f"{books} --epochs 500 --parallel DDP --world_size {ranks}".split()
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "mlm_task.py"), *TINY, *words], cwd=folder, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@needs_proc
 @slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_is_killed_takes_the_others_down(books, tmp_path, victim):
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "mlm_task.py"), *TINY, *books.split(), *"--epochs 500 --parallel DDP".split(),
-         "--world_size", "3"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("| epoch"):
-            break
-    os.kill(rank_processes(process.pid)[victim], signal.SIGKILL)
-    _, error = process.communicate(timeout=60)
+    with ended(long_run(books, tmp_path, 3)) as process:
+        assert any(line.startswith("| epoch") for line in process.stdout)
+        os.kill(rank_processes(process.pid)[victim], signal.SIGKILL)
+        _, error = process.communicate(timeout=60)
     assert process.returncode == 137
     assert f"error: SIGKILL ended the process of local rank {victim}" in error and "Traceback" not in error
 
 
+@needs_proc
 @slow
 def test_a_rank_that_waits_for_ever_ends_at_a_second_sigterm(books, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "mlm_task.py"), *TINY, *books.split(), *"--epochs 500 --parallel DDP".split(),
-         "--world_size", "2"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert any(line.startswith("| epoch") for line in process.stdout)
-    os.kill(rank_processes(process.pid)[1], signal.SIGSTOP)  # so the other waits for it
-    process.terminate()
-    time.sleep(2 * stopping.AGAIN)
-    assert process.poll() is None
-    process.terminate()
-    _, error = process.communicate(timeout=60)
+    with ended(long_run(books, tmp_path, 2)) as process:
+        assert any(line.startswith("| epoch") for line in process.stdout)
+        os.kill(rank_processes(process.pid)[1], signal.SIGSTOP)  # so the other waits for it
+        process.terminate()
+        time.sleep(2 * stopping.AGAIN)
+        assert process.poll() is None
+        process.terminate()
+        _, error = process.communicate(timeout=60)
     assert process.returncode == 75 and error.count("error: a second SIGTERM: ended at once") == 1, error
 
 
@@ -219,14 +220,18 @@ if __name__ == "__main__":
 @pytest.fixture
 def started(tmp_path):
     """``started(work, world_size=2)``: a script whose ranks do these lines between two gathers, and its process."""
+    processes = contextlib.ExitStack()
 
     def start(work, **options):
         lines, words = textwrap.indent(work, "    "), ", ".join(f"{name}={value}" for name, value in options.items())
         (tmp_path / "script.py").write_text(LAUNCHED.format(root=str(ROOT), work=lines, options=words))
-        return subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+        return processes.enter_context(ended(subprocess.Popen(
+            [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )))  # fmt: skip
 
-    return start
+    with processes:
+        yield start
 
 
 @slow
@@ -297,6 +302,7 @@ def test_a_rank_that_waits_too_long_for_another_says_so_and_ends_the_run(started
 # torchrun
 
 
+@needs_proc
 @slow
 def test_torchrun_starts_the_ranks_and_its_restarts_go_on(books, tmp_path):
     """Rank 0 is killed while it writes its third state, and torchrun starts both ranks anew.

@@ -3,6 +3,7 @@
 Tiny models on toy text and toy questions; a resumed run must end with the weights of one that nothing disturbed.
 """
 
+import contextlib
 import copy
 import itertools
 import json
@@ -18,8 +19,9 @@ import pytest
 import torch
 import toys
 from as_on_a_gpu import take_its_way
-from conftest import ROOT
+from conftest import ROOT, ended, needs_proc
 
+import checkpoint
 import mlm_task
 import utils
 from files.mistakes import UserError
@@ -68,13 +70,17 @@ def command(data):
 @pytest.fixture
 def start(command, tmp_path):
     """``start("mlm", "--steps 3")`` starts the script in an empty folder, as the leader of a process group."""
+    processes = contextlib.ExitStack()
 
     def call(task, flags, folder=tmp_path, environment=None, **options):
         words, environment = command(task, flags, **environment or {})
-        return subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, start_new_session=True, **options)  # fmt: skip
+        return processes.enter_context(ended(subprocess.Popen(
+            [sys.executable, *words], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, start_new_session=True, **options,
+        )))  # fmt: skip
 
-    return call
+    with processes:
+        yield call
 
 
 @pytest.fixture
@@ -130,6 +136,7 @@ def bytes_that_differ(one, other):
 KILLS = ["fsync 1 state", "replace 2 state", "replace 3 state", "fsync 3 state", "replace 1 {model}", "lines 2", "lines 1"]
 
 
+@needs_proc
 @slow
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("task", MODELS)
@@ -349,6 +356,27 @@ def test_a_last_step_without_a_finite_loss_does_not_undo_the_end(toy, tmp_path):
     assert state["finished"] and state["step"] == 9 and state["best"] is not None
 
 
+def test_a_validation_that_was_cut_short_is_made_up_for(toy, monkeypatch, capsys):
+    with monkeypatch.context() as cut, pytest.raises(ZeroDivisionError):
+        cut.setattr(utils.Computer, "score", lambda *_: 1 / 0)
+        toy("--steps 10")
+    assert toy("--steps 10 --resume")[0] == 0
+    output = capsys.readouterr().out
+    assert "at step 2\n" in output and re.findall(r"step +(\d+) \| time", output) == ["2", "4", "6", "8", "10"]
+
+
+def test_where_the_first_model_finds_no_room_the_state_is_saved_and_the_run_goes_on_from_it(toy, monkeypatch, tmp_path):
+    def full(*_):
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(checkpoint, "save_model", full)
+        with pytest.raises(UserError, match=r"toy\.pt: the model could not be saved .*; make room, and go on with --res"):
+            toy("--steps 10")
+    assert saved(tmp_path / "runs")["state"]["step"] == 2
+    assert toy("--steps 10 --resume")[1]["steps"] == 10
+
+
 def test_after_a_restart_the_state_of_another_job_is_not_gone_on_from(toy, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     toy("--steps 3")
@@ -407,7 +435,7 @@ def test_on_a_gpu_steps_that_overflow_are_skipped_as_on_a_cpu(toy, scaled, tmp_p
 
 
 def test_the_second_time_it_stops_and_a_lower_rate_goes_on(toy):
-    with pytest.raises(UserError, match=r"no finite loss in 5 steps in a row, up to step 12, again.*--resume and a lower"):
+    with pytest.raises(UserError, match=r"no finite loss in 5 steps in a row, up to step 12, again.*--resume .*a lower"):
         toy("--steps 20 --save-minutes 1e-9", bad=[*range(7, 12), *range(12, 17)])
     code, result = toy("--steps 20 --save-minutes 1e-9 --resume --lr 0.001")
     assert code == 0 and result["steps"] == 20
@@ -433,7 +461,8 @@ def test_two_budgets_are_one_too_many(toy):
 def test_a_run_without_finite_losses_goes_back_once_and_then_stops(run, tmp_path, flags):
     output = run("mlm", f"--steps 40 --lr 1e30 --optimizer adamw --precision fp32 {flags}", code=2)
     assert len(re.findall(r"^no finite loss in 5 steps .*: going back to step 0, on with 0.3", output, re.MULTILINE)) == 1
-    assert len(re.findall(r"^error: no finite loss in 5 .*, again.* --resume and a lower --lr", output, re.MULTILINE)) == 1
+    again = r"^error: no finite loss in 5 .*, again.* --resume --optimizer adamw and a lower --lr"
+    assert len(re.findall(again, output, re.MULTILINE)) == 1
     assert "Traceback" not in output and "Terminating" not in output and "leaked" not in output
     state = saved(tmp_path / "runs/mlm")
     assert state["state"]["lowered"] == 0.3 and all(weight.isfinite().all() for weight in state["model"].values())

@@ -95,6 +95,21 @@ def test_a_run_whose_minutes_are_raised_goes_on_validating(clock):
     assert state.validations == 0
 
 
+@pytest.mark.parametrize(("minutes", "examples", "best"), [(20, None, None), (10, 50, 61.0)])
+def test_more_minutes_choose_the_model_by_as_many_examples_as_they_allow(clock, minutes, examples, best):
+    """Unless they are spent already; then the best model is what it was."""
+    state = State(step=100, seconds=600.0, validations=2, due=1.0, minutes=5, valid_examples=50, best=61.0)
+    args = SimpleNamespace(minutes=minutes, steps=None, epochs=None, valid_examples=300, batch_size=16)
+    Schedule(args, 100, Ranks()).given_more(state)
+    assert (state.valid_examples, state.best) == (examples, best)
+
+
+def test_steps_that_were_gone_back_over_do_not_make_validations_smaller(clock):
+    args = SimpleNamespace(minutes=60, steps=None, epochs=None, valid_examples=3000, batch_size=16)
+    schedule = Schedule(args, 1000, Ranks())
+    assert schedule.affordable(State(step=9, seconds=609.0, lost=600.0)) == schedule.affordable(State(step=9, seconds=9.0))
+
+
 def test_a_run_by_steps_that_goes_on_by_minutes_validates_as_one_by_minutes(clock):
     state = State(step=100, seconds=600.0, validations=5)
     args = SimpleNamespace(minutes=20, steps=None, epochs=None, valid_examples=300, batch_size=16)

@@ -13,6 +13,8 @@ from test_ranks import books, train  # noqa: F401  fixtures
 import utils
 from model import BertConfig
 from text import batches
+from training import sharding
+from training.memory import micro_batches
 from training.ranks import Ranks
 from training.states import State
 
@@ -45,9 +47,9 @@ def test_each_rank_has_as_many_micro_batches_and_each_example_counts_once(count,
 
     seen = []
     for ranks in zip(*map(epoch_of, range(world)), strict=True):
-        assert len({len(micro_batches) for micro_batches, _, _ in ranks}) == 1
-        for micro_batches, counts, _ in ranks:
-            real = micro_batches[: len(counts)]
+        assert len({len(parts) for parts, _, _ in ranks}) == 1
+        for parts, counts, _ in ranks:
+            real = parts[: len(counts)]
             assert counts == [(len(batch["labels"]),) * 2 for batch in real]
             seen += [number for batch in real for number in batch["labels"].tolist()]
     assert sorted(seen) == list(range(count))
@@ -60,11 +62,7 @@ def test_each_rank_has_as_many_micro_batches_and_each_example_counts_once(count,
 def test_a_step_on_the_cpu_is_cut_by_what_its_rows_keep(rows_each, lengths, world, parts):
     """12 layers of 384 with 12 heads keep 0.66 GB of a row of 512 tokens and 78 MB of one of 128."""
     data = SimpleNamespace(lengths=lengths and np.array(lengths), rows_each=rows_each, longest=16)
-    body = SimpleNamespace(config=BertConfig(100, 384, 12, 12, 1536))
-    task = SimpleNamespace(model=SimpleNamespace(bert=body), examples={"train": data})
-    examples = np.arange(len(lengths or [0]))
-    assert utils.micro_batches(task, examples, Ranks(0, world)) == parts
-    assert utils.micro_batches(task, examples, Ranks(0, world, torch.device("cuda"))) == 1
+    assert micro_batches(BertConfig(100, 384, 12, 12, 1536), data, np.arange(len(lengths or [0])), world) == parts
 
 
 @slow
@@ -127,10 +125,32 @@ def saved_piece_by_piece(args, ranks):
     return [torch.equal(found[number]["exp_avg"], whole[number]) and float(found[number]["step"]) == 2 for number in whole]
 
 
+def test_a_state_of_zero_moves_between_gpu_and_cpu():
+    """ZeRO's groups hold also what its optimizer was made with, which says whether the steps are a GPU's."""
+    own = {**dict.fromkeys(sharding.SETTINGS, 0.5), "params": [0], "queued": False}
+    assert sharding.alike({**own, "queued": True}, own) and not sharding.alike({**own, "lr": "high"}, own)
+
+
 @slow
 def test_the_optimizers_state_is_gathered_piece_by_piece_on_rank_0(tmp_path):
     one, two = of_every_rank(saved_piece_by_piece, tmp_path, "FSDP")
     assert len(one) == len(two) > 10 and all(one) and all(two)
+
+
+def clipped(args, ranks):
+    """The norm of some gradients, as it was before they were cut to a norm of 0.1 at most, and as it is then."""
+    parallel = trainer(args, ranks).engine.parallel
+    ids = torch.arange(4)[None] + 5
+    parallel(ids, positions=ids > 0).float().square().sum().backward()
+    return [float(sharding.clip(parallel, largest)) for largest in (0.1, 100.0, 100.0)]
+
+
+@slow
+@pytest.mark.parametrize("parallel", ["DDP", "FSDP"])
+def test_gradients_are_cut_to_the_norm_that_is_asked_for(tmp_path, parallel):
+    alone = clipped(Namespace(folder=tmp_path, parallel="None"), Ranks())
+    assert alone[0] > 1 and alone[1:] == pytest.approx([0.1, 0.1], rel=1e-4)
+    assert of_every_rank(clipped, tmp_path, parallel) == [pytest.approx(alone, rel=1e-4)] * 2
 
 
 def in_bf16(args, ranks):

@@ -94,8 +94,9 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"{told}: two budgets; leave one out")
         elif "epochs" in args:
             args.epochs = self.task_defaults["epochs"]
-        if isinstance(getattr(args, "dataset", None), list) and len(args.dataset) == 1:
-            args.dataset = args.dataset[0]
+        if isinstance(getattr(args, "dataset", None), list):
+            names = list(dict.fromkeys(args.dataset))
+            args.dataset = names[0] if len(names) == 1 else names
         if self.ways:
             self.fill(args)
         return args

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from files.mistakes import UserError, warn
 from files.writing import atomic_write, write_json
-from training.ranks import Ranks, peak_memory
+from training.memory import peak_memory
+from training.ranks import Ranks
 from training.schedule import Schedule
 from training.states import State
 

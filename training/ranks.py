@@ -15,7 +15,6 @@ another for longer than ``--timeout-minutes``. Nodes may start different numbers
 """
 
 import contextlib
-import ctypes
 import multiprocessing.connection
 import os
 import re
@@ -39,6 +38,7 @@ from tqdm import tqdm
 from files.mistakes import UserError, out_of_memory
 from text import cache
 from training import slurm
+from training.memory import keep_freed_memory
 from training.stopping import CODES, INTERRUPTED
 
 GRACE = 10  # seconds that a rank's last words may take
@@ -268,19 +268,6 @@ def local_device(local_rank: int) -> torch.device:
     return torch.device("cpu")
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep large blocks that are freed, for the next of their size, instead of giving them back each time.
-
-    Attention scores or logits of over 32 MB would otherwise be given back and had anew many times a step, and a new page
-    costs more than to compute what is written on it. Elsewhere than on glibc nothing happens.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        allocator = ctypes.CDLL(None)
-        if not allocator.mallopt(-3, 1 << 30):  # M_MMAP_THRESHOLD: bytes from which a block is a mapping of its own
-            allocator.mallopt(-3, 32 << 20)  # the most that an older one takes
-        allocator.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: free bytes that are kept
-
-
 def run_rank(place, function, args, parent=None):
     """One rank of several: join the others, run, leave. ``place`` is added to the environment.
 
@@ -450,21 +437,3 @@ def precision_of(args: Namespace, ranks: Ranks) -> torch.dtype:
     if name in ("fp16", "tf32") and device.type == "cpu":
         raise UserError(f"--precision {name}: needs a GPU; use bf16 or fp32 on a CPU")
     return {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-
-
-def memory_of(device: torch.device) -> int:
-    """Bytes that a GPU, or else this machine, has."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that the GPU, or else this process, has held; 0 where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

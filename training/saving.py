@@ -68,9 +68,11 @@ class Saving:
         try:
             checkpoint.save_model(self.args.save, model, self.task.tokenizer, self.task.notes(figures))
         except (OSError, RuntimeError, UserError) as error:
-            if state.best is None:  # nothing is lost yet
-                raise
             reason = getattr(error, "strerror", None) or error
+            if state.best is None:  # the state has what was trained
+                raise error if isinstance(error, UserError) else UserError(
+                    f"{self.args.save}: the model could not be saved ({reason}); make room, and go on with --resume"
+                ) from None
             self.say(f"warning: {self.args.save} stays as it was, the better model could not be saved ({reason}); the run "
                      "goes on")  # fmt: skip
             return False
@@ -164,10 +166,12 @@ class Saving:
         saved = None if state.lowered < 1 else self.ranks.told(self.states.load)
         if saved is None:
             again = "again, after going back" if state.lowered < 1 else "and no saved state to go back to"
-            raise UserError(f"{what}, {again}; go on from {self.args.log_dir} with --resume and a lower --lr (now "
-                            f"{self.args.lr:g}) or --precision fp32")  # fmt: skip
+            raise UserError(f"{what}, {again}; go on from {self.args.log_dir} with --resume --optimizer "
+                            f"{self.args.optimizer} and a lower --lr (now {self.args.lr:g}), or with --precision fp32"
+                            )  # fmt: skip
         self.schedule.count(state)
         earlier = self.restored(saved)
+        earlier.lost += state.seconds - earlier.seconds
         earlier.seconds, earlier.skipped, earlier.lowered, earlier.bad = state.seconds, state.skipped, LOWER, 0
         earlier.best, earlier.best_file = state.best, state.best_file  # which may have come since
         self.schedule.given_more(earlier)

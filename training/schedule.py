@@ -65,7 +65,7 @@ class Schedule:
         wanted = self.args.valid_examples
         if not self.args.minutes or not state.step:
             return wanted
-        one = FORWARD * self.seconds(state) / (state.step * self.args.batch_size)  # seconds of an example
+        one = FORWARD * (self.seconds(state) - state.lost) / (state.step * self.args.batch_size)  # seconds of an example
         return int(self.ranks.of_first(min(wanted, max(FEWEST, VALIDATING * 60 * self.args.minutes / TIMES / one))))
 
     def validated(self, state: State, progress: float, seconds: float) -> None:
@@ -79,11 +79,14 @@ class Schedule:
             state.due = 1.0 if more <= 1 else progress + (1.0 - progress) / more
 
     def given_more(self, state: State) -> None:
-        """For a run that goes on with other --minutes than it had: as many validations again, in what is left of them."""
+        """For a run that goes on with other --minutes than it had: as many validations again, in what is left of them, and
+        of as many examples as these minutes allow, for which no score so far tells what is best."""
         if self.args.minutes and state.minutes != self.args.minutes:
             progress = self.progress(state)
             state.validations, state.due = 0, progress + (1.0 - progress) / TIMES
             state.minutes = self.args.minutes
+            if progress < 1.0 and state.valid_examples not in (None, self.args.valid_examples):
+                state.valid_examples = state.best = None
 
 
 def default_rate(task: str, config: BertConfig, optimizer: str) -> float:

@@ -274,7 +274,7 @@ def alike(group, own):
     return (set(SETTINGS) <= set(group) and isinstance(numbers, list) and all(type(n) is int for n in numbers)
             and len(numbers) == len(own["params"])
             and all(isinstance(group[name], type(value)) and (not isinstance(value, bool) or group[name] == value)
-                    for name, value in own.items() if name in group and name != "fused"))  # fmt: skip
+                    for name, value in own.items() if name in group and name not in ("fused", "queued")))  # fmt: skip
 
 
 def load_optimizer(parallel, optimizer, saved, ranks):
@@ -310,6 +310,7 @@ def load_optimizer(parallel, optimizer, saved, ranks):
         inner.state.clear()
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     if inner is not None:
+        optimizer.state.clear()  # a second copy of what its own has, which nobody steps
         counts_to_their_weights(inner)
 
 

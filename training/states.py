@@ -31,7 +31,7 @@ from files.torch_zip import holds_weights, read_torch
 from files.writing import atomic_write
 
 # To states since the first were saved; they begin as in a new run.
-ADDED = {"validating", "due", "valid_examples", "minutes", "best_file"}
+ADDED = {"validating", "due", "valid_examples", "minutes", "best_file", "lost"}
 
 
 @dataclass
@@ -45,6 +45,7 @@ class State:
     epoch: int = 0
     batch: int = 0  # global batches of this epoch that are done
     seconds: float = 0.0
+    lost: float = 0.0  # seconds of ``seconds`` in steps that the run has gone back over
     tokens: int = 0
     validations: int = 0
     validating: float = 0.0  # seconds of ``seconds`` that validations took
@@ -67,7 +68,7 @@ class State:
 
     @property
     def validated(self) -> bool:
-        """Was the step just done scored? Rank 0's state tells."""
+        """Was the step just done scored? The history, which tells, is rank 0's."""
         return any(step == self.step and kind == "valid" for step, kind, _ in self.history)
 
 
