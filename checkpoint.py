@@ -257,8 +257,8 @@ def export(args):
     print(f"{args.folder}: written")
     for line in lines:
         print(f"note: {line}")
-    if content["notes"]:
-        print(f"note: what the task noted has no place there: {content['notes']}")
+    if lost := {name: value for name, value in content["notes"].items() if name != "bptt"}:
+        print(f"note: what the task noted has no place there: {lost}")
     tell(args.file, content["new"], content["dropped"])
 
 

@@ -216,7 +216,8 @@ def main():
             p.add_argument(*spellings(name), help=help, **options)
     args = parser.parse_args()
     check_not_empty(args)
-    args.dataset = args.dataset[0] if len(args.dataset) == 1 else args.dataset
+    names = names_of(args.dataset)
+    args.dataset = names[0] if len(names) == 1 else names
     args.function(args, Places.of_text(args))
 
 

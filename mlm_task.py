@@ -109,11 +109,11 @@ def layout(args: Namespace, model: MLMTask) -> tuple[int, bool]:
 
     Ours and those of torchtext's example read blocks of running text, and their positions beyond --bptt are untrained.
     The BERTs of Hugging Face's folders and hub read texts that a [SEP] ends, and were trained on all positions that they
-    have.
+    have, unless their tokenizer's settings say less.
     """
     named = args.checkpoint or args.bert_model
     if is_name(named) or Path(named).is_dir():
-        return args.bptt or model.bert.config.max_position_embeddings, True
+        return args.bptt or getattr(model, "notes", {}).get("bptt", model.bert.config.max_position_embeddings), True
     return flags.reading(args, model, READING).bptt, False
 
 

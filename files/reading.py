@@ -53,7 +53,8 @@ def files_in(folder: str | Path, endings: tuple[str, ...]) -> list[Path]:
     for path, folders, names in os.walk(folder, followlinks=True, onerror=closed):
         inner = sorted(name for name in folders if shown(name) and not os.path.exists(os.path.join(path, name, CACHE_TAG)))
         real = {os.path.realpath(os.path.join(path, name)): name for name in reversed(inner)}  # of each the first name
-        folders[:] = [name for name in inner if name in {real[place] for place in set(real) - seen}]
+        unseen = {name for place, name in real.items() if place not in seen}
+        folders[:] = [name for name in inner if name in unseen]
         seen |= set(real)
         found += [Path(path, name) for name in names if shown(name) and name.lower().endswith(endings)]
     return sorted(path for path in found if path.is_file())

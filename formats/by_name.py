@@ -27,6 +27,10 @@ def fetched(name: str) -> Path:
     folder = repository.fetch(["config.json"])
     with told_as(name, folder):
         read_config(folder / "config.json")
+    if not set(VOCABULARIES) & set(repository.files):
+        raise UserError(f"{name}: holds no {', '.join(VOCABULARIES[:-1])} or {VOCABULARIES[-1]}; make tokenizer.json, by "
+                        f"transformers' AutoTokenizer.from_pretrained({name!r}).save_pretrained(FOLDER), beside the rest "
+                        "of it, and name that folder")  # fmt: skip
     return repository.fetch(needed(repository.files))
 
 

@@ -40,7 +40,7 @@ from formats.names import (
     their_names,
 )
 from formats.shapes import body_shapes, head_shapes
-from formats.vocabularies import read_tokenizer, write_tokenizer
+from formats.vocabularies import longest_text, read_tokenizer, write_tokenizer
 from model import BertConfig
 from text.tokenizer import Tokenizer
 
@@ -79,9 +79,9 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
     if weights:
         raise UserError(f"{folder}: has a left-over weight {min(weights)} ({len(weights)} in all) that a {kind} model of "
                         "this config does not have; fetch or convert it again")  # fmt: skip
-    tokenizer = read_tokenizer(folder, config)
+    tokenizer, longest = read_tokenizer(folder, config), longest_text(folder, config)
     return {"task": next(iter(heads), None), "config": config, "tokenizer": tokenizer.state(), "body": body, "heads": heads,
-            "notes": {}, "dropped": dropped, "new": new}  # fmt: skip
+            "notes": {"bptt": longest} if longest else {}, "dropped": dropped, "new": new}
 
 
 TYPES, POSITIONS = "embeddings.token_type_embeddings", "embeddings.position_embeddings.weight"
@@ -302,7 +302,7 @@ def write_folder(content: dict[str, Any], folder: str | Path) -> list[str]:
         write_json(temporary / "config.json", their_config(config, kind, content["heads"], tokenizer))
         safetensors.save_file(weights, str(temporary / "model.safetensors"), {"format": "pt"})
         (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)  # else the owner's alone
-        lines += write_tokenizer(tokenizer, temporary, config)
+        lines += write_tokenizer(tokenizer, temporary, config, content["notes"].get("bptt"))
     return lines
 
 

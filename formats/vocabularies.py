@@ -7,6 +7,7 @@ What a file says that is not applied here is refused by name: ids that are nearl
 """
 
 import json
+import sys
 from pathlib import Path
 
 from files.mistakes import UserError
@@ -174,12 +175,21 @@ def as_trained(tokenizer):
     return found
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig) -> list[str]:
-    """The vocabulary and tokenizer_config.json; gives a line on what other software does differently."""
+def longest_text(folder: Path, config: BertConfig) -> int | None:
+    """How many tokens a text may have by tokenizer_config.json, where these are fewer than there are positions."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    longest = settings.get("model_max_length") if isinstance(settings, dict) else None
+    return longest if type(longest) is int and 8 <= longest < config.max_position_embeddings else None
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig, longest: int | None = None) -> list[str]:
+    """The vocabulary and tokenizer_config.json; gives a line on what other software does differently. ``longest`` is how
+    many tokens the model was trained on at once, where that is known."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     inputs = ["input_ids", *["token_type_ids"] * (config.type_vocab_size > 1), "attention_mask"]
-    settings = {**dict(zip(names, tokenizer.specials, strict=True)), "model_max_length": config.max_position_embeddings,
-                "model_input_names": inputs}  # fmt: skip
+    settings = {**dict(zip(names, tokenizer.specials, strict=True)), "model_input_names": inputs,
+                "model_max_length": min(longest or sys.maxsize, config.max_position_embeddings)}  # fmt: skip
     lines = []
     if tokenizer.kind == "sentencepiece":
         try:

@@ -117,6 +117,11 @@ def test_another_network_is_told_before_its_weights_are_fetched(hub, here):
     hub.put("someone/gpt", {"config.json": json.dumps({"model_type": "gpt2"}).encode(), "model.safetensors": b""})
     refused("someone/gpt", "someone/gpt/config.json: model_type gpt2 is another network; known are bert, ")
     assert not [line for line in hub.asked if line.endswith("model.safetensors")]
+    files = {**tiny(here), "merges.txt": b"", "vocab.json": b"{}"}
+    del files["vocab.txt"]
+    hub.put("someone/merges", files)
+    refused("someone/merges", "holds no vocab.txt, spiece.model or tokenizer.json; make tokenizer.json, by transformers'")
+    assert not [line for line in hub.asked if line.endswith("model.safetensors")]
     hub.put("someone/words", {"README.md": b""})
     refused("someone/words", "someone/words: holds no config.json")
 

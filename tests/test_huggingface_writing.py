@@ -32,6 +32,15 @@ def exported(made, folder, run_script, tokenizer=LETTERS):
     return folder / "out", output
 
 
+def test_how_much_was_read_at_once_in_training_leaves_and_comes_back(tmp_path):
+    """Else other software would read on to positions that are untrained."""
+    save_model(tmp_path / "model.pt", ours(MLMTask), LETTERS, {"bptt": 16})
+    write_folder(read_model(tmp_path / "model.pt"), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["model_max_length"] == 16
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 16
+    assert load_model(MLMTask, tmp_path / "out")[0].notes == {"bptt": 16}
+
+
 @every_head
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_leaves_gives_the_same_logits_in_transformers(kind, head, tmp_path):

@@ -1,5 +1,7 @@
 """A folder that its owner has divided: files and folders called train, valid and test are what they are called."""
 
+import json
+
 import pytest
 
 from files.mistakes import UserError
@@ -146,6 +148,45 @@ def test_what_nothing_here_reads_is_told_with_what_to_make_of_it(write, places, 
         corpus_parts(f"{folder}/{name}", "train", places)
 
 
+def test_settings_and_predictions_beside_questions_are_no_split(write, places, capsys):
+    """Of SQuAD's JSON or of rows, which a stray JSON does not hide."""
+    files = {"train.json": squad("train"), "dev.json": squad("dev"), "test-predictions.json": {"dev-0": "cat"}}
+    found = load_squad_splits(write(files, "json"), places)
+    assert {q.title.split()[0] for q in found["test"].questions} == {"dev"}
+    assert "test-predictions.json: not read, for it has no" in capsys.readouterr().err
+    rows = {f"{part}.jsonl": "".join(json.dumps({
+        "id": f"{part}{number}", "context": f"The cat {part} {number}.", "question": "Who?",
+        "answers": {"text": ["cat"], "answer_start": [4]}}) + "\n" for number in range(40))
+        for part in ("train", "test")}  # fmt: skip
+    name = write({**rows, "train_config.json": {"lr": 1}, "test-predictions.json": {}}, "rows")
+    assert kinds_of(name, places) == ["questions"]
+    assert {q.id.rstrip("0123456789") for q in load_squad_splits(name, places)["test"].questions} == {"test"}
+
+
+@pytest.mark.parametrize("titles", [False, True])
+def test_a_passage_that_is_repeated_for_each_question_is_in_one_split(write, places, capsys, titles):
+    """Also where each question is an article of its own, with a title of its own or none."""
+    rows = squad("train", 200)["data"]
+    for number, row in enumerate(rows):
+        row["paragraphs"][0]["context"] = f"The cat sat on mat {number // 5}."
+        if not titles:
+            del row["title"]
+    found = load_squad_splits(write({"train.json": {"data": rows}}), places)
+    texts = {split: {part.contexts[q.context] for q in part.questions} for split, part in found.items()}
+    assert sum(map(len, texts.values())) == len(set().union(*texts.values())) == 40
+    assert {split: len(part.questions) for split, part in found.items()} == {"train": 175, "valid": 5, "test": 20}
+    assert "two splits" not in capsys.readouterr().err
+
+
+def test_an_article_that_is_repeated_for_each_question_is_in_one_split(write, places, capsys):
+    files = dict(race("train", 100))
+    for number, article in enumerate(files.values()):
+        article["article"] = f"Article {number // 5}."
+    found = load_race_splits(write(files), places)
+    texts = [{article.text for article in articles} for articles in found.values()]
+    assert sum(map(len, texts)) == len(set().union(*texts)) == 20 and "two splits" not in capsys.readouterr().err
+
+
 def test_one_file_of_squads_layout_wants_a_folder(write, places):
     with pytest.raises(UserError, match=r"q\.json: one file; of SQuAD's layout name the folder in which it is train\.json"):
         load_squad_splits(write({"q.json": squad("train")}) + "/q.json", places)
@@ -171,7 +212,7 @@ def test_choices_without_a_folder_are_set_aside_from_train_whatever_the_level(wr
     middle = {file.replace("high", "middle"): {**article, "id": f"m{article['id']}"} for file, article in high.items()}
     name = write({**high, **middle})
     found = ids(load_race_splits(name, places))
-    assert {split: len(some) for split, some in found.items()} == {"train": 103, "valid": 5, "test": 12}
+    assert {split: len(some) for split, some in found.items()} == {"train": 104, "valid": 4, "test": 12}  # the same texts
     middle = ids(load_race_splits(name, places, "middle"))
     assert middle == {split: {id for id in some if id[0] == "m"} for split, some in found.items()}
     assert ids(load_race_splits(name, places, splits=("test",)))["test"] == found["test"]

@@ -15,7 +15,7 @@ CONTEXT = "The cat sat on the mat. The mat was red."
 def squad(titles=("Cats",), paragraphs=1, context=CONTEXT):
     """A small SQuAD 1.1 file's value: in each paragraph of each article two questions."""
     return {"version": "1.1", "data": [
-        {"title": title, "paragraphs": [{"context": context, "qas": [
+        {"title": title, "paragraphs": [{"context": f"{context} {title} {p}.", "qas": [
             {"id": f"{title}-{p}-0", "question": "Who sat?", "answers": [{"text": "The cat", "answer_start": 0}]},
             {"id": f"{title}-{p}-1", "question": "What was red?", "answers": [{"text": "mat", "answer_start": 28}]},
         ]} for p in range(paragraphs)]} for title in titles

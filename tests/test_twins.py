@@ -41,8 +41,16 @@ def test_copies_that_are_divided_alike_are_not_told_and_only_files_of_one_size_a
     straight, read = cache.sample_of, []
     monkeypatch.setattr(cache, "sample_of", lambda path, size: read.append(path.name) or straight(path, size))
     files = {"a.txt": "One.\n\n" * 90, "b.txt": "One.\n\n" * 90, "other.txt": "Two.\n\n" * 90, "long.txt": "Cat.\n" * 99}
-    assert warned(warn_of_twin_files, write(files)) == ""
+    assert warned(warn_of_twin_files, [write(files)]) == ""
     assert sorted(read) == ["a.txt", "b.txt", "other.txt"]
+
+
+def test_a_test_of_one_set_that_another_trains_on_is_told(write, warned):
+    one = write({"train.txt": "One cat.\n\n" * 900, "test.txt": "Two cat.\n\n" * 900}, "one")
+    other = write({"train.txt": "Two cat.\n\n" * 900, "test.txt": "Book 01.\n\n" * 800}, "other")
+    assert warned(load_corpus, one, "train", TOKENIZER) == warned(load_corpus, other, "train", TOKENIZER) == ""
+    error = warned(load_corpus, [one, other], "train", TOKENIZER)
+    assert "one/test.txt (test) and " in error and "other/train.txt (train and valid): the same text" in error
 
 
 def squad(*articles):

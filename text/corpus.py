@@ -19,7 +19,7 @@ import html
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from files.mistakes import UserError, warn
@@ -86,18 +86,21 @@ def corpus_parts(
     return divide(path, split, style, places), style
 
 
-def warn_of_twin_files(name: str, places: Places, style: str | None = None) -> None:
-    """Warn where a file stands in one split, and the same under another name in another. Reads those of one size only."""
-    if CORPORA.get(name, Corpus("")).files.keys() >= set(SPLITS) or "text" not in kinds_of(name, places):
-        return
-    splits: dict[Path, list[str]] = {}
-    for split in SPLITS:
-        for path in dict.fromkeys(path for path, start, end in corpus_parts(name, split, places, style)[0] if end > start):
-            splits.setdefault(path, []).append(split)
-    sizes = {path: os.path.getsize(path) for path in splits}
+def warn_of_twin_files(names: Sequence[str], places: Places, style: str | None = None) -> None:
+    """Warn where a file of the sets that are read together stands in one split, and the same in another, of another name
+    or set. Reads those of one size only."""
+    splits: dict[tuple[str, Path], list[str]] = {}
+    for name in names:
+        if CORPORA.get(name, Corpus("")).files.keys() >= set(SPLITS) or "text" not in kinds_of(name, places):
+            continue
+        for split in SPLITS:
+            parts, _ = corpus_parts(name, split, places, style)
+            for path in dict.fromkeys(path for path, start, end in parts if end > start):
+                splits.setdefault((name, path), []).append(split)
+    sizes = {key: os.path.getsize(key[1]) for key in splits}
     often = Counter(sizes.values())
-    warn_of_twins(((" and ".join(splits[path]), (size, cache.sample_of(path, size)), str(path))
-                   for path, size in sizes.items() if often[size] > 1),
+    warn_of_twins(((" and ".join(splits[key]), (size, cache.sample_of(key[1], size)), str(key[1]))
+                   for key, size in sizes.items() if often[size] > 1),
                   "the same text, by size, beginning, middle and end,")  # fmt: skip
 
 

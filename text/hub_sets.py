@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from files.hub import PREFIX, Repository
 from files.mistakes import UserError, warn
-from files.question_tables import CHOICE_COLUMNS, LETTERS, QUESTIONS, choice_of, kind_of
+from files.question_tables import CHOICE_COLUMNS, CHOICES, LETTERS, QUESTIONS, choice_of, kind_of
 from files.tables import columns_of, rows
 from text import cache
 from text.splits import NAMES, word_of
@@ -111,5 +111,7 @@ def is_secret(path):
                        if isinstance(answers := row.entries().get("answers"), dict))  # fmt: skip
     if kind != "choices":
         return False
+    if not set(CHOICES["answer"]) & set(columns_of(path)):
+        return True
     row = next(rows(path, CHOICE_COLUMNS), None)
     return row is not None and choice_of(row, answers_needed=True).answer not in [*LETTERS]

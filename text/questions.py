@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from pathlib import Path
 
 from files.mistakes import UserError, warn
@@ -25,10 +25,9 @@ from files.records import Records, Skip, entry, want
 from files.tables import rows, tables_at
 from metrics import LETTERS, race_id
 from text.places import RACE_SETS, SPLITS, SQUAD_SETS, Places
-from text.splits import folders_by_name, hashed, of_split, question_files, set_apart, table_files, warn_of_twins
+from text.splits import folders_by_name, hashed, of_split, set_apart, split_files, table_files, warn_of_twins
 
 SET_ASIDE = {"valid": 1 / 25, "test": 1 / 10}  # of the questions, where a set has no such split
-TITLE, CONTEXT = attrgetter("title"), attrgetter("context")
 
 # --------------------------------------------------------------------------------------------------------------------
 # On a passage, answered by a part of it: SQuAD
@@ -176,12 +175,6 @@ def tell_of_part(name, scored, whole):
          "aside; to score all, put them into a folder as test, or use --predict and metrics.py", word="note")  # fmt: skip
 
 
-def split_files(path):
-    """split -> its files: SQuAD's JSON where the folder has some, else tables."""
-    files = question_files(path)
-    return files if any(files.values()) else table_files(path, dev_is_test=True)
-
-
 def squad_source(name: str, split: str, places: Places) -> Source:
     """Where a split lies: its file, or those of its rows. Raises UserError where that is not to be had."""
     if name in SQUAD_SETS:
@@ -204,16 +197,33 @@ def set_aside(squad, source, parts=("valid",)):
     found, path = {}, place_of(source)
     for part, share in ((part, SET_ASIDE[part]) for part in ("test", "valid") if part in parts):
         wanted = share * len(squad.questions)
-        titles, contexts = (Counter(of(q) for q in squad.questions) for of in (TITLE, CONTEXT))
-        of, chosen = TITLE, set_apart(in_order(titles, str), wanted, len(squad.questions) / 5)
+        group = of_one_text(squad)
+        titles = [group[question.title] for question in squad.questions]  # of each question
+        contexts = [squad.contexts[question.context] for question in squad.questions]
+        of, chosen = titles, set_apart(in_order(Counter(titles), str), wanted, len(squad.questions) / 5)
         if not chosen:  # few articles: paragraphs
-            want(len(contexts) > 1, path, f"one paragraph, and some must be set aside for the {part} split", "add another")
-            of, ordered = CONTEXT, in_order(contexts, squad.contexts.__getitem__)
-            chosen = some_of(ordered, wanted)
+            want(len(set(contexts)) > 1, path, f"one paragraph, and some must be set aside for the {part} split",
+                 "add another")  # fmt: skip
+            of, chosen = contexts, some_of(in_order(Counter(contexts), str), wanted)
         aside = set(chosen)
-        found[part] = with_questions(squad, [q for q in squad.questions if of(q) in aside])
-        squad = with_questions(squad, [q for q in squad.questions if of(q) not in aside])
+        found[part] = with_questions(squad, [q for q, name in zip(squad.questions, of, strict=True) if name in aside])
+        squad = with_questions(squad, [q for q, name in zip(squad.questions, of, strict=True) if name not in aside])
     return {"train": squad, **found}
+
+
+def of_one_text(squad):
+    """title -> one for all articles that have a passage in common, as where each question is an article of its own."""
+    group = {question.title: question.title for question in squad.questions}
+    first: dict[str, str] = {}  # passage -> the first title that has it
+
+    def top(title):
+        while group[title] != title:
+            title = group[title]
+        return title
+
+    for question in squad.questions:
+        group[top(question.title)] = top(first.setdefault(squad.contexts[question.context], question.title))
+    return {title: top(title) for title in group}
 
 
 def place_of(source):
@@ -407,11 +417,17 @@ def race_set_aside(source, level, parts, skip):
     """The articles to train on, and those set aside of them: the same ones whichever level is asked for."""
     articles, place = read_race(source, "all", True, skip), place_of(source)
     total, found, rest = sum(len(article.questions) for article in articles.values()), {}, articles
+    ids: dict[str, str] = {}  # of each text the first article's, for some sets repeat it for every question
+    for article in articles.values():
+        ids.setdefault(article.text or article.id, article.id)
     for part in (part for part in ("test", "valid") if part in parts):
-        want(len(rest) > 1, place, f"one article, and some must be set aside for the {part} split", "add another")
-        sizes = {key: len(article.questions) for key, article in rest.items()}
-        chosen = set(some_of(in_order(sizes, lambda key: articles[key].id), SET_ASIDE[part] * total))
-        found[part], rest = chosen, {key: article for key, article in rest.items() if key not in chosen}
+        sizes: Counter = Counter()
+        for article in rest.values():
+            sizes[article.text or article.id] += len(article.questions)
+        want(len(sizes) > 1, place, f"one article, and some must be set aside for the {part} split", "add another")
+        chosen = set(some_of(in_order(sizes, ids.__getitem__), SET_ASIDE[part] * total))
+        found[part] = {key for key, article in rest.items() if (article.text or article.id) in chosen}
+        rest = {key: article for key, article in rest.items() if key not in found[part]}
     wanted = [key for key, article in articles.items() if of_level(key, article, level)]
     return {part: [articles[key] for key in wanted if key in keys] for part, keys in {"train": rest, **found}.items()}
 

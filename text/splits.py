@@ -90,9 +90,11 @@ def question_files(folder: Path) -> dict[str, list[Path]]:
             found[name].append(path)
         elif path.name.lower() in NAMES and path.is_dir() and not files_in(path, (*TEXTS, *TABLES)):
             found[path.name.lower()] += files_in(path, (".json",))
-    for name, paths in found.items():
-        if len(paths) > 1:  # settings that other software left beside the questions
-            found[name] = [path for path in paths if says_data(path)] or paths
+    said = {name: [path for path in paths if says_data(path)] for name, paths in found.items()}
+    if any(said.values()):  # the others are settings or predictions that other software left beside the questions
+        for path in (path for name, paths in found.items() for path in paths if path not in said[name]):
+            warn(f'{path}: not read, for it has no "data" as SQuAD\'s layout has', word="note", once=f"no data in {path}")
+        found = said
     valid, dev = found["valid"] + found["validation"] + found["val"], found["dev"]
     return {"train": found["train"], "valid": valid + dev if found["test"] else valid, "test": found["test"] or dev}
 
@@ -122,6 +124,13 @@ def table_files(path: Path, dev_is_test: bool = False) -> dict[str, list[Path]]:
         test = [file for file in valid if word_of(file, top) != "valid"]
         valid = [file for file in valid if file not in test]
     return {"train": train, "valid": valid, "test": test}
+
+
+def split_files(path: Path) -> dict[str, list[Path]]:
+    """The files of questions of each split: SQuAD's JSON where the folder has some, else tables, else what JSON it has."""
+    files = question_files(path)
+    of_squad = any(says_data(file) for found in files.values() for file in found)
+    return files if of_squad or not tables_at(path) else table_files(path, dev_is_test=True)
 
 
 def hashed(name: str) -> str:

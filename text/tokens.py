@@ -105,6 +105,8 @@ def load_corpus(
     not as the set's name says; ``language`` is that of ``sentences``.
     """
     names = names_of(name)
+    if split == "train" and speaks():
+        warn_of_twin_files(names, places, style)
     caches = [load_one(one, split, tokenizer, places, style, language, task, tasks, tuple(names)) for one in names]
     if len(caches) == 1:
         return caches[0]
@@ -119,8 +121,6 @@ def names_of(dataset: str | Sequence[str]) -> list[str]:
 
 
 def load_one(name, split, tokenizer, places, style, language, task, tasks, beside):
-    if split == "train" and speaks():
-        warn_of_twin_files(name, places, style)
     parts, style = corpus_parts(name, split, places, style, beside)
     title = Path(name).absolute().name  # of --dataset . too
     total = sum(end - start for _, start, end in parts)

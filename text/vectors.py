@@ -36,9 +36,8 @@ def line_vectors(
     """
     room = (longest or model.config.max_position_embeddings) - 2
     whole = [tokenizer.encode_ids(text) for text in texts]
-    if cut := sum(len(ids) > room for ids in whole):
-        warn(f"{cut:,} of {len(whole):,} lines are longer than the {room + 2} tokens that the model reads, and are cut",
-             once="cut lines")  # fmt: skip
+    if any(len(ids) > room for ids in whole):
+        warn(f"lines of more than {room + 2} tokens, which is what the model reads, are cut")
     rows = [np.array(ids[:room], np.int64) for ids in whole]
     device = model.embedding.embed.weight.device
     vectors = np.empty((len(rows), model.config.hidden_size), np.float32)
