@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import machine
 from model import attention, window_attention
-from training.ranks import keep_freed_memory
+from training.memory import keep_freed_memory
 
 
 def milliseconds(function, length):

@@ -22,7 +22,7 @@ SIZES = dict(vocab_size=30522, hidden_size=256, num_hidden_layers=4, num_attenti
 ROWS, LENGTH, MASKED = 32, 128, 0.15
 SECONDS, FASTER, LONGEST = 5, 1.03, 8  # a turn settles in spans of so long, until one is not faster, or after so many
 OTHER = ", other Python"  # ends the name of a contestant that --beside's Python runs
-KEPT = ", freed memory kept"  # ends the name of a peer that also gets ranks.keep_freed_memory, which ours calls itself
+KEPT = ", freed memory kept"  # ends the name of a peer that also gets memory.keep_freed_memory, which ours calls itself
 
 
 @dataclass

@@ -8,7 +8,7 @@ the real training sets for all, the same threads, bf16 autocast (fp32 where the 
 dropout 0.1, alternating, each in its own process; its steps counted once its rate is steady; the median of the rounds.
 The peer pads to the full length (384 tokens with a stride of 128 for SQuAD, 512 for RACE), as its scripts do, or to the
 longest of the batch, in batches of like length as ours (the Trainer's group_by_length); once more with the allocator
-setting that ours makes for itself (ranks.keep_freed_memory), which its scripts do not have. Nobody's tokenising is
+setting that ours makes for itself (memory.keep_freed_memory), which its scripts do not have. Nobody's tokenising is
 counted. A question counts once, however many windows it has. Batches are of 16 windows, or 4 questions with four
 options. Ours finds the answers when it predicts, the peer gives logits only; ours makes its weights narrower once for a
 split, the peer for each batch, as the Trainer does. RACE's joint layout is another network from the same weights:
@@ -36,8 +36,9 @@ from text.places import Places, default_data_dir
 from text.question_windows import QuestionWindows
 from text.questions import SquadSet, fill, load_race_splits, load_squad_splits
 from text.vocabularies import load_vocab
+from training.memory import keep_freed_memory
 from training.optimizer import make_optimizer
-from training.ranks import has_fast_bf16, keep_freed_memory
+from training.ranks import has_fast_bf16
 
 SIZES = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 QUESTIONS = {"squad": 640, "race": 160}  # of a pass, a random part of the training set

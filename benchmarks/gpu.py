@@ -17,6 +17,7 @@ to be.
 import argparse
 import gc
 import importlib.util
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,8 @@ import utils  # noqa: E402
 from model import BertConfig, MLMTask, QuestionAnswerTask  # noqa: E402
 from text.batches import pad_rows  # noqa: E402
 from text.masked_blocks import MaskedBlocks  # noqa: E402
-from training.ranks import Ranks, half_precision, peak_memory, settle  # noqa: E402
+from training.memory import peak_memory  # noqa: E402
+from training.ranks import Ranks, half_precision, settle  # noqa: E402
 
 PEAKS = {  # half precision, dense; of a name that is part of another the longer one first
     "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12,
@@ -234,7 +236,7 @@ def tests(device, quick):
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     last = process.stdout.strip().splitlines()[-1:]
     return [f"tests that want a GPU      {last[0] if last else process.stderr[-200:]}"
-            + ("" if process.returncode == 0 else f"\n{process.stdout[-3000:]}")]  # fmt: skip
+            + ("" if process.returncode == 0 else f"; FAILED\n{process.stdout[-3000:]}")]  # fmt: skip
 
 
 def training(task, size, length, rows, device, quick):
@@ -347,7 +349,8 @@ def main():
                 raise
             note(f"{name}: FAILED, {failure}")
     print("\n" + "\n".join(table) + f"\n{(time.monotonic() - begun) / 60:.1f} minutes")
+    return int(any(re.search(r"\b(FAILED|NOT)\b", line) for line in table))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@
 masked. Ours and transformers' BertForMaskedLM get the same batches with the same threads, alternating, each in its own
 process, its steps counted once its rate is steady; the median of the rounds. Both run in fp32 and, where the CPU
 multiplies it fast, in bf16 (autocast); the peer once more, in the latter, with the allocator setting that ours makes for
-itself (ranks.keep_freed_memory), which its scripts do not have. All tokens of a batch count; there is no padding. FLOPs
+itself (memory.keep_freed_memory), which its scripts do not have. All tokens of a batch count; there is no padding. FLOPs
 are those of the matrix products that the task needs, forward and twice that backward, the vocabulary's at the masked
 positions only; they are set beside the rate at which this machine multiplies matrices of these shapes (roofline.py),
 measured in the same run.
@@ -37,8 +37,9 @@ from benchmarks.common import (
 )
 from benchmarks.roofline import matrix_rate
 from model import BertConfig, MLMTask
+from training.memory import keep_freed_memory
 from training.optimizer import make_optimizer
-from training.ranks import has_fast_bf16, keep_freed_memory
+from training.ranks import has_fast_bf16
 
 
 def batches(count):

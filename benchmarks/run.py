@@ -33,6 +33,7 @@ def main():
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--save", help="also write the table to this file")
     args = parser.parse_args()
+    failed: list[int] = []
     text = f"# Benchmarks\n\nWritten by `make bench` on {date.today()}.\n"
     print(text, flush=True)
     for title, (script, *flags), needed in SCRIPTS:
@@ -43,12 +44,14 @@ def main():
             command = [sys.executable, str(FOLDER / script), *flags]
             process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             part = process.stdout + (f"ended with code {process.returncode}\n" if process.returncode else "")
+            failed.append(process.returncode)
         part = f"\n## {title}\n\n`python benchmarks/{script} {' '.join(flags)}`\n\n```\n{part}```\n"
         print(part, flush=True)
         text += part
         if args.save:  # now, for the next may take the machine with it
             Path(args.save).write_text(text)
+    return int(any(failed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
