@@ -8,6 +8,7 @@ and arguments, runs the script as Python would, and ends as Python does. What it
 read from the environment as they begin: for that a command needs a process of its own.
 """
 
+import contextlib
 import json
 import os
 import runpy
@@ -67,9 +68,10 @@ def become(command, cwd, env, folder, timeout):
 
 
 if __name__ == "__main__":
-    import matplotlib.figure  # noqa: F401
     import torch
-    import torch.utils.tensorboard
+
+    with contextlib.suppress(ImportError):  # what runs import if they find it
+        import torch.utils.tensorboard
 
     become(**next_command())
     runpy.run_path(sys.argv[0], run_name="__main__")

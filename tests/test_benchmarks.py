@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from conftest import ROOT, wait_until
 from toys import refused
 
-from benchmarks import common, from_nothing
+from benchmarks import common, demo, from_nothing
 from benchmarks.goodput import simulate
 
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "common.py")
@@ -26,6 +27,19 @@ def test_a_benchmark_asked_for_help_says_what_it_does_and_does_nothing(script, t
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("usage:") and len(done.stdout.splitlines()) > 4
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_its_table(tmp_path, monkeypatch, task_cache):
+    """`make demo` with a tiny model and budget: of several --steps the last counts."""
+    small = "--steps 2 --nlayers 1 --emsize 32 --nhead 2 --batch_size 4 --bptt 64 --valid-examples 8".split()
+    runs = [[(name, script, [*flags, *small]) for name, script, flags in stage] for stage in demo.RUNS]
+    monkeypatch.setattr(demo, "RUNS", runs)
+    monkeypatch.setattr(sys, "argv", ["demo.py", str(tmp_path)])
+    monkeypatch.setenv("BERT_CACHE", str(task_cache))
+    demo.main()
+    _, *rows, end = (tmp_path / "table.txt").read_text().splitlines()
+    assert len(rows) == 7 and all(re.search(r"\d+\.\d +[\d.-]+$", row) for row in rows) and end.startswith("in ")
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_inspect_says_what_a_set_holds_and_needs_no_torch(script, places):
         (places.data / "books" / f"{number}.txt").write_text("The cat sat. The dog ran.\n\nThe end.\n")
     write_all(places.data, {"squad/train-v1.1.json": small_squad(3), "squad/dev-v1.1.json": small_squad(2), **RACE})
     (places.data / "torch.py").write_text("raise ImportError('torch is not to be imported')")
-    without = {"PYTHONPATH": str(places.data)}
+    without = {"PYTHONPATH": str(places.data), "fresh": True}
     text = script("inspect", "BookCorpus", **without).stdout
     assert "train 17 files, 612 bytes, 17 documents, 34 paragraphs, 51 sentences, 136 words" in text
     assert "words a sentence: half have at most 3, 95 % at most 3, the longest 3" in text

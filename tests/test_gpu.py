@@ -1,5 +1,7 @@
 """What wants a GPU: the tests of the way through a step, on a device whose waits can be seen. Elsewhere they skip."""
 
+import copy
+
 import pytest
 import torch
 from test_gpu_path import TASKS, steps, trainer
@@ -53,7 +55,8 @@ def test_gpu_compiles_layers_that_compute_the_same(gpu, places, tmp_path, task):
 
 def test_gpu_goes_on_from_a_state_of_the_cpu(places, tmp_path, request):
     on_cpu = steps(trainer("mlm", places, tmp_path), 2)
-    saved = on_cpu.engine.content()
+    saved = copy.deepcopy(on_cpu.engine.content())
+    steps(on_cpu, 2)
     request.getfixturevalue("gpu")
     run = trainer("mlm", places, tmp_path)
     run.engine.load(saved)
@@ -61,3 +64,5 @@ def test_gpu_goes_on_from_a_state_of_the_cpu(places, tmp_path, request):
     steps(run, 2)
     run.read_steps()
     assert run.state.bad == 0
+    for one, other in zip(run.state.recent, on_cpu.state.recent[2:], strict=True):
+        assert one == pytest.approx(other, rel=1e-2)

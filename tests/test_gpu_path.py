@@ -69,6 +69,20 @@ def steps(run, count):
     return run
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16),
+                                                   ((7, 5), torch.float16)])  # fmt: skip
+def test_a_gpus_precision_is_bf16_where_it_multiplies_it_fast(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision_of(Namespace(precision="auto"), Ranks(device=torch.device("cuda", 0))) == dtype
+
+
+@pytest.mark.parametrize(("features", "dtype"), [("avx512f amx_bf16", torch.bfloat16), ("avx512_bf16", torch.bfloat16),
+                                                 ("avx2 avx512f", torch.float32)])  # fmt: skip
+def test_a_cpus_precision_is_bf16_where_it_has_instructions_for_it(monkeypatch, features, dtype):
+    monkeypatch.setattr("training.ranks.Path.read_text", lambda path: f"flags : fpu {features}")
+    assert precision_of(Namespace(precision="auto"), Ranks()) == dtype
+
+
 @every_task
 def test_the_host_waits_for_nothing_in_a_step(places, tmp_path, monkeypatch, task):
     take_its_way(monkeypatch)

@@ -266,6 +266,28 @@ def test_race_scores_the_level_that_is_asked_for(trained, run, tmp_path):
     assert both["accuracy"] == pytest.approx((both["middle_accuracy"] + both["high_accuracy"]) / 2)
 
 
+# What a run leaves, and its budget
+
+
+@slow
+def test_a_run_of_minutes_ends_with_a_scored_model_and_goes_on_with_more(run, tmp_path):
+    run("mlm", "--minutes 0.01")
+    first = result(tmp_path / "runs/mlm")
+    assert first["steps"] > 0 and (tmp_path / "mlm_bert.pt").exists()
+    run("mlm", "--minutes 0.2 --resume")
+    assert result(tmp_path / "runs/mlm")["steps"] > first["steps"]
+    history = state(tmp_path / "runs/mlm")["state"]["history"]
+    assert sum(kind == "valid" for _, kind, _ in history) > 1
+
+
+@slow
+def test_a_run_leaves_its_curves_to_tensorboard(trained):
+    pytest.importorskip("tensorboard")
+    for task in TASKS:
+        content = b"".join(path.read_bytes() for path in (trained / "runs" / task).glob("events.out.tfevents*"))
+        assert b"valid/loss" in content and b"test/" in content  # the last as HPARAMS has it
+
+
 # Ranks and micro-batches
 
 

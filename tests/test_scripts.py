@@ -1,12 +1,12 @@
 """Where sentences end, in the common scripts and by a library; English: test_sentences.py."""
 
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import toys
+from conftest import within
 
 import mlm_task
 import qa_task
@@ -41,9 +41,8 @@ def test_no_blank_need_follow_such_a_stop_and_none_is_left_over(stop):
 
 @pytest.mark.parametrize("part", [". ", " ", " \n", "A. ", "г. ", '."', "。", "。」", ". »", "。  ", ". «"])
 def test_hostile_text_takes_no_more_than_its_length(part):
-    started = time.process_time()
-    sentences(part * 100_000 + "x")
-    assert time.process_time() - started < 5  # blanks alone took the square of that: half a minute
+    with within(20):  # blanks alone took the square of that: half a minute
+        sentences(part * 100_000 + "x")
 
 
 # -- where they are used -----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import unicodedata
 
 import pytest
 import torch
+from conftest import within
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from toys import KINDS, LINES, refused
@@ -136,8 +137,9 @@ def test_a_long_text_without_a_blank_takes_linear_time(tokenizers, kind, unit):
     """Quadratic time would need minutes here. Nothing so long is remembered either."""
     text = "a" + unit * 100_000
     tokenizer = tokenizers[kind]
-    encoding = tokenizer.encode(text)
-    assert encoding.ids == tokenizer.encode_ids(text)
+    with within(60):
+        encoding = tokenizer.encode(text)
+        assert encoding.ids == tokenizer.encode_ids(text)
     assert encoding.offsets[-1][1] <= len(text)
     assert max(map(len, tokenizer._ids)) <= module.MEMO_CHARACTERS
 

@@ -4,8 +4,9 @@
 #     tests/slurm/with_slurm.sh sinfo
 #
 # Wants root on Debian; elsewhere it says so and leaves with code 0, or 1 where SLURM_REQUIRED is set. It installs
-# slurmctld, slurmd and munge where they are missing, and starts them by hand: on loopback, on ports of its own, with all their files in one temporary folder
-# and no cgroups. At the end, also after Ctrl-C, it stops each daemon by its pid and removes the folder.
+# slurmctld, slurmd and munge where they are missing, and starts them by hand: on loopback, on ports of its own, with all
+# their files in one temporary folder and no cgroups. At the end, also after Ctrl-C, it stops each daemon by its pid and
+# removes the folder.
 set -u
 
 skip() { echo "Slurm tests skipped: $1"; [ -z "${SLURM_REQUIRED:-}" ]; exit; }
