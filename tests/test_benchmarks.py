@@ -39,7 +39,7 @@ def test_the_demo_ends_with_its_table(tmp_path, monkeypatch, task_cache):
     monkeypatch.setenv("BERT_CACHE", str(task_cache))
     demo.main()
     _, *rows, end = (tmp_path / "table.txt").read_text().splitlines()
-    assert len(rows) == 7 and all(re.search(r"\d+\.\d +[\d.-]+$", row) for row in rows) and end.startswith("in ")
+    assert len(rows) == 7 and all(re.fullmatch(r".{26}( +(-|\d+\.\d)){4}", row) for row in rows) and end.startswith("in ")
 
 
 @pytest.fixture
