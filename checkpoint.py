@@ -257,7 +257,7 @@ def export(args):
     print(f"{args.folder}: written")
     for line in lines:
         print(f"note: {line}")
-    if lost := {name: value for name, value in content["notes"].items() if name != "bptt"}:
+    if lost := {name: value for name, value in content["notes"].items() if name not in ("bptt", "longest")}:
         print(f"note: what the task noted has no place there: {lost}")
     tell(args.file, content["new"], content["dropped"])
 
@@ -303,7 +303,7 @@ def embed(args):
     """Write a vector for each line of a text file, to a .npy file of (lines, width), fp32."""
     check_writable(args.output, args.predict)
     model, tokenizer = load_model(BertModel, args.file, 0.0, args.save_vocab, args.nhead)
-    noted = model.notes.get("bptt")  # positions beyond it are untrained
+    noted = model.notes.get("bptt") or model.notes.get("longest")  # positions beyond it are untrained
     longest = min(noted, model.config.max_position_embeddings) if type(noted) is int and noted > 8 else None
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     count, width = write_vectors(args.output, args.predict, model, tokenizer, args.pool, longest)

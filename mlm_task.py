@@ -113,7 +113,7 @@ def layout(args: Namespace, model: MLMTask) -> tuple[int, bool]:
     """
     named = args.checkpoint or args.bert_model
     if is_name(named) or Path(named).is_dir():
-        return args.bptt or getattr(model, "notes", {}).get("bptt", model.bert.config.max_position_embeddings), True
+        return args.bptt or getattr(model, "notes", {}).get("longest", model.bert.config.max_position_embeddings), True
     return flags.reading(args, model, READING).bptt, False
 
 

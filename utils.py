@@ -278,8 +278,6 @@ class Trainer:
                         progress = self.schedule.progress(self.state)
                         break  # and on with the batches from there
                     if due:
-                        if self.stop:  # a validation may take longer than is left
-                            self.saving.state(self.state, wait=True)
                         self.validate(progress)
                     elif self.save:
                         self.saving.state(self.state)
@@ -361,10 +359,11 @@ class Trainer:
             self.logs.note(self.state, (summed, count, tokens) if good or overflow else (0.0, 0, tokens))
 
     def validate(self, progress):
-        if self.state.best is None:  # a disk without room for the first model will end the run
-            self.saving.state(self.state, wait=True)
+        examples = self.valid_examples()
+        if self.stop or (self.state.best is None and not self.state.bad):  # it may take longer than is left, and a disk
+            self.saving.state(self.state, wait=True)  # without room for the first model ends the run
         begun = time.monotonic()
-        figures = self.compute.score(self.task, "valid", self.valid_examples())
+        figures = self.compute.score(self.task, "valid", examples)
         seconds = time.monotonic() - begun
         self.schedule.validated(self.state, progress, seconds)
         value, best, sign = figures[self.task.best], self.state.best, -1 if self.task.best == "loss" else 1

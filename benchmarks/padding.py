@@ -3,7 +3,7 @@
     python benchmarks/padding.py --data-dir data [--batches 60]
 
 Batches of an epoch of SQuAD 1.1 and RACE as training takes them (sorted by length within stretches, text/batches.py), each
-whole and in parts of their own length, as a CPU's memory has them (``utils.micro_batches``). Tokens by
+whole and in parts of their own length, as a CPU's memory has them (``training/memory.py``). Tokens by
 bert-base-uncased's words.
 """
 

@@ -55,5 +55,5 @@ def card(content: dict[str, Any], name: str, result: dict[str, Any]) -> str:
 
 
 def flags(notes):
-    """How the model reads, as the flags that say it: a Hugging Face folder has no place for that."""
-    return "".join(f" --{name.replace('null_', 'null-')} {value}" for name, value in notes.items())
+    """How the model reads, as the flags that say it: a Hugging Face folder has no place for most of that."""
+    return "".join(f" --{name.replace('null_', 'null-')} {value}" for name, value in notes.items() if name != "longest")

@@ -81,7 +81,7 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
                         "this config does not have; fetch or convert it again")  # fmt: skip
     tokenizer, longest = read_tokenizer(folder, config), longest_text(folder, config)
     return {"task": next(iter(heads), None), "config": config, "tokenizer": tokenizer.state(), "body": body, "heads": heads,
-            "notes": {"bptt": longest} if longest else {}, "dropped": dropped, "new": new}
+            "notes": {"longest": longest} if longest else {}, "dropped": dropped, "new": new}
 
 
 TYPES, POSITIONS = "embeddings.token_type_embeddings", "embeddings.position_embeddings.weight"
@@ -302,7 +302,8 @@ def write_folder(content: dict[str, Any], folder: str | Path) -> list[str]:
         write_json(temporary / "config.json", their_config(config, kind, content["heads"], tokenizer))
         safetensors.save_file(weights, str(temporary / "model.safetensors"), {"format": "pt"})
         (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)  # else the owner's alone
-        lines += write_tokenizer(tokenizer, temporary, config, content["notes"].get("bptt"))
+        notes = content["notes"]
+        lines += write_tokenizer(tokenizer, temporary, config, notes.get("bptt") or notes.get("longest"))
     return lines
 
 

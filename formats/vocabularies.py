@@ -7,7 +7,6 @@ What a file says that is not applied here is refused by name: ids that are nearl
 """
 
 import json
-import sys
 from pathlib import Path
 
 from files.mistakes import UserError
@@ -187,9 +186,10 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig, long
     """The vocabulary and tokenizer_config.json; gives a line on what other software does differently. ``longest`` is how
     many tokens the model was trained on at once, where that is known."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    known = type(longest) is int and 8 <= longest < config.max_position_embeddings
     inputs = ["input_ids", *["token_type_ids"] * (config.type_vocab_size > 1), "attention_mask"]
     settings = {**dict(zip(names, tokenizer.specials, strict=True)), "model_input_names": inputs,
-                "model_max_length": min(longest or sys.maxsize, config.max_position_embeddings)}  # fmt: skip
+                "model_max_length": longest if known else config.max_position_embeddings}  # fmt: skip
     lines = []
     if tokenizer.kind == "sentencepiece":
         try:

@@ -80,7 +80,8 @@ def read_any_model(path, folder, rng, vocab=None):
 
 def good_model(folder):
     for name, cls, kind, notes, options in (
-        ("mlm.pt", MLMTask, "wordpiece", {}, {}), ("ns.pt", NextSentenceTask, "basic_english", {}, {"norm_first": True}),
+        ("mlm.pt", MLMTask, "wordpiece", {"bptt": 64}, {}),
+        ("ns.pt", NextSentenceTask, "basic_english", {}, {"norm_first": True}),
         ("qa.pt", QuestionAnswerTask, "sentencepiece", {"null_threshold": 0.5}, {}),
         ("race.pt", RaceTask, "wordpiece", {}, {"share_layers": True, "embedding_size": 8}),
     ):  # fmt: skip

@@ -38,7 +38,7 @@ def test_how_much_was_read_at_once_in_training_leaves_and_comes_back(tmp_path):
     write_folder(read_model(tmp_path / "model.pt"), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["model_max_length"] == 16
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 16
-    assert load_model(MLMTask, tmp_path / "out")[0].notes == {"bptt": 16}
+    assert load_model(MLMTask, tmp_path / "out")[0].notes == {"longest": 16}
 
 
 @every_head

@@ -154,6 +154,9 @@ def test_settings_and_predictions_beside_questions_are_no_split(write, places, c
     found = load_squad_splits(write(files, "json"), places)
     assert {q.title.split()[0] for q in found["test"].questions} == {"dev"}
     assert "test-predictions.json: not read, for it has no" in capsys.readouterr().err
+    name = write({**files, "test.json": [squad("test")]}, "test")
+    with pytest.raises(UserError, match=r"test\.json"):  # meant as it is called: told, not left out
+        load_squad_splits(name, places)
     rows = {f"{part}.jsonl": "".join(json.dumps({
         "id": f"{part}{number}", "context": f"The cat {part} {number}.", "question": "Who?",
         "answers": {"text": ["cat"], "answer_start": [4]}}) + "\n" for number in range(40))

@@ -356,6 +356,12 @@ def test_a_last_step_without_a_finite_loss_does_not_undo_the_end(toy, tmp_path):
     assert state["finished"] and state["step"] == 9 and state["best"] is not None
 
 
+def test_a_state_without_finite_losses_does_not_take_the_place_of_the_last_good_one(toy, capsys):
+    """The first validation comes amid them: the run goes back to where it began, and on from there."""
+    code, result = toy("--steps 40", bad=range(6, 11), bad_validations=[1])
+    assert code == 0 and "going back to step 0, on with 0.3" in capsys.readouterr().out and result["steps"] == 40
+
+
 def test_a_validation_that_was_cut_short_is_made_up_for(toy, monkeypatch, capsys):
     with monkeypatch.context() as cut, pytest.raises(ZeroDivisionError):
         cut.setattr(utils.Computer, "score", lambda *_: 1 / 0)

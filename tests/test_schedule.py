@@ -95,11 +95,12 @@ def test_a_run_whose_minutes_are_raised_goes_on_validating(clock):
     assert state.validations == 0
 
 
-@pytest.mark.parametrize(("minutes", "examples", "best"), [(20, None, None), (10, 50, 61.0)])
-def test_more_minutes_choose_the_model_by_as_many_examples_as_they_allow(clock, minutes, examples, best):
-    """Unless they are spent already; then the best model is what it was."""
-    state = State(step=100, seconds=600.0, validations=2, due=1.0, minutes=5, valid_examples=50, best=61.0)
-    args = SimpleNamespace(minutes=minutes, steps=None, epochs=None, valid_examples=300, batch_size=16)
+@pytest.mark.parametrize(("minutes", "examples", "best"), [(60, 144, None), (12, 50, 61.0), (10, 50, 61.0),
+                                                           (None, 300, None)])  # fmt: skip
+def test_more_minutes_choose_the_model_by_more_examples_where_they_allow_it(clock, minutes, examples, best):
+    """Where they do not, or are spent already, the best model is what it was. Without minutes all examples are taken."""
+    state = State(step=25, seconds=600.0, validations=2, due=1.0, minutes=5, valid_examples=50, best=61.0)
+    args = SimpleNamespace(minutes=minutes, steps=None if minutes else 1000, epochs=None, valid_examples=300, batch_size=16)
     Schedule(args, 100, Ranks()).given_more(state)
     assert (state.valid_examples, state.best) == (examples, best)
 

@@ -134,7 +134,7 @@ def test_the_sample_bounds_what_is_read():
 @pytest.mark.parametrize("string", ["é", "no-blank-at-all-here,", "one blank and-then-none-for-a-long-time"])
 def test_one_string_over_and_over_trains_a_vocabulary_soon(string):
     lines = [string * (1_000_000 // len(string)), "the cat sat"]
-    with within(60):
+    with within(300, elsewhere=True):
         assert 12 < len(train_tokenizer("sentencepiece", lines, 40)) <= 40
 
 
@@ -142,14 +142,14 @@ def test_a_text_that_stands_twice_trains_a_vocabulary_soon():
     rng = random.Random(1)
     words = ["".join(rng.choices("abcdefghijklmnopqrst", k=rng.randint(2, 9))) for _ in range(3000)]
     book = [" ".join(rng.choices(words, k=80)) for _ in range(2000)]  # a megabyte; the trainer took minutes for two
-    with within(60):
+    with within(300, elsewhere=True):
         once, twice = (train_tokenizer("sentencepiece", text, 500) for text in (book, book + book))
     assert len(once) == len(twice) == 500
 
 
 def test_one_line_over_and_over_trains_a_vocabulary_soon():
     lines = ["the cat sat on the mat and the dog lay"] * 100_000  # hours, for a trainer that was given all
-    with within(60):
+    with within(300, elsewhere=True):
         assert 12 < len(train_tokenizer("sentencepiece", [*lines, "a bird flew"], 30)) <= 30
 
 

@@ -91,7 +91,8 @@ def warn_of_twin_files(names: Sequence[str], places: Places, style: str | None =
     or set. Reads those of one size only."""
     splits: dict[tuple[str, Path], list[str]] = {}
     for name in names:
-        if CORPORA.get(name, Corpus("")).files.keys() >= set(SPLITS) or "text" not in kinds_of(name, places):
+        ready = len(names) == 1 and CORPORA.get(name, Corpus("")).files.keys() >= set(SPLITS)
+        if ready or "text" not in kinds_of(name, places):
             continue
         for split in SPLITS:
             parts, _ = corpus_parts(name, split, places, style)

@@ -104,7 +104,8 @@ def without_secrets(links, dataset):
 
 
 def is_secret(path):
-    """Does the first row have a question with options and none of them as its answer, or has no passage an answer?"""
+    """Has the first row a question with options and none of them as its answer, or no such column, or no passage an answer?
+    """
     kind = kind_of(columns_of(path))
     if kind == "questions":  # one without an answer may be meant so, all of them are not
         return not any(answers.get("text") for row in rows(path, QUESTIONS)

@@ -92,6 +92,8 @@ def question_files(folder: Path) -> dict[str, list[Path]]:
             found[path.name.lower()] += files_in(path, (".json",))
     said = {name: [path for path in paths if says_data(path)] for name, paths in found.items()}
     if any(said.values()):  # the others are settings or predictions that other software left beside the questions
+        said |= {name: paths for name, paths in found.items()  # meant as they are called, whatever is wrong with them
+                 if len(paths) == 1 and (paths[0].stem.lower() == name or paths[0].parent != folder)}  # fmt: skip
         for path in (path for name, paths in found.items() for path in paths if path not in said[name]):
             warn(f'{path}: not read, for it has no "data" as SQuAD\'s layout has', word="note", once=f"no data in {path}")
         found = said

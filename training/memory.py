@@ -53,7 +53,7 @@ def micro_batches(config: BertConfig, data: Any, examples: np.ndarray, world: in
     """In how many parts each of the ranks computes its share of a step's ``examples`` of ``data``: in as many as keep
     MICRO_BYTES each for the way back, of states and of attention's scores under dropout."""
     tokens = data.longest if data.lengths is None else int(data.lengths[examples].max())
-    wide = config.intermediate_size or 4 * config.hidden_size
+    wide: Any = config.intermediate_size  # a number, once the config is made
     states = tokens * (10 * config.hidden_size + 3 * wide)
     scores = 3 * config.num_attention_heads * tokens**2
     rows = -(-len(examples) // world) * data.rows_each

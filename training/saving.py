@@ -65,11 +65,12 @@ class Saving:
         return self.ranks.told(lambda: self.write_best(model, state, figures))
 
     def write_best(self, model, state, figures):
+        notes = self.task.notes(figures)
         try:
-            checkpoint.save_model(self.args.save, model, self.task.tokenizer, self.task.notes(figures))
+            checkpoint.save_model(self.args.save, model, self.task.tokenizer, notes)
         except (OSError, RuntimeError, UserError) as error:
             reason = getattr(error, "strerror", None) or error
-            if state.best is None:  # the state has what was trained
+            if state.best is None:  # what was trained is in the state, if there was room for that
                 raise error if isinstance(error, UserError) else UserError(
                     f"{self.args.save}: the model could not be saved ({reason}); make room, and go on with --resume"
                 ) from None
@@ -112,8 +113,7 @@ class Saving:
         start = getattr(self.args, "checkpoint", None) or getattr(self.args, "bert_model", None)
         if start and own.is_file() and os.path.exists(start) and own.samefile(start):
             kept = free(lambda number: own.with_name(f"{own.stem}-before-{number}{own.suffix}"))
-            with open(own, "rb") as source, atomic_write(kept) as stream:
-                shutil.copyfileobj(source, stream)
+            copy(own, kept)
             self.say(f"{own}: this run starts from it and writes it; kept as {kept}")
 
     def find_best(self, state: State, before: str | None) -> None:
@@ -128,8 +128,7 @@ class Saving:
 
         def take():
             if own.absolute() != old.absolute() and is_best(state, old):
-                with open(old, "rb") as source, atomic_write(own) as stream:
-                    shutil.copyfileobj(source, stream)
+                copy(old, own)
                 self.say(f"{own}: the best model so far, copied from {old}")
             return is_best(state, own)
 
@@ -178,6 +177,11 @@ class Saving:
         self.say(f"{what}: going back to step {earlier.step}, on with {LOWER:g} of the learning rate")
         self.state(earlier)
         return earlier
+
+
+def copy(source: Path, target: Path) -> None:
+    with open(source, "rb") as content, atomic_write(target) as stream:
+        shutil.copyfileobj(content, stream)
 
 
 def job() -> str | None:

@@ -65,7 +65,8 @@ class Schedule:
         wanted = self.args.valid_examples
         if not self.args.minutes or not state.step:
             return wanted
-        one = FORWARD * (self.seconds(state) - state.lost) / (state.step * self.args.batch_size)  # seconds of an example
+        stepping = self.seconds(state) - state.lost - state.validating
+        one = FORWARD * stepping / (state.step * self.args.batch_size)  # seconds of an example
         return int(self.ranks.of_first(min(wanted, max(FEWEST, VALIDATING * 60 * self.args.minutes / TIMES / one))))
 
     def validated(self, state: State, progress: float, seconds: float) -> None:
@@ -80,13 +81,14 @@ class Schedule:
 
     def given_more(self, state: State) -> None:
         """For a run that goes on with other --minutes than it had: as many validations again, in what is left of them, and
-        of as many examples as these minutes allow, for which no score so far tells what is best."""
-        if self.args.minutes and state.minutes != self.args.minutes:
-            progress = self.progress(state)
+        of more examples where these allow it, among which no score so far tells what is best."""
+        if state.minutes == self.args.minutes:
+            return
+        state.minutes, progress = self.args.minutes, self.progress(state)
+        if self.args.minutes:
             state.validations, state.due = 0, progress + (1.0 - progress) / TIMES
-            state.minutes = self.args.minutes
-            if progress < 1.0 and state.valid_examples not in (None, self.args.valid_examples):
-                state.valid_examples = state.best = None
+        if progress < 1.0 and state.valid_examples and (more := self.affordable(state)) > state.valid_examples:
+            state.valid_examples, state.best = more, None
 
 
 def default_rate(task: str, config: BertConfig, optimizer: str) -> float:
