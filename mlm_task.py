@@ -36,6 +36,7 @@ if __name__ == "__main__":  # what follows takes a second to import
     flags.answer_help(arguments)
 
 import math
+import os
 import string
 from argparse import Namespace
 from itertools import pairwise
@@ -48,7 +49,7 @@ import utils
 from files.hub import is_name
 from files.mistakes import UserError, run_main, warn
 from files.reading import read_lines
-from files.writing import write_json
+from files.writing import check_writable, write_json
 from formats.torchtext_files import is_vocab_of_theirs
 from model import MLMTask
 from text.batches import EVALUATION
@@ -199,7 +200,7 @@ def fill(args, ranks, model, tokenizer):
             print(f"  {guess['probability']:.3f}  {guess['word']}")
 
 
-def is_examples(args):
+def is_examples(args: Namespace) -> bool:
     """Is --save-vocab the file of torchtext's BERT example, which is read with its models, and remains that example's?"""
     if not (Path(args.save_vocab).is_file() and is_vocab_of_theirs(args.save_vocab)):
         return False
@@ -208,11 +209,19 @@ def is_examples(args):
     return True
 
 
+def is_given(args):
+    """Is --save-vocab the file of --vocab, which has it already?"""
+    return bool(args.vocab) and os.path.realpath(args.vocab) == os.path.realpath(args.save_vocab)
+
+
 @in_its_place
 def run(args, ranks):
     places = Places.of_text(args)
     if args.fill or args.predict:
         return fill(args, ranks, *flags.trained_models(MLMTask, args, READING)[0])
+    keeps_vocabulary = ranks.first and not args.evaluate and not is_examples(args) and not is_given(args)
+    if keeps_vocabulary:
+        check_writable(args.save_vocab)
     model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
@@ -222,7 +231,7 @@ def run(args, ranks):
         )
         for split in splits
     }  # fmt: skip
-    if ranks.first and not args.evaluate and not is_examples(args):
+    if keeps_vocabulary:
         save_vocab(tokenizer, args.save_vocab)
     task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
                       notes=lambda figures: vars(flags.reading(args, model, READING)), tested=("loss", "ppl"))  # fmt: skip

@@ -238,7 +238,7 @@ def make_task(args, model, tokenizer, places, sets, description):
         for split, squad in sets.items()
     }
     # Without a question to withhold an answer from, the best threshold would cut off what this model got wrong by chance.
-    finds_threshold = "train" in sets and any(not question.answers for question in sets["train"].questions)
+    finds_threshold = {"train", "valid"} <= set(sets) and any(not question.answers for question in sets["train"].questions)
     if finds_threshold and all(question.answers for question in sets["valid"].questions):
         warn("every question of the validation set has an answer, so no threshold is found for withholding one; give "
              "--null-threshold when asking, or validation questions without an answer")  # fmt: skip

@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -44,6 +45,7 @@ TASKS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 SCORES = {"mlm": "loss", "ns": "loss", "qa": "f1", "race": "accuracy"}  # the figures by which the tasks choose a model
 HEADS = ("cls", "duma", "dcmn", "mix")
 OURS = "log_dir save resume no_test evaluate predict ask fill".split()  # not to be given for a trial
+VOCABULARY = Namespace(save_vocab="bert_vocab.pt")  # as mlm_task.py has it; of a model of torchtext's example it is read
 GRACE = 120  # seconds that a run may take to leave once it is to be stopped for good
 FAILURES = 3  # in a row, before any trial has got anywhere: the mistake is common to all
 
@@ -178,7 +180,8 @@ def claim(folder):
 
 def environment():
     """That of a run on its own, also where Slurm or torchrun started this process beside others."""
-    places = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    places = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
+              "GROUP_WORLD_SIZE"}  # fmt: skip
     started = ("SLURM_", "TORCHELASTIC_")
     return {name: x for name, x in os.environ.items() if name not in places and not name.startswith(started)}
 
@@ -191,7 +194,8 @@ def leave_with_parent():
 
 def start(task, folder, words, lock):
     own = ["--log-dir", str(folder), "--save", str(folder / "model.pt"), "--resume", "--no-test"]
-    own += ["--save-vocab", str(folder / "bert_vocab.pt")] * (task == "mlm" and "save_vocab" not in given_flags(words))
+    if task == "mlm" and "save_vocab" not in given_flags(words) and not mlm_task.is_examples(VOCABULARY):
+        own += ["--save-vocab", str(folder / VOCABULARY.save_vocab)]
     with open(folder / "log.txt", "a") as log:
         return subprocess.Popen(
             [sys.executable, TASKS[task].__file__, *words, *own], stdin=subprocess.DEVNULL, stdout=log, stderr=log,

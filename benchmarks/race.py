@@ -30,9 +30,8 @@ from text.places import (  # noqa: E402
     default_data_dir,
 )
 
-QUESTIONS = 16  # a step
-RECIPE = (f"--dataset RACE --batch_size {QUESTIONS} --lr 1e-4 --dropout 0 --bptt 128 --passage select "
-          "--head cls --layout separate").split()  # fmt: skip
+RECIPE = ("--dataset RACE --batch_size 16 --lr 1e-4 --dropout 0 --bptt 128 --passage select --head cls "
+          "--layout separate").split()  # fmt: skip
 VARIANTS = {  # flags after the recipe's: of a flag given twice the last counts
     "cls": "",
     "duma": "--head duma",
@@ -68,7 +67,8 @@ def fine_tune(folder, variant, seed, flags, places, dev):
         race_task(folder / "log.txt", *words, "--resume", "--log-dir", folder, "--save", model)
     if not answers.exists():
         race_task(folder / "dev.txt", *words, "--predict", dev, "--bert-model", model, "--output", answers)
-    return read_json(result), read_json(answers)
+    batch_size = read_json(folder / "settings.json")["batch_size"]  # RECIPE's, or a further flag's
+    return {**read_json(result), "batch_size": batch_size}, read_json(answers)
 
 
 def main():
@@ -91,7 +91,7 @@ def main():
         for (variant, seed), (result, answers) in zip(runs, results, strict=True):
             scores = [part[key] for part in (race_scores(gold, answers), result)
                       for key in ("accuracy", "middle_accuracy", "high_accuracy")]  # fmt: skip
-            print(f"{variant:24} seed {seed} {result['steps'] * QUESTIONS / result['seconds']:11.2f}",
+            print(f"{variant:24} seed {seed} {result['steps'] * result['batch_size'] / result['seconds']:11.2f}",
                   *(f"{score:7.2f}" for score in scores), flush=True)  # fmt: skip
 
 

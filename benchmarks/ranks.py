@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine  # noqa: E402
 
+CORES = sorted(os.sched_getaffinity(0))
 CONTESTANTS = {  # the flags of each program that runs at the same time
     "1 rank": [["--batch_size", "64"]],
     "2 ranks": [["--batch_size", "64", "--parallel", "DDP", "--world_size", "2"]],
@@ -36,8 +37,11 @@ def tokens_per_second(folder, programs, size, steps):
         command = [sys.executable, str(ROOT / "mlm_task.py"), "--size", size, "--steps", str(steps),
                    "--valid-examples", "1", "--cache-dir", f"{folder}/cache", "--log-dir", f"{folder}/{number}",
                    "--save", f"{folder}/{number}.pt", *flags]  # fmt: skip
-        running.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                        env={**os.environ, "OMP_NUM_THREADS": "1"}))  # fmt: skip
+        own = CORES[2 * number : 2 * number + 2] if "--parallel" in flags else CORES[number : number + 1]
+        running.append(subprocess.Popen(  # ranks take as many threads as they have cores
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=lambda own=own: os.sched_setaffinity(0, own),
+        ))  # fmt: skip
     codes = [process.wait() for process in running]
     if any(codes):
         sys.exit(f"mlm_task.py {programs} failed")

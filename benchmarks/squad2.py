@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from files.mistakes import run_main  # noqa: E402
+from files.mistakes import UserError, run_main  # noqa: E402
 from files.reading import read_json  # noqa: E402
 from files.writing import write_json  # noqa: E402
 from metrics import squad_scores  # noqa: E402
@@ -56,6 +56,8 @@ def main():
     parser.add_argument("--data-dir", type=Path, default=Path(default_data_dir()))
     args, flags = parser.parse_known_args()
 
+    if (args.folder / "squad").resolve() == (args.data_dir / "squad").resolve():
+        raise UserError(f"{args.folder}: is --data-dir, whose files would be overwritten; name another folder")
     split(args.data_dir / "squad" / "dev-v2.0.json", args.folder)
     gold, model, output = args.folder / "squad" / "dev-v2.0.json", args.folder / "qa_model.pt", args.folder / "answers.json"
     qa_task("--dataset", "SQuAD2", "--data-dir", args.folder, "--log-dir", args.folder / "log", "--save", model, *flags)

@@ -62,6 +62,13 @@ def test_what_cannot_be_read_is_one_line(small, tmp_path):
     assert not (tmp_path / "out.npy").exists()
 
 
+def test_a_pipe_which_can_be_read_once_is_told(small, tmp_path, monkeypatch):
+    lines = iter([["the cat"] * 3, []])
+    monkeypatch.setattr(module, "texts_of", lambda source: iter(next(lines)))
+    toys.refused(lambda: write_vectors(tmp_path / "out.npy", "/dev/stdin", small, toys.LETTERS), "/dev/stdin: is a pipe")
+    assert not (tmp_path / "out.npy").exists()
+
+
 def test_the_bare_body_of_a_file_is_a_model_too(tmp_path, capsys):
     config = BertConfig(len(toys.LETTERS), 32, 2, 2, max_position_embeddings=32)
     for head, pooler in ((MLMTask, False), (NextSentenceTask, True)):

@@ -19,6 +19,7 @@ import race_task
 import utils
 from checkpoint import read_model, save_model
 from files.mistakes import UserError
+from formats.huggingface import write_folder
 from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from text import sentences
 from text.answers import logit
@@ -103,8 +104,11 @@ def test_answers_to_a_file_never_come_from_positions_beyond_those_of_training(ca
     lengths, plain = [], utils.inputs
     monkeypatch.setattr(utils, "inputs", lambda batch, *more: lengths.append(batch["input_ids"].shape[-1])
                         or plain(batch, *more))  # fmt: skip
-    call(task, f"--predict {dict(ns='pairs.tsv', qa='qa/dev.json', race='race/test')[task]} --bert-model m.pt")
-    assert max(lengths) == 40
+    write_folder(read_model("m.pt"), "exported")
+    for model in ("m.pt", "exported"):
+        call(task, f"--predict {dict(ns='pairs.tsv', qa='qa/dev.json', race='race/test')[task]} --bert-model {model}")
+        assert max(lengths) == 40
+        lengths.clear()
 
 
 # Several models, and the page

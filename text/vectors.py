@@ -63,9 +63,12 @@ def write_vectors(
     shape, model = (count, model.config.hidden_size), model.eval()
     with atomic_write(output) as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        texts = texts_of(source)
+        texts, left = texts_of(source), count
         while group := list(itertools.islice(texts, GROUP)):
             stream.write(line_vectors(model, tokenizer, group, pool, longest).astype("<f4").tobytes())
+            left -= len(group)
+        if left:
+            raise UserError(f"{source}: is a pipe, or was changed while it was read; give a file, and again")
     return shape
 
 

@@ -468,7 +468,8 @@ def reading(args: argparse.Namespace, model: "torch.nn.Module", ways: Ways) -> a
         if not fits(value, usual, *others):
             raise UserError(cannot.format(name, value, name))
         if name == "bptt" and name not in notes:
-            found[name] = min(usual, model.bert.config.max_position_embeddings)
+            longest = notes.get("longest")  # a Hugging Face folder's
+            found[name] = min(usual, model.bert.config.max_position_embeddings, longest if fits(longest, usual) else usual)
     if found.get("passage") == "select":  # else nobody looks for sentences
         sentence_language(found["sentences"])
     if found.get("marks") == "question" and model.bert.config.type_vocab_size <= MARKED:
