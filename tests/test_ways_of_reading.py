@@ -111,6 +111,14 @@ def test_answers_to_a_file_never_come_from_positions_beyond_those_of_training(ca
         lengths.clear()
 
 
+def test_a_file_called_train_is_answered_as_any_other(call, tmp_path):
+    save_model("m.pt", QuestionAnswerTask(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=128)), LETTERS,
+               {"bptt": 40, "stride": 8})  # fmt: skip
+    (tmp_path / "train.json").write_text(json.dumps(toys.as_json(SQUAD)))
+    call("qa", "--predict train.json --output answers.json --bert-model m.pt")
+    assert len(json.loads((tmp_path / "answers.json").read_text())) == len(SQUAD.questions)
+
+
 # Several models, and the page
 
 
