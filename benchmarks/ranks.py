@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine  # noqa: E402
 
-CORES = sorted(os.sched_getaffinity(0))
 CONTESTANTS = {  # the flags of each program that runs at the same time
     "1 rank": [["--batch_size", "64"]],
     "2 ranks": [["--batch_size", "64", "--parallel", "DDP", "--world_size", "2"]],
@@ -32,12 +31,12 @@ CONTESTANTS = {  # the flags of each program that runs at the same time
 
 def tokens_per_second(folder, programs, size, steps):
     """The sum over the programs, run at once."""
-    running = []
+    running, cores = [], sorted(os.sched_getaffinity(0))
     for number, flags in enumerate(programs):
         command = [sys.executable, str(ROOT / "mlm_task.py"), "--size", size, "--steps", str(steps),
                    "--valid-examples", "1", "--cache-dir", f"{folder}/cache", "--log-dir", f"{folder}/{number}",
                    "--save", f"{folder}/{number}.pt", *flags]  # fmt: skip
-        own = CORES[2 * number : 2 * number + 2] if "--parallel" in flags else CORES[number : number + 1]
+        own = cores[:2] if "--parallel" in flags else cores[number : number + 1]
         running.append(subprocess.Popen(  # ranks take as many threads as they have cores
             command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=lambda own=own: os.sched_setaffinity(0, own),

@@ -417,16 +417,17 @@ def race_set_aside(source, level, parts, skip):
     """The articles to train on, and those set aside of them: the same ones whichever level is asked for."""
     articles, place = read_race(source, "all", True, skip), place_of(source)
     total, found, rest = sum(len(article.questions) for article in articles.values()), {}, articles
+    texts = {key: article.text or article.id for key, article in articles.items()}
     ids: dict[str, str] = {}  # of each text the first article's, for some sets repeat it for every question
-    for article in articles.values():
-        ids.setdefault(article.text or article.id, article.id)
+    for key, text in texts.items():
+        ids.setdefault(text, articles[key].id)
     for part in (part for part in ("test", "valid") if part in parts):
         sizes: Counter = Counter()
-        for article in rest.values():
-            sizes[article.text or article.id] += len(article.questions)
+        for key, article in rest.items():
+            sizes[texts[key]] += len(article.questions)
         want(len(sizes) > 1, place, f"one article, and some must be set aside for the {part} split", "add another")
         chosen = set(some_of(in_order(sizes, ids.__getitem__), SET_ASIDE[part] * total))
-        found[part] = {key for key, article in rest.items() if (article.text or article.id) in chosen}
+        found[part] = {key for key in rest if texts[key] in chosen}
         rest = {key: article for key, article in rest.items() if key not in found[part]}
     wanted = [key for key, article in articles.items() if of_level(key, article, level)]
     return {part: [articles[key] for key in wanted if key in keys] for part, keys in {"train": rest, **found}.items()}
