@@ -32,6 +32,7 @@ from files.torch_zip import holds_weights, read_torch, starts_as_zip
 from files.writing import atomic_write, check_writable
 from formats import by_name, card, huggingface, torchtext_files
 from formats.shapes import body_shapes, head_shapes
+from formats.vocabularies import read_at_once
 from model import TASKS, BertConfig, BertModel
 from text.tokenizer import Tokenizer
 from text.vectors import POOLS, write_vectors
@@ -303,9 +304,8 @@ def embed(args):
     """Write a vector for each line of a text file, to a .npy file of (lines, width), fp32."""
     check_writable(args.output, args.predict)
     model, tokenizer = load_model(BertModel, args.file, 0.0, args.save_vocab, args.nhead)
-    noted = model.notes.get("bptt") or model.notes.get("longest")  # positions beyond it are untrained
-    longest = min(noted, model.config.max_position_embeddings) if type(noted) is int and noted > 8 else None
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    longest = read_at_once(model.notes, model.config)
     count, width = write_vectors(args.output, args.predict, model, tokenizer, args.pool, longest)
     print(f"{args.output}: {count:,} vectors of {width:,}")
 

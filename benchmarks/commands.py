@@ -12,6 +12,7 @@ Validations do not count.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -33,18 +34,19 @@ from text.places import Places  # noqa: E402
 from training.memory import keep_freed_memory  # noqa: E402
 
 SIZES = ["--size", "mini", "--vocab", str(vocabulary()), "--bptt", "128"]
-MORE = [["--optimizer", "adamw"], ["--mask_frac", "0.15"], ["--batch_size", "32"], ["--dropout", "0.1"]]
+SAME = "... and dropout of 0.1"
+ROW_BY_ROW = {  # each keeps what those above it say; the last does the very work of the loop
+    "... with AdamW": ["--optimizer", "adamw"],
+    "... and 15 % masked": ["--mask_frac", "0.15"],
+    "... and batches of 32": ["--batch_size", "32"],
+    SAME: ["--dropout", "0.1"],
+}
 COMMANDS = {
     "mlm_task.py as it comes": ("mlm", SIZES),
-    "... under --minutes: in batches of 32": ("mlm", [*SIZES, *MORE[2]]),
-    "... with AdamW": ("mlm", [*SIZES, *MORE[0]]),
-    "... and 15 % masked": ("mlm", [*SIZES, *MORE[0], *MORE[1]]),
-    "... and batches of 32": ("mlm", [*SIZES, *MORE[0], *MORE[1], *MORE[2]]),
-    "... and dropout of 0.1": ("mlm", [*SIZES, *MORE[0], *MORE[1], *MORE[2], *MORE[3]]),  # the very work of the loop
+    "... under --minutes: in batches of 32": ("mlm", [*SIZES, "--batch_size", "32"]),
+    **{name: ("mlm", SIZES + said) for name, said in zip(ROW_BY_ROW, itertools.accumulate(ROW_BY_ROW.values()), strict=True)},
     **{f"{task}_task.py as it comes": (task, ["--bert-model", "none", "--size", "mini"]) for task in ("ns", "qa", "race")},
 }
-
-
 SCRIPTS = {"a transformers script": [], f"a transformers script{KEPT}": ["--kept"]}
 
 
@@ -119,7 +121,7 @@ def main():
                 found.append(command(*COMMANDS[name], args.steps, folder) if name in COMMANDS
                              else scripted(SCRIPTS[name], args.steps) if name in SCRIPTS else loop())  # fmt: skip
     print(machine())
-    same = statistics.median(rates["... and dropout of 0.1"])
+    same = statistics.median(rates[SAME])
     whole = statistics.median(rates["the loop of benchmarks/mlm.py"])
     for name, found in rates.items():
         rate = statistics.median(found)

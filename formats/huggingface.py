@@ -40,7 +40,7 @@ from formats.names import (
     their_names,
 )
 from formats.shapes import body_shapes, head_shapes
-from formats.vocabularies import longest_text, read_tokenizer, write_tokenizer
+from formats.vocabularies import longest_text, read_at_once, read_tokenizer, write_tokenizer
 from model import BertConfig
 from text.tokenizer import Tokenizer
 
@@ -302,8 +302,7 @@ def write_folder(content: dict[str, Any], folder: str | Path) -> list[str]:
         write_json(temporary / "config.json", their_config(config, kind, content["heads"], tokenizer))
         safetensors.save_file(weights, str(temporary / "model.safetensors"), {"format": "pt"})
         (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)  # else the owner's alone
-        notes = content["notes"]
-        lines += write_tokenizer(tokenizer, temporary, config, notes.get("bptt") or notes.get("longest"))
+        lines += write_tokenizer(tokenizer, temporary, config, read_at_once(content["notes"], config))
     return lines
 
 

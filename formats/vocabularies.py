@@ -1,7 +1,7 @@
 """The tokenizer in a Hugging Face folder, in and out: vocab.txt, spiece.model or tokenizer.json, and tokenizer_config.json.
 
     tokenizer = read_tokenizer(Path("bert-base-uncased"), config)
-    lines = write_tokenizer(tokenizer, Path("folder"), config)      # what other software does differently
+    lines = write_tokenizer(tokenizer, Path("folder"), config, 512)  # what other software does differently
 
 What a file says that is not applied here is refused by name: ids that are nearly right are wrong.
 """
@@ -182,14 +182,20 @@ def longest_text(folder: Path, config: BertConfig) -> int | None:
     return longest if type(longest) is int and 8 <= longest < config.max_position_embeddings else None
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig, longest: int | None = None) -> list[str]:
-    """The vocabulary and tokenizer_config.json; gives a line on what other software does differently. ``longest`` is how
-    many tokens the model was trained on at once, where that is known."""
+def read_at_once(notes: dict, config: BertConfig) -> int:
+    """How many tokens a model was trained on at once, as its notes tell, else its positions: those beyond are untrained."""
+    longest = notes.get("bptt") or notes.get("longest")  # the second is longest_text's
+    positions = config.max_position_embeddings
+    return min(longest, positions) if type(longest) is int and longest >= 8 else positions
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig, longest: int) -> list[str]:
+    """The vocabulary and tokenizer_config.json, with how many tokens are read at once; gives a line on what other software
+    does differently."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    known = type(longest) is int and 8 <= longest < config.max_position_embeddings
     inputs = ["input_ids", *["token_type_ids"] * (config.type_vocab_size > 1), "attention_mask"]
     settings = {**dict(zip(names, tokenizer.specials, strict=True)), "model_input_names": inputs,
-                "model_max_length": longest if known else config.max_position_embeddings}  # fmt: skip
+                "model_max_length": longest}  # fmt: skip
     lines = []
     if tokenizer.kind == "sentencepiece":
         try:

@@ -194,10 +194,9 @@ def squad_source(name: str, split: str, places: Places) -> Source:
 
 def set_aside(squad, source, parts=("valid",)):
     """Training questions, and those set aside of them for other splits."""
-    found, path = {}, place_of(source)
+    found, path, group = {}, place_of(source), of_one_text(squad)
     for part, share in ((part, SET_ASIDE[part]) for part in ("test", "valid") if part in parts):
         wanted = share * len(squad.questions)
-        group = of_one_text(squad)
         titles = [group[question.title] for question in squad.questions]  # of each question
         contexts = [squad.contexts[question.context] for question in squad.questions]
         of, chosen = titles, set_apart(in_order(Counter(titles), str), wanted, len(squad.questions) / 5)
