@@ -19,15 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from files.command_line import Help, check_not_empty, spellings
+from files.command_line import Help, check_not_empty, positive, spellings
 from files.mistakes import UserError, run_main, warn
 from files.pretrained import resolved
 from metrics import LETTERS
-from text.corpus import COLUMN_HELP, FORMAT_HELP, SHARE_HELP, STYLES, corpus_parts, paragraphs, pieces, sentences_of
+from text.corpus import TEXT_FLAGS, corpus_parts, paragraphs, pieces, sentences_of
 from text.places import SPLITS, Places, default_cache_dir, default_data_dir, kinds_of
 from text.questions import load_race_splits, load_squad_splits, squad_source
 from text.sentences import sentence_language
-from text.splits import share_of_text
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer, names_of
 from text.vocabularies import says_itself
@@ -192,10 +191,7 @@ def main():
         p.set_defaults(function=function)
         flags = [("dataset", "name of a data set, a path, or hub:owner/name; several: of pretraining, together",
                   {"default": "Sample", "nargs": "+"}),
-                 ("text-format", FORMAT_HELP, {"choices": list(STYLES)}),
-                 ("text-column", COLUMN_HELP, {}),
-                 ("valid-share", SHARE_HELP.format("validation", 0.05), {"type": share_of_text}),
-                 ("test-share", SHARE_HELP.format("test", 0.1), {"type": share_of_text}),
+                 *TEXT_FLAGS,
                  ("data-dir", "where data sets lie", {"default": default_data_dir()}),
                  ("cache-dir", "where tokens and unpacked archives are kept", {"default": default_cache_dir()}),
                  ("sentences", "where they end: by rules, or as sentencex has it for a language such as de",
@@ -207,7 +203,7 @@ def main():
                       ("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab", {}),
                       ("lowercase", "read capitals as small letters for a vocab.txt? auto: where it has none",
                        {"choices": ["auto", "yes", "no"], "default": "auto"}),
-                      ("vocab-size", "size of a new vocabulary", {"type": int}),
+                      ("vocab-size", "size of a new vocabulary", {"type": positive(int)}),
                       ("bert-model", "take the vocabulary of this model file, Hugging Face folder or name on the hub; "
                        "pretrained: of the models that come with the suite", {}),
                       ("save-vocab", "vocabulary of a --bert-model that torchtext's BERT example made",

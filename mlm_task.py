@@ -56,7 +56,7 @@ from text.batches import EVALUATION
 from text.masked_blocks import MaskedBlocks
 from text.places import Places
 from text.tokenizer import Tokenizer
-from text.tokens import load_corpus, load_tokenizer
+from text.tokens import load_corpus
 from text.vocabularies import save_vocab
 from training.beginning import in_its_place
 from training.ranks import launch
@@ -222,7 +222,7 @@ def run(args, ranks):
     keeps_vocabulary = ranks.first and not args.evaluate and not is_examples(args) and not is_given(args)
     if keeps_vocabulary:
         check_writable(args.save_vocab)
-    model, tokenizer = flags.new_or_loaded(MLMTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
+    model, tokenizer = flags.new_or_loaded(MLMTask, args, places, READING)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")
     examples = {
         split: MaskedBlocks(

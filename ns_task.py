@@ -49,7 +49,7 @@ from text.batches import EVALUATION, pad_rows
 from text.places import Places
 from text.sentence_pairs import SentencePairs, cut_longest_first
 from text.splits import of_split
-from text.tokens import load_corpus, load_tokenizer
+from text.tokens import load_corpus
 from training.beginning import in_its_place
 from training.ranks import launch
 
@@ -128,9 +128,7 @@ def predict(args, ranks, model, tokenizer):
 @in_its_place
 def run(args, ranks):
     places = Places.of_text(args)
-    model, tokenizer = flags.new_or_loaded(
-        NextSentenceTask, args, lambda: load_tokenizer(args, args.dataset, places), READING
-    )
+    model, tokenizer = flags.new_or_loaded(NextSentenceTask, args, places, READING)
     if args.predict:
         return predict(args, ranks, model, tokenizer)
     splits = ("test",) if args.evaluate else ("train", "valid", "test")

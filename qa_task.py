@@ -92,7 +92,6 @@ from text.question_windows import QuestionWindows
 from text.questions import Question, SquadSet, load_squad, load_squad_splits
 from text.sentences import sentences
 from text.tokenizer import Tokenizer
-from text.tokens import load_tokenizer
 from training.beginning import in_its_place
 from training.ranks import Ranks, launch
 
@@ -136,13 +135,6 @@ def make_rows(n_best: int, longest: int) -> Callable[..., list]:
         return result
 
     return rows
-
-
-def make_found(model):
-    def found(data, rows):
-        return Found(candidates(data, rows), null_threshold(model), mean(loss for _, (loss, _, _) in rows))
-
-    return found
 
 
 def null_threshold(model):
@@ -209,23 +201,11 @@ def settled(args, found):
     return found if args.null_threshold is None else replace(found, threshold=args.null_threshold)
 
 
-def make_figures(model, finds_threshold):
-    def figures(data, found):
-        validating = finds_threshold and not hasattr(model, "notes")  # by the threshold to be noted beside the model
-        return {"loss": found.loss, **official(data, found.candidates, found.threshold, validating)}
-
-    return figures
-
-
 def summary(part, figures):
     text = f"{part} loss {figures['loss']:8.5f}"
     if "exact" in figures:
         text += f" | exact {figures['exact']:8.3f}% | f1 {figures['f1']:8.3f}%"
     return text.strip()
-
-
-def make_notes(how, finds_threshold):
-    return lambda figures: {**vars(how), **({"null_threshold": figures["null_threshold"]} if finds_threshold else {})}
 
 
 def make_task(args, model, tokenizer, places, sets, description):
@@ -243,12 +223,20 @@ def make_task(args, model, tokenizer, places, sets, description):
         warn("every question of the validation set has an answer, so no threshold is found for withholding one; give "
              "--null-threshold when asking, or validation questions without an answer")  # fmt: skip
         finds_threshold = False
-    scores = make_figures(model, finds_threshold)
+
+    def found(data, rows):
+        return Found(candidates(data, rows), null_threshold(model), mean(loss for _, (loss, _, _) in rows))
+
+    def figures(data, found):
+        found, validating = settled(args, found), finds_threshold and not hasattr(model, "notes")  # noted beside the model
+        return {"loss": found.loss, **official(data, found.candidates, found.threshold, validating)}
+
+    def notes(figures):
+        return {**vars(how), **({"null_threshold": figures["null_threshold"]} if finds_threshold else {})}
+
     return utils.Task(
-        "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length),
-        lambda data, found: scores(data, settled(args, found)), summary, "f1", make_notes(how, finds_threshold),
-        lambda compute, model, data, found: samples(compute, model, data, settled(args, found)), make_found(model),
-        together,
+        "qa", model, tokenizer, examples, loss, make_rows(args.n_best, args.max_answer_length), figures, summary, "f1",
+        notes, lambda compute, model, data, found: samples(compute, model, data, settled(args, found)), found, together,
     )  # fmt: skip
 
 
@@ -354,15 +342,10 @@ def run(args, ranks):
         squads = load_squad_splits(args.dataset, places, ("test",), skip=None if args.strict else warn)
         tasks = [make_task(args, *model, places, squads, name) for model in models]
         return utils.evaluate(tasks, args, ranks)
-    model, tokenizer = flags.new_or_loaded(
-        QuestionAnswerTask, args, lambda: load_tokenizer(args, args.dataset, places), READING
-    )
+    model, tokenizer = flags.new_or_loaded(QuestionAnswerTask, args, places, READING)
     vars(model).pop("notes", None)  # of --checkpoint: training finds a threshold of its own
     sets = load_squad_splits(args.dataset, places, skip=None if args.strict else warn)
-    task = make_task(args, model, tokenizer, places, sets, name)
-    if not len(task.examples["test"]):
-        raise UserError(f"{args.dataset}: no questions to score")
-    return utils.run(task, args, ranks)
+    return utils.run(make_task(args, model, tokenizer, places, sets, name), args, ranks)
 
 
 if __name__ == "__main__":

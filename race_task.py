@@ -95,7 +95,6 @@ from text.option_rows import OptionRows
 from text.places import Places
 from text.questions import Article, load_race, load_race_splits
 from text.tokenizer import Tokenizer
-from text.tokens import load_tokenizer
 from training import sharding
 from training.beginning import in_its_place
 from training.ranks import Ranks, launch
@@ -114,7 +113,7 @@ def settle_reading(args: Namespace, config: BertConfig) -> None:
 
 
 def inputs(batch, *more):
-    return utils.inputs(batch, "parts", *(name for name in ("markers", "option_mask", *more) if name in batch))
+    return utils.inputs(batch, "parts", "markers", "option_mask", *more)
 
 
 def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
@@ -278,7 +277,7 @@ def run(args, ranks):
         articles = load_race_splits(args.dataset, places, args.level, ("test",), skip=None if args.strict else warn)
         tasks = [make_task(args, *model, places, articles, name) for model in models]
         return utils.evaluate(tasks, args, ranks)
-    model, tokenizer = flags.new_or_loaded(RaceTask, args, lambda: load_tokenizer(args, args.dataset, places), READING)
+    model, tokenizer = flags.new_or_loaded(RaceTask, args, places, READING)
     settle_reading(args, model.bert.config)
     sets = load_race_splits(args.dataset, places, args.level, skip=None if args.strict else warn)
     task = make_task(args, model, tokenizer, places, sets, name)

@@ -31,6 +31,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import checkpoint
+import heads
 import mlm_task
 import ns_task
 import qa_task
@@ -43,7 +44,7 @@ from training import beginning, flags, stopping
 
 TASKS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 SCORES = {"mlm": "loss", "ns": "loss", "qa": "f1", "race": "accuracy"}  # the figures by which the tasks choose a model
-HEADS = ("cls", "duma", "dcmn", "mix")
+HEADS = ("cls", *heads.HEADS)
 OURS = "log_dir save resume no_test evaluate predict ask fill".split()  # not to be given for a trial
 VOCABULARY = Namespace(save_vocab="bert_vocab.pt")  # as mlm_task.py has it; of a model of torchtext's example it is read
 GRACE = 120  # seconds that a run may take to leave once it is to be stopped for good

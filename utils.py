@@ -263,7 +263,7 @@ class Trainer:
         while progress < 1.0 and not self.stop:
             with contextlib.closing(prefetch(self.work(), self.ranks.device)) as steps:
                 for micro_batches, counts, after in self.logs.clocked(steps):
-                    rate, _ = self.step(micro_batches, counts, progress)
+                    rate = self.step(micro_batches, counts, progress)
                     self.state.step += 1
                     self.state.epoch, self.state.batch = after
                     progress = self.schedule.progress(self.state)
@@ -314,8 +314,8 @@ class Trainer:
             return 1
         return micro_batches(self.task.model.bert.config, self.data, examples, self.ranks.world)
 
-    def step(self, micro_batches: list[dict], counts: list[tuple[int, int]], progress: float) -> tuple[float, float]:
-        """One step; gives its learning rate and, unless that is still being computed, the gradient's norm."""
+    def step(self, micro_batches: list[dict], counts: list[tuple[int, int]], progress: float) -> float:
+        """One step; gives its learning rate."""
         args, engine, rate = self.args, self.engine, self.schedule.rate(progress, self.state.lowered)
         optimizer: Any = engine.optimizer  # MuonAdamW, or what makes ZeRO of it, each with ``good``
         for group in optimizer.param_groups:
@@ -344,7 +344,7 @@ class Trainer:
         self.unread.append((Later(told), count, tokens))
         self.read_steps(keep=int(self.ranks.queued))
         self.stop, self.save = stop > 0, save > 0
-        return rate, self.norm
+        return rate
 
     def read_steps(self, keep: int = 0) -> None:
         """Note what became of the steps so far, but for the last ``keep``, which may still be at work."""

@@ -35,7 +35,7 @@ from training.memory import keep_freed_memory  # noqa: E402
 
 SIZES = ["--size", "mini", "--vocab", str(vocabulary()), "--bptt", "128"]
 SAME = "... and dropout of 0.1"
-ROW_BY_ROW = {  # each keeps what those above it say; the last does the very work of the loop
+MORE = {  # each row keeps what those above it say; the last does the very work of the loop
     "... with AdamW": ["--optimizer", "adamw"],
     "... and 15 % masked": ["--mask_frac", "0.15"],
     "... and batches of 32": ["--batch_size", "32"],
@@ -44,7 +44,7 @@ ROW_BY_ROW = {  # each keeps what those above it say; the last does the very wor
 COMMANDS = {
     "mlm_task.py as it comes": ("mlm", SIZES),
     "... under --minutes: in batches of 32": ("mlm", [*SIZES, "--batch_size", "32"]),
-    **{name: ("mlm", SIZES + said) for name, said in zip(ROW_BY_ROW, itertools.accumulate(ROW_BY_ROW.values()), strict=True)},
+    **{name: ("mlm", SIZES + all) for name, all in zip(MORE, itertools.accumulate(MORE.values()), strict=True)},
     **{f"{task}_task.py as it comes": (task, ["--bert-model", "none", "--size", "mini"]) for task in ("ns", "qa", "race")},
 }
 SCRIPTS = {"a transformers script": [], f"a transformers script{KEPT}": ["--kept"]}

@@ -57,7 +57,7 @@ def run(folder, name, script, flags, threads):
 
 
 def chance():
-    """What needs no reading: a coin for next sentences, the most frequent answer for QA, one in four for RACE."""
+    """The share of the most frequent answer among the test questions, in percent."""
     questions = [q for a in sample.squad("test", sample.SIZES[-1][3])["data"] for p in a["paragraphs"] for q in p["qas"]]
     answers = Counter(q["answers"][0]["text"] if q["answers"] else "" for q in questions)
     return 100 * answers.most_common(1)[0][1] / len(questions)

@@ -62,7 +62,7 @@ class Words(SimpleNamespace):
 
 
 def words(size):
-    return Words(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, size=size)
+    return Words(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, special_ids=[*range(5)], size=size)
 
 
 def language(count, size, seed=0):

@@ -1,7 +1,9 @@
-"""What command lines have in common: two spellings of a flag, help that shows defaults, nothing given as nothing."""
+"""What command lines have in common: two spellings of a flag, numbers above 0, help that shows defaults, nothing given as
+nothing."""
 
 import argparse
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 from files.mistakes import UserError
 
@@ -9,6 +11,21 @@ from files.mistakes import UserError
 def spellings(flag: str) -> Iterable[str]:
     """The ways to write a flag of several words: as given, with - and with _."""
     return dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}", f"--{flag.replace('-', '_')}"])
+
+
+def positive(kind: Callable[[str], float], endless: bool = False) -> Callable[[str], float]:
+    """For argparse: what ``kind`` makes of a text, where that is above 0, and has an end unless it may be ``endless``."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        if value == math.inf and not endless:
+            raise argparse.ArgumentTypeError(f"{text} has no end")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

@@ -12,10 +12,11 @@ from pathlib import Path
 from files.hub import Repository
 from files.mistakes import UserError
 from formats.huggingface import read_config
+from formats.vocabularies import READERS
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PARTS = {"model.safetensors.index.json": "model-*.safetensors", "pytorch_model.bin.index.json": "pytorch_model-*.bin"}
-VOCABULARIES = ("vocab.txt", "spiece.model", "tokenizer.json")
+VOCABULARIES = tuple(READERS)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from formats.names import Table, Weights, take
 from formats.shapes import body_shapes, head_shapes
 from model import BertConfig
 from text.tokenizer import SPECIALS, Tokenizer
-from text.vocabularies import is_vocab, load_vocab
+from text.vocabularies import load_vocab
 
 LARGEST_VOCABULARY = 1 << 28  # bytes
 LAYER = "transformer_encoder.layers.#"
@@ -144,14 +144,9 @@ def counter(counts=()):
     return counts
 
 
-def no_default(*arguments):
-    """Stands in for the function that gives unknown words their number."""
-    return 0
-
-
 STAND_INS: dict[tuple[str, str], Any] = {
     ("torchtext.vocab", "Vocab"): Vocab,
-    ("torchtext.vocab", "_default_unk_index"): no_default,
+    ("torchtext.vocab", "_default_unk_index"): None,  # what gives unknown words their number
     ("collections", "Counter"): counter,
     ("collections", "defaultdict"): Lookup,
 }
@@ -170,10 +165,10 @@ class Unpickler(pickle._Unpickler):  # the one in Python: the one in C reserves 
 def is_vocab_of_theirs(path: str | Path) -> bool:
     """Is it a vocabulary that the example pickled?"""
     try:
-        read_vocab(path)
-    except UserError:
+        unpickled(Path(path).read_bytes(), path)
+    except (OSError, UserError):
         return False
-    return not is_vocab(path)
+    return True
 
 
 def read_vocab(path):
@@ -190,6 +185,11 @@ def read_vocab(path):
         while own and tokenizer.tokens[own - 1] in tokenizer.specials:
             own -= 1
         return tokenizer, sorted({own, len(tokenizer)})
+    return unpickled(data, path)
+
+
+def unpickled(data, path):
+    """As `read_vocab`, of a vocabulary that the example pickled."""
     try:
         vocabulary = unpickle(data)
     except Exception as error:  # a broken pickle can raise anything

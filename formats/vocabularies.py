@@ -24,31 +24,29 @@ ROBERTA_SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 def read_tokenizer(folder: Path, config: BertConfig) -> Tokenizer:
     """The folder's tokenizer: vocab.txt as WordPiece (or basic_english, where we wrote it), else spiece.model, else
     tokenizer.json."""
-    settings = {}
-    if (folder / "tokenizer_config.json").is_file():
-        settings = read_json(folder / "tokenizer_config.json")
-        if not isinstance(settings, dict):
-            raise UserError(f"{folder / 'tokenizer_config.json'}: holds no settings; fetch it again")
+    settings = settings_of(folder)
     named = read_json(folder / "config.json").get("tokenizer_class")  # where older folders say it
     settings = {**settings, "tokenizer_class": settings.get("tokenizer_class") or named}
-    if (folder / "vocab.txt").is_file():
-        path = folder / "vocab.txt"
-        tokenizer = read_vocab_txt(path, settings)
-    elif (folder / "spiece.model").is_file():
-        path = folder / "spiece.model"
-        tokenizer = read_spiece(path, settings)
-    elif (folder / "tokenizer.json").is_file():
-        path = folder / "tokenizer.json"
-        tokenizer = read_tokenizer_json(path, settings)
-    else:
+    path = next((folder / name for name in READERS if (folder / name).is_file()), None)
+    if path is None:
         remedy = "fetch the vocabulary too"
         if (folder / "merges.txt").is_file():
             remedy = ("make tokenizer.json of what is there, by transformers' AutoTokenizer.from_pretrained(FOLDER)"
                       ".save_pretrained(FOLDER)")  # fmt: skip
         raise UserError(f"{folder}: holds no vocab.txt, spiece.model or tokenizer.json; {remedy}")
+    tokenizer = READERS[path.name](path, settings)
     if len(tokenizer) > config.vocab_size:
         raise UserError(f"{path}: {len(tokenizer)} tokens, but config.json says {config.vocab_size}; fetch both again")
     return tokenizer
+
+
+def settings_of(folder):
+    """What tokenizer_config.json says, if it is there."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: holds no settings; fetch it again")
+    return settings
 
 
 def special_tokens(settings, defaults):
@@ -174,11 +172,12 @@ def as_trained(tokenizer):
     return found
 
 
+READERS = {"vocab.txt": read_vocab_txt, "spiece.model": read_spiece, "tokenizer.json": read_tokenizer_json}  # the first is
+
+
 def longest_text(folder: Path, config: BertConfig) -> int | None:
     """How many tokens a text may have by tokenizer_config.json, where these are fewer than there are positions."""
-    path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    longest = settings.get("model_max_length") if isinstance(settings, dict) else None
+    longest = settings_of(folder).get("model_max_length")
     return longest if type(longest) is int and 8 <= longest < config.max_position_embeddings else None
 
 

@@ -51,7 +51,8 @@ def numbered(size):
     """Stands in for a tokenizer of ``size`` tokens where nothing is tokenised; every third token continues a word."""
     starts = np.arange(size) % 3 != 0
     starts[:5] = False
-    return Numbered(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, size=size, word_starts=starts)
+    return Numbered(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, special_ids=[*range(5)], size=size,
+                    word_starts=starts)  # fmt: skip
 
 
 class Numbered(SimpleNamespace):

@@ -1,6 +1,6 @@
-"""From cached tokens to batches of tensors, one class for each kind of example.
+"""From cached tokens to batches of tensors: what all kinds of example share. Each kind is a class in a file of its own.
 
-Every class has a length, ``collate(indices, epoch)``, which gives a dictionary of tensors (beside them at most plain
+Every such class has a length, ``collate(indices, epoch)``, which gives a dictionary of tensors (beside them at most plain
 numbers about them), ``rows_each``, how many rows an example has at most, ``lengths``, the number of tokens of each
 example's rows where they differ, and ``longest``, how many an example is padded to at most. Design choices:
 

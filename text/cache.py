@@ -235,9 +235,8 @@ def build(
     """
     with build_once(folder) as temporary:
         if temporary is not None:
-            token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
-            written = _write(temporary, work_through(pieces, make_worker, arguments), token_type, total, description)
-            _finish(temporary, written, meta, vocab_size, empty)
+            work = work_through(pieces, make_worker, arguments)
+            _write(temporary, work, vocab_size, meta, total, description, empty)
     return TokenCache(folder)
 
 
@@ -252,7 +251,7 @@ def build_together(
     ``first`` and takes those that nobody works at; at the end it waits for the others', or does the work of those that
     died. One process joins the shares.
     """
-    folder, token_type = Path(folder), np.uint16 if vocab_size <= 1 << 16 else np.int32
+    folder = Path(folder)
     places = [folder.with_name(f"{folder.name}.share-{number}-of-{len(shares)}") for number in range(len(shares))]
     order = [*range(first, len(shares)), *range(first)]
     for waiting, number in itertools.product([False, True], order):
@@ -261,7 +260,7 @@ def build_together(
         with build_once(places[number]) as temporary:
             if temporary is not None:
                 work = work_through(shares[number](), make_worker, arguments)
-                _finish(temporary, _write(temporary, work, token_type, total, description), meta, vocab_size)
+                _write(temporary, work, vocab_size, meta, total, description)
     try:
         joined = join(folder, (TokenCache(place) for place in places), vocab_size, meta, total, empty)
     except UserError:
@@ -280,10 +279,9 @@ def join(
     """One cache of several, one after the other, unless it is there; ``parts`` are asked for only then."""
     with build_once(folder) as temporary:
         if temporary is not None:
-            token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
             work = ((0, {name: getattr(part, name) for name in part.meta["arrays"]} | {"notes": part.meta.get("notes", {})})
                     for part in parts)  # fmt: skip
-            _finish(temporary, _write(temporary, work, token_type, total, "joining"), meta, vocab_size, empty)
+            _write(temporary, work, vocab_size, meta, total, "joining", empty)
     return TokenCache(folder)
 
 
@@ -294,15 +292,9 @@ def busy(folder):
     return False
 
 
-def _finish(folder, written, meta, vocab_size, empty=""):
-    shapes, notes = written
-    if empty and not (shapes and all(shape[0] for _, shape in shapes.values())):
-        raise UserError(empty)
-    write_json(folder / "meta.json", {**(meta or {}), "vocab_size": vocab_size, "notes": notes, "arrays": shapes})
-
-
-def _write(folder, work, token_type, total, description):
-    """Append the arrays of all pieces, from (size, arrays) in ``work``, to files. Gives {name: (dtype, shape)}, notes."""
+def _write(folder, work, vocab_size, meta, total, description, empty=""):
+    """Append the arrays of all pieces, from (size, arrays) in ``work``, to files, and say in meta.json what they are."""
+    token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
     lengths, shapes, streams, notes, begun = {}, {}, {}, {}, np.array([], np.int64)
     bar = tqdm(total=total, unit="B", unit_scale=True, desc=description, disable=None, leave=False)
     with bar, contextlib.ExitStack() as stack, contextlib.closing(work):
@@ -328,7 +320,9 @@ def _write(folder, work, token_type, total, description):
         for stream in streams.values():
             stream.flush()
             os.fsync(stream.fileno())
-    return shapes, notes
+    if empty and not (shapes and all(shape[0] for _, shape in shapes.values())):
+        raise UserError(empty)
+    write_json(folder / "meta.json", {**(meta or {}), "vocab_size": vocab_size, "notes": notes, "arrays": shapes})
 
 
 def with_sentences(documents, count):

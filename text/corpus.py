@@ -21,6 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from files.mistakes import UserError, warn
 from files.reading import CONVERT, files_in
@@ -30,7 +31,7 @@ from text.passages import passage_files
 from text.places import CORPORA, Corpus, Places, kinds_of
 from text.plain import FILE_END, plain_texts
 from text.sentences import sentences
-from text.splits import MOST, SHARES, SPLITS, by_name, held_out, spans, warn_of_twins, whole_files
+from text.splits import MOST, SHARES, SPLITS, by_name, held_out, share_of_text, spans, warn_of_twins, whole_files
 
 Part = tuple[Path, int, int]  # of a split: a file, its first byte, the one behind its last
 Piece = tuple[str, int, bytes, bool]  # path, offset, bytes, whether a document begins here
@@ -54,13 +55,16 @@ STYLES = {
     "xml": [END, b"</page>", b"\n", b" "],  # each page a document
 }
 
-FORMAT_HELP = (
-    "how the text is laid out. book: a file (or row) a document, blank lines between paragraphs; sentences: a line a "
-    "sentence, blank lines between documents; lines: a line a document; wiki: a line a paragraph, = Title = begins a "
-    "document; xml: pages of a MediaWiki dump (default: as the set has it, of a path book)"
-)
-SHARE_HELP = "share of a corpus' bytes that is kept for {}, where it has none (default: {:g}, no more than 10 MB)"
-COLUMN_HELP = "of .jsonl and .parquet: the column that holds the text (default: text)"
+SHARE = "share of a corpus' bytes that is kept for {}, where it has none (default: {:g}, no more than 10 MB)"
+TEXT_FLAGS: list[tuple[str, str, dict[str, Any]]] = [  # of all that reads running text: name, help, what argparse takes
+    ("text-format", "how the text is laid out. book: a file (or row) a document, blank lines between paragraphs; "
+     "sentences: a line a sentence, blank lines between documents; lines: a line a document; wiki: a line a paragraph, "
+     "= Title = begins a document; xml: pages of a MediaWiki dump (default: as the set has it, of a path book)",
+     {"choices": list(STYLES)}),
+    ("text-column", "of .jsonl and .parquet: the column that holds the text (default: text)", {}),
+    ("valid-share", SHARE.format("validation", 0.05), {"type": share_of_text}),
+    ("test-share", SHARE.format("test", 0.1), {"type": share_of_text}),
+]  # fmt: skip
 
 
 def corpus_parts(

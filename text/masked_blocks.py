@@ -31,12 +31,8 @@ class MaskedBlocks:
         self.corpus, self.tokenizer, self.seed, self.mask_frac, self.unit = corpus, tokenizer, seed, mask_frac, unit
         self.longest, self.block_tokens = bptt, bptt - 1  # beside the [CLS]
         self.special = np.zeros(len(tokenizer), bool)
-        self.special[self.special_ids(tokenizer)] = True
+        self.special[tokenizer.special_ids] = True
         self.ordinary = np.flatnonzero(~self.special)
-
-    @staticmethod
-    def special_ids(tokenizer):
-        return [tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
 
     def __len__(self) -> int:
         return -(-len(self.corpus.tokens) // self.block_tokens)

@@ -30,7 +30,7 @@ class QuestionWindows:
         self, squad: SquadSet, tokenizer: Tokenizer, places: Places, max_length: int, stride: int,
         description: str = "questions", show: str = "all", marks: str = "none",
     ):  # fmt: skip
-        self.squad, self.tokenizer, self.max_length, self.show, self.marks = squad, tokenizer, max_length, show, marks
+        self.squad, self.tokenizer, self.show, self.marks = squad, tokenizer, show, marks
         self.longest, self.rows_each = max_length, 1
         if not stride > 0:
             raise UserError(f"--stride {stride}: must be at least 1")

@@ -13,14 +13,14 @@ test of a data set by its name or path; their ``places`` (text/places.py) know w
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
 from files.mistakes import UserError, warn
 from files.question_tables import CHOICE_COLUMNS, QUESTIONS, choice_of, question_of
-from files.reading import parse_json, read_json, read_text, texts_in
+from files.reading import read_json, texts_in
 from files.records import Records, Skip, entry, want
 from files.tables import rows, tables_at
 from metrics import LETTERS, race_id
@@ -51,7 +51,7 @@ class SquadSet:
     with_impossible: bool  # laid out as version 2.0, where a question may have no answer
 
 
-Source = str | Path | Sequence[Path]  # a file or a folder, or the files of a split's rows
+Source = str | Path | list[Path]  # a file or a folder, or the files of a split's rows
 
 
 def load_squad(
@@ -75,7 +75,7 @@ def load_squad(
 
 
 def tables_of(source):
-    return list(source) if isinstance(source, Sequence) and not isinstance(source, str) else tables_at(Path(source))
+    return source if isinstance(source, list) else tables_at(Path(source))
 
 
 def read_question_tables(tables, found, answers_needed, records):
@@ -283,7 +283,7 @@ def load_race(
 def read_race(source, level, answers_needed, skip):
     """path, or of tables what tells articles apart -> Article."""
     articles, records = {}, Records(skip)
-    paths = [] if isinstance(source, list) else race_paths(Path(source), level)
+    paths = [] if isinstance(source, list) else [path for path in texts_in(Path(source)) if of_level(path, None, level)]
     tables = [] if paths else tables_of(source)
     if tables:
         read_choice_tables(tables, level, answers_needed, records, articles)
@@ -300,10 +300,6 @@ def read_race(source, level, answers_needed, skip):
             articles[path] = article
     records.tell()
     return articles
-
-
-def race_paths(folder, level="all"):
-    return [path for path in texts_in(folder) if of_level(path, None, level)]
 
 
 def of_level(key: Hashable, article: Article | None, level: str) -> bool:
@@ -334,7 +330,7 @@ def read_choice_tables(tables, level, answers_needed, records, articles):
 
 
 def read_article(path, answers_needed, records):
-    record = parse_json(read_text(path), path)
+    record = read_json(path)
     text = entry(record, "article", str, path)
     questions, options = entry(record, "questions", list, path), entry(record, "options", list, path)
     answers = entry(record, "answers", list, path) if answers_needed else [None] * len(questions)

@@ -72,10 +72,7 @@ def check_known(tokens: cache.TokenCache, tokenizer: Tokenizer, what: str, all_i
     """Warn, on the first rank, where the vocabulary hardly knows a text; where it knows nothing, and ``all_is_lost`` with
     that, raise a UserError."""
     notes, total = tokens.meta.get("notes", {}), len(tokens.tokens)
-    unknown = notes.get("unknown")
-    if unknown is None:  # a cache of an older version
-        parts = (tokens.tokens[at : at + cache.CHUNK] for at in range(0, total, cache.CHUNK))
-        unknown = sum(int(np.count_nonzero(part == tokenizer.unk_id)) for part in parts)
+    unknown = notes.get("unknown", 0)
     total -= len(tokens.documents) if "documents" in tokens.meta["arrays"] else 0  # each begins with a separator
     word = f", such as {notes['example']!r}" if notes.get("example") else ""
     if all_is_lost and unknown == total:

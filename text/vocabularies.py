@@ -183,15 +183,6 @@ def load_vocab(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
     return wordpiece(path, lowercase)
 
 
-def is_vocab(path: str | Path) -> bool:
-    """Does ``load_vocab`` read the file at ``path``?"""
-    try:
-        load_vocab(path)
-    except UserError:
-        return False
-    return True
-
-
 def says_itself(lowercase: str, path: str | Path) -> UserError:
     """The mistake of a --lowercase beside a file whose vocabulary settles it."""
     return UserError(f"--lowercase {lowercase}: is for a vocab.txt, and {path} says itself what becomes of capitals; leave "

@@ -14,20 +14,18 @@ it does, unless a flag says otherwise, and as the task does by default where the
 import argparse
 import dataclasses
 import difflib
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from files.command_line import Help, check_not_empty, spellings
+from files.command_line import Help, check_not_empty, positive, spellings
 from files.hub import is_name
 from files.mistakes import UserError, run_main, warn
 from files.pretrained import resolved, shipped
-from text.corpus import COLUMN_HELP, FORMAT_HELP, SHARE_HELP, STYLES
-from text.places import default_cache_dir, default_data_dir
+from text.corpus import TEXT_FLAGS
+from text.places import Places, default_cache_dir, default_data_dir
 from text.sentences import sentence_language
-from text.splits import share_of_text
 from text.vocabularies import says_itself
 
 if TYPE_CHECKING:  # not when it runs, for start-up time
@@ -138,19 +136,6 @@ def answer_help(arguments: Callable[[], Any]) -> None:
         run_main(arguments)
 
 
-def positive(kind: Callable[[str], float], endless: bool = False) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
-        if value == math.inf and not endless:
-            raise argparse.ArgumentTypeError(f"{text} has no end")
-        return value
-
-    convert.__name__ = kind.__name__
-    return convert
-
-
 def natural(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -187,10 +172,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
     p.flag("dataset", "name of a data set, a path, or hub:owner/name" + "; several are read together" * running_text,
            nargs="+" if running_text else None, default="Sample")  # fmt: skip
     if running_text:
-        p.flag("text-format", FORMAT_HELP, choices=list(STYLES))
-        p.flag("text-column", COLUMN_HELP)
-        p.flag("valid-share", SHARE_HELP.format("validation", 0.05), type=share_of_text)
-        p.flag("test-share", SHARE_HELP.format("test", 0.1), type=share_of_text)
+        for name, help, options in TEXT_FLAGS:
+            p.flag(name, help, **options)
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
     p.flag("sentences", "where they end: by rules for the common scripts, or as sentencex has it for a language such as de",
@@ -280,7 +263,7 @@ def uses_trained(args: argparse.Namespace) -> bool:
 
 def check_all_or_none(args: argparse.Namespace, **meanings: str) -> None:
     """Raises UserError where some of these flags are given and others not; ``meanings``: what each is for."""
-    missing = [name for name in meanings if getattr(args, name) in (None, [])]
+    missing = [name for name in meanings if getattr(args, name) is None]
     if getattr(args, "context", None) == "-" and args.parallel != "None":
         raise UserError(f"--context -: a process of --parallel {args.parallel} has no standard input; give a file")
     if missing and len(missing) < len(meanings):
@@ -395,10 +378,9 @@ def check_same_head(given, config, path):
                             "its body with --bert-model")  # fmt: skip
 
 
-def new_or_loaded(
-    cls: type[T], args: argparse.Namespace, make_tokenizer: "Callable[[], Tokenizer]", ways: Ways
-) -> "tuple[T, Tokenizer]":
-    """The model to start from, and its tokenizer: --checkpoint, --bert-model, or a new one of --size.
+def new_or_loaded(cls: type[T], args: argparse.Namespace, places: Places, ways: Ways) -> "tuple[T, Tokenizer]":
+    """The model to start from, and its tokenizer: --checkpoint, --bert-model, or a new one of --size, for whose vocabulary
+    the data sets lie in ``places``.
 
     ``args`` get the ways of reading that it brings along. Raises UserError where a file is missing, or examples would be
     longer than its position table.
@@ -407,6 +389,7 @@ def new_or_loaded(
 
     import checkpoint  # start-up
     from text.batches import MARKED  # start-up
+    from text.tokens import load_tokenizer  # start-up
 
     torch.manual_seed(args.seed)
     if args.checkpoint or uses_trained(args):
@@ -421,7 +404,7 @@ def new_or_loaded(
         model, tokenizer = checkpoint.load_body(cls, args.bert_model, args.dropout, args.save_vocab, args.nhead,
                                                 head_settings(args))  # fmt: skip
     else:
-        tokenizer = make_tokenizer()
+        tokenizer = load_tokenizer(args, args.dataset, places)
         torch.manual_seed(args.seed)  # training a vocabulary may have drawn numbers, reading one has not
         model = cls(dataclasses.replace(sizes(args, len(tokenizer)), **head_settings(args)))
     if model.bert.config.attention_window:

@@ -103,7 +103,8 @@ class Ranks:
                 value = make()
             except Exception as raised:
                 error = raised
-        parcel: list = [(without_numbers(value), None if error is None else str(error), isinstance(error, UserError))]
+        shown = with_tensors(value, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"))
+        parcel: list = [(shown, None if error is None else str(error), isinstance(error, UserError))]
         dist.broadcast_object_list(parcel)
         if error is not None:
             raise error
@@ -126,14 +127,14 @@ class Lost(Exception):
     """Rank 0 has failed, and tells why itself."""
 
 
-def without_numbers(value):
-    """Plain values and tensors, of the tensors shape and type only."""
+def with_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Plain values and tensors, each tensor changed."""
     if isinstance(value, torch.Tensor):
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+        return change(value)
     if isinstance(value, dict):
-        return {name: without_numbers(part) for name, part in value.items()}
+        return {name: with_tensors(part, change) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(without_numbers(part) for part in value)
+        return type(value)(with_tensors(part, change) for part in value)
     return value
 
 

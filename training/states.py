@@ -29,6 +29,7 @@ from files.mistakes import UserError
 from files.reading import CHUNK
 from files.torch_zip import holds_weights, read_torch
 from files.writing import atomic_write
+from training.ranks import with_tensors
 
 # To states since the first were saved; they begin as in a new run.
 ADDED = {"validating", "due", "valid_examples", "minutes", "best_file", "lost"}
@@ -85,7 +86,9 @@ class States:
     def save(self, content: dict, wait: bool = False) -> None:
         """Write ``content``, plain values and tensors; return when it is copied, with ``wait`` when it is written."""
         self.wait()
-        self.writer = threading.Thread(target=self.write, args=(content if wait else copied(content),))
+        if not wait:
+            content = with_tensors(content, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self.writer = threading.Thread(target=self.write, args=(content,))
         self.writer.start()
         if wait:
             self.wait()
@@ -241,17 +244,6 @@ def sync_folder(folder):
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def copied(value):
-    """Plain values and tensors, the tensors as copies in the CPU's memory."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {name: copied(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(copied(part) for part in value)
-    return value
 
 
 # --------------------------------------------------------------------------------------------------------------------
