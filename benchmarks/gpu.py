@@ -20,7 +20,6 @@ import importlib.util
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -48,6 +47,7 @@ PEAKS = {  # half precision, dense; of a name that is part of another the longer
 SIZES = {"base": (12, 768), "mini": (4, 256), "tiny": (1, 32)}
 WORDS, MASKED, DROPOUT = 30522, 0.15, 0.1
 SQUAD = 384, 32  # tokens of a window at most, windows a step
+TURN = 20  # steps
 TURNS = 8  # at most, of a contestant that does not become steady
 
 
@@ -100,7 +100,7 @@ class Windows:
 def trainer(cls, data, script, config, device, **flags):
     """The suite's own run of a task, on one device."""
     args = Namespace(
-        parallel="None", log_dir=tempfile.mkdtemp(), save="", optimizer="adamw", precision="auto", weight_decay=0.01,
+        parallel="None", log_dir="", save="", optimizer="adamw", precision="auto", weight_decay=0.01,
         batch_size=32, accumulate=1, minutes=None, steps=1000, warmup=0.0, lr=1e-4, seed=1, clip=1.0, save_minutes=1e9,
         log_interval=100, compile="auto", deterministic=False,
     )  # fmt: skip
@@ -172,7 +172,8 @@ def padded_to(length, batch):
 
 
 def speed(make, device, warm, timed):
-    """(tokens a second, bytes at most) of ``make()``'s steps: of two turns of ``timed`` in a row that agree to 5 %.
+    """(tokens a second, bytes at most, did it settle?) of ``make()``'s steps: of two turns of ``timed`` in a row that agree
+    to 5 %, or the last of TURNS.
 
     A new shape compiles in the middle of the work; such a turn does not count.
     """
@@ -184,13 +185,13 @@ def speed(make, device, warm, timed):
     steps = make()
     steps(warm)
     turns: list[float] = []
-    while len(turns) < 2 or (abs(turns[-1] / turns[-2] - 1) > 0.05 and len(turns) < TURNS):
+    while not (settled := len(turns) > 1 and abs(turns[-1] / turns[-2] - 1) <= 0.05) and len(turns) < TURNS:
         finish(device)
         begun = time.perf_counter()
         done = steps(timed)
         finish(device)
         turns.append(done / (time.perf_counter() - begun))
-    return 2 / (1 / turns[-1] + 1 / turns[-2]), peak_memory(device)
+    return 2 / (1 / turns[-1] + 1 / turns[-2]), peak_memory(device), settled
 
 
 def finish(device):
@@ -244,12 +245,13 @@ def training(task, size, length, rows, device, quick):
     vocabulary = 200 if quick else WORDS
     config = BertConfig(vocabulary, width, layers, max(1, width // 64), max_position_embeddings=512,
                         hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT)  # fmt: skip
-    tokenizer, steps = words(vocabulary), (1, 1) if quick else (6, 20)
+    tokenizer = words(vocabulary)
+    steps = (1, 1) if quick else (6, TURN) if task == "mlm" else (TURN, TURN)  # of SQuAD's rows a turn is an epoch: all
     if task == "mlm":
         text = language((4 if quick else 40) * rows * (length - 1), vocabulary)  # no row is padded, no batch is short
         data, cls, script = MaskedBlocks(text, tokenizer, length, 1, MASKED), MLMTask, mlm_task
     else:
-        data, cls, script = Windows(length, 60 * rows, tokenizer), QuestionAnswerTask, qa_task
+        data, cls, script = Windows(length, TURN * rows, tokenizer), QuestionAnswerTask, qa_task  # lengths once each
     order = utils.batches.epoch_batches(len(data), rows, 1, 0, data.lengths)
     seen = length if task == "mlm" else float((data.lengths**2).sum() / data.lengths.sum())
     flops, peak = flops_of_a_token(config, seen, task), peak_of(device)
@@ -261,7 +263,7 @@ def training(task, size, length, rows, device, quick):
     if task == "squad":
         contestants["ours, not compiled"] = ours("off")
     if importlib.util.find_spec("transformers"):
-        some = [for_theirs(data.collate(part, 0)) for part in order[:20]]
+        some = [for_theirs(data.collate(part, 0)) for part in order[:TURN]]
         kind = "BertForMaskedLM" if task == "mlm" else "BertForQuestionAnswering"
         wide = some if task == "mlm" else [padded_to(length, batch) for batch in some]
         contestants["transformers"] = lambda: theirs(kind, config, wide, device)
@@ -269,9 +271,10 @@ def training(task, size, length, rows, device, quick):
             contestants["transformers, any length"] = lambda: theirs(kind, config, some, device, dynamic=True)
             contestants["transformers, not compiled"] = lambda: theirs(kind, config, some, device, compiled=False)
     for name, make in contestants.items():
-        rate, memory = speed(make, device, *steps)
+        rate, memory, settled = speed(make, device, *steps)
+        doubt = "" if settled else "   NOT steady"
         yield (f"{task:5} {size:5} {rows:4} x {length:3}  {name:26} {rate:11,.0f} tokens/s   utilisation "
-               f"{100 * rate * flops / peak:5.1f} %   {memory / 2**20:8,.0f} MiB")  # fmt: skip
+               f"{100 * rate * flops / peak:5.1f} %   {memory / 2**20:8,.0f} MiB{doubt}")  # fmt: skip
 
 
 def small_run(device, **flags):

@@ -84,6 +84,9 @@ def main():
     gold = read_race_answers(dev)
     runs = list(itertools.product(args.variants, args.seeds))
     print(f"{machine()}, {args.jobs} runs at a time, one thread each; {' '.join(flags)}")
+    if alone := len(runs) % args.jobs:
+        last = ", ".join(f"{variant} of seed {seed}" for variant, seed in runs[-alone:])
+        print(f"{last}: with fewer runs beside it than the others, so that it does more in its minutes")
     print(f"{'':31} {'questions/s':>11} {'dev:':>7} {'middle':>7} {'high':>7} {'test:':>7} {'middle':>7} {'high':>7}")
     places = ["--data-dir", args.data_dir, "--cache-dir", args.cache_dir]
     with ThreadPoolExecutor(args.jobs) as pool:

@@ -76,7 +76,11 @@ def open_page(command, **how):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Where several processes share the tests, files with slow ones come first: none is to be waited for at the end."""
+    """What waits for four trainings is slow. Where several processes share the tests, files with such come first, so that
+    none is to be waited for at the end."""
+    for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     if hasattr(config, "workerinput"):
         slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
         items.sort(key=lambda item: -slow[item.path])

@@ -15,7 +15,10 @@ import ns_task
 import qa_task
 import race_task
 from files import mistakes
+from model import BertConfig
 from text import batches
+from training import flags as task_flags
+from training.schedule import default_rate
 
 SCRIPTS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 OLD_FLAGS = dict(emsize="64", nhid="100", nlayers="3", nhead="4", lr="0.5", clip="0.2", epochs="7", batch_size="9",
@@ -214,3 +217,29 @@ def test_a_model_is_not_saved_under_a_name_that_would_be_read_as_anothers(run, t
                                         ("checkpoint.py embed", "(default: vectors.npy)")])  # fmt: skip
 def test_help_shows_the_defaults(run_script, line, told):
     assert told in run_script(*line.split(), "--help").stdout
+
+
+@pytest.mark.parametrize("size, layers, width", [
+    ("tiny", 2, 128), ("mini", 4, 256), ("small", 4, 512), ("medium", 8, 512), ("base", 12, 768), ("large", 24, 1024),
+])  # fmt: skip
+def test_sizes_are_the_published_ones(size, layers, width):
+    config = task_flags.sizes(mlm_task.arguments(["--size", size]), 100)
+    assert (config.num_hidden_layers, config.hidden_size) == (layers, width)
+    assert (config.num_attention_heads, config.intermediate_size) == (width // 64, 4 * width)
+
+
+@pytest.mark.parametrize("task, optimizer, rates", [
+    ("mlm", "muon", (2e-3, 1.4e-3, 8e-4)), ("ns", "muon", (2e-4, 1.4e-4, 8e-5)),
+    ("qa", "adamw", (4e-4, 1.4e-4, 2.7e-5)), ("race", "muon", (1.5e-3, 7.5e-4, 2.5e-4)),
+])  # fmt: skip
+def test_rates_by_width_are_those_of_the_page(task, optimizer, rates):
+    """docs/pretraining.rst, at 128, 256 and 768."""
+    found = [default_rate(task, BertConfig(1, width, 1, 1), optimizer) for width in (128, 256, 768)]
+    assert found == pytest.approx(rates, rel=0.03)
+
+
+@pytest.mark.parametrize("task, budget", [("mlm", (2, 16, "muon")), ("ns", (4, 64, "muon")), ("qa", (2, 32, "adamw")),
+                                          ("race", (3, 16, "adamw"))])  # fmt: skip
+def test_a_bare_command_trains_as_the_pages_say(task, budget):
+    args = SCRIPTS[task].arguments(["--bert-model", "none"] if task != "mlm" else [])
+    assert (args.epochs, args.batch_size, args.optimizer) == budget

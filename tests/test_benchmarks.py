@@ -1,5 +1,6 @@
 """Benchmarks: each says what it does, and what is timed is timed as it is said to be."""
 
+import itertools
 import json
 import os
 import random
@@ -11,21 +12,21 @@ import sys
 import types
 
 import pytest
+import torch
 from conftest import ROOT, wait_until
 from toys import refused
 
-from benchmarks import common, demo, from_nothing
+from benchmarks import common, demo, from_nothing, gpu
 from benchmarks.goodput import simulate
 
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "common.py")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_benchmark_asked_for_help_says_what_it_does_and_does_nothing(script, tmp_path):
+def test_a_benchmark_asked_for_help_says_what_it_does_and_does_nothing(script, run_script, tmp_path):
     pytest.importorskip("transformers")
-    command = [sys.executable, ROOT / "benchmarks" / script, "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("usage:") and len(done.stdout.splitlines()) > 4
+    said = run_script(f"benchmarks/{script}", "--help").stdout
+    assert said.startswith("usage:") and len(said.splitlines()) > 4
     assert not list(tmp_path.iterdir())
 
 
@@ -40,6 +41,39 @@ def test_the_demo_ends_with_its_table(tmp_path, monkeypatch, task_cache):
     demo.main()
     _, *rows, end = (tmp_path / "table.txt").read_text().splitlines()
     assert len(rows) == 7 and all(re.fullmatch(r".{26}( +(-|\d+\.\d)){4}", row) for row in rows) and end.startswith("in ")
+
+
+def test_each_figure_of_the_demo_stands_in_its_own_row_and_column(tmp_path, monkeypatch):
+    made, numbers = {}, itertools.count(1)
+    keys = ("test_ppl", "test_accuracy", "exact", "f1", "accuracy")
+    monkeypatch.setattr(demo, "run", lambda folder, name, *_: made.setdefault(name, {key: next(numbers) for key in keys}))
+    monkeypatch.setattr(sys, "argv", ["demo.py", str(tmp_path)])
+    demo.main()
+    rows = {row[:26].strip(): row[26:].split() for row in (tmp_path / "table.txt").read_text().splitlines()[1:-1]}
+    for row, key, *names in (
+        ("masked words, perplexity", "test_ppl", "mlm", None, None),
+        ("next sentence, accuracy", "test_accuracy", "ns", None, None),
+        ("questions, exact", "exact", "qa", "qa-random", "qa-question"),
+        ("questions, F1", "f1", "qa", "qa-random", "qa-question"),
+        ("... after 300 steps", "exact", "qa-300", "qa-300-random", None),
+        ("choices, accuracy", "accuracy", "race", "race-random", "race-question"),
+        ("choices, options only", "accuracy", None, None, "race-options"),
+    ):
+        assert rows.pop(row)[:3] == [f"{made[name][key]:.1f}" if name else "-" for name in names]
+    assert not rows
+
+
+def test_a_contestant_of_the_gpu_table_that_does_not_settle_says_so(monkeypatch):
+    now, pause = types.SimpleNamespace(time=0.0), itertools.cycle([1, 2])
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now.time)
+
+    def steps(number):
+        now.time += number * next(pause)
+        return number
+
+    assert gpu.speed(lambda: steps, torch.device("cpu"), 1, 4)[2] is False
+    pause = itertools.repeat(1)
+    assert gpu.speed(lambda: steps, torch.device("cpu"), 1, 4)[::2] == (1.0, True)
 
 
 @pytest.fixture

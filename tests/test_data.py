@@ -147,3 +147,7 @@ def test_bad_data_ends_a_command_with_one_line_and_code_2_and_nothing_half_writt
 def test_usage_is_told_for_a_missing_command(run_script):
     process = run_script("data.py", code=2)
     assert process.stderr.startswith("usage") and "required: command" in process.stderr
+
+
+def test_a_vocabulary_of_no_size_is_refused(script):
+    assert "argument --vocab-size: 0 is not above 0" in script("prepare", "Sample", "--vocab-size", "0", code=2).stderr

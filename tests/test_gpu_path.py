@@ -265,7 +265,8 @@ def test_the_benchmark_for_gpus_runs_on_a_cpu_and_says_where_there_is_none(monke
         lines = [*gpu.training(task, "tiny", 32, 2, device, True)]
         assert all(f" {name} " in line and "tokens/s" in line for name, line in zip(contestants, lines, strict=True))
     assert "left out" in gpu.tests(device, True)[0] and "left out" in gpu.overflows(device, True)[0]
-    assert gpu.agreement(device, True)[0].endswith("within 0.01") and "NOT" not in gpu.agreement(device, True)[0]
+    agreed = gpu.agreement(device, True)[0]
+    assert agreed.endswith("within 0.01") and "NOT" not in agreed
     assert gpu.repeated(device, True) == ["--deterministic, twice: the same bits"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["gpu.py"])

@@ -354,7 +354,7 @@ def test_only_the_head_cls_leaves_for_transformers(tmp_path):
 
 @pytest.mark.slow
 def test_head_and_layout_come_from_the_model_file(run_script, tmp_path):
-    tiny = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20 --cache-dir cache".split()
+    tiny = "--nlayers 1 --emsize 32 --nhead 2 --batch-size 8 --bptt 64 --valid-examples 20".split()
     run_script("race_task.py", *tiny, *"--bert-model none --head dcmn --layout joint --passage window --steps 2".split())
     notes = read_model(tmp_path / "race_model.pt")["notes"]
     assert notes == {"bptt": 64, "passage": "window", "layout": "joint", "marks": "none", "sentences": "rules"}

@@ -75,6 +75,30 @@ def test_no_files_import_each_other_in_a_circle():
     assert not arrows, f"in a circle, or above one: {sorted(arrows)}"
 
 
+def test_the_network_and_the_scores_stand_almost_alone():
+    """For whoever takes one of these files away, as the README says."""
+    network = {"model", "heads", "initial", "dropout"}
+    assert {name for room in network for _, name in imports(ROOT / f"{room}.py")} <= network
+    assert {name.split(".")[0] for _, name in imports(ROOT / "metrics.py")} <= {"files"}
+
+
+def test_the_libraries_of_vocabularies_are_imported_in_one_file():
+    wanted = ("torchtext", "sentencepiece")
+    found = {name_of(path) for path in FILES for node in ast.walk(tree_of(path))
+             if isinstance(node, ast.Import | ast.ImportFrom)
+             for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+             if name and name.split(".")[0] in wanted}  # fmt: skip
+    assert {name for name in found if not name.startswith("benchmarks")} == {"text.subwords"}
+
+
+def test_no_pickle_of_a_stranger_is_run():
+    """What is read is read by classes of our own (SECURITY.md); cache.py's are its own process's."""
+    calls = {(name_of(path), ast.unparse(node.func)) for path in FILES for node in ast.walk(tree_of(path))
+             if isinstance(node, ast.Call)}  # fmt: skip
+    wanted = ("torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler")
+    assert {call for call in calls if call[1] in wanted} == {("text.cache", "pickle.loads")}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_an_import_inside_a_function_is_there_for_start_up_time_and_says_so(path):
     """What is optional, and so missing on some machines, is imported where it is used without a word."""

@@ -153,7 +153,7 @@ def with_small_budget(command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_command_of_a_page_runs_as_written_after_those_before_it(folder, command):
+def test_the_command_of_a_page_runs_as_written_after_those_before_it(folder, command, commands):
     environment = {
         **os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "BERT_CACHE": str(folder / "cache"),
         "BERT_DATA": str(folder / "data"), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path[1:]),
@@ -164,6 +164,9 @@ def test_the_command_of_a_page_runs_as_written_after_those_before_it(folder, com
         process, _ = open_page([*words, "--port", "0"], cwd=folder, env=environment)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
+    elif words[0] == "python" and words[1].endswith(".py") and words[1] != "tune.py":
+        process = commands.run([folder / words[1], *words[2:]], folder, environment)
+        output, errors = process.stdout, process.stderr
     else:
         process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
         output, errors = process.stdout, process.stderr

@@ -53,14 +53,14 @@ def test_an_option_is_right_as_often_as_others_like_it():
         assert abs(right[word] - count / 4) < 5 * (count * 3 / 16) ** 0.5, word  # five standard deviations
 
 
-def test_it_reads_as_the_real_sets_do(tmp_path):
-    sample.write(tmp_path)
-    assert len(load_race(tmp_path / "RACE" / "test")) == sample.SIZES[2][4]
-    assert len(load_squad(tmp_path / "squad-test.json").questions) == 3 * sample.SIZES[2][3]
+def test_it_reads_as_the_real_sets_do(tmp_path, task_cache):
+    folder = Places(tmp_path, task_cache).sample()
+    assert len(load_race(folder / "RACE" / "test")) == sample.SIZES[2][4]
+    assert len(load_squad(folder / "squad-test.json").questions) == 3 * sample.SIZES[2][3]
 
 
-def test_the_most_frequent_answer_is_none(tmp_path):
-    squad = load_squad_splits("Sample", Places(tmp_path, tmp_path))["test"]
+def test_the_most_frequent_answer_is_none(tmp_path, task_cache):
+    squad = load_squad_splits("Sample", Places(tmp_path, task_cache))["test"]
     gold = {"data": [{"paragraphs": [{"context": "", "qas": [
         {"id": q.id, "answers": [{"text": text} for text, _ in q.answers], "is_impossible": not q.answers}
         for q in squad.questions

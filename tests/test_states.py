@@ -172,6 +172,18 @@ def test_learning_rate_budget_and_places_may_change():
     check(lr=0.01, minutes=5.0, log_dir="b", bert_model="elsewhere/one.pt")
 
 
+FREE = """lr clip warmup epochs steps minutes save_minutes log_interval accumulate precision compile deterministic parallel
+    world_size timeout_minutes data_dir cache_dir log_dir save""".split()
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_what_the_page_says_may_change_may(name):
+    """docs/clusters.rst."""
+    before, now = (SimpleNamespace(**{"lr": 0.1, "bert_model": None, "checkpoint": None, name: value}) for value in (1, 2))
+    state = {"path": "a/state.pt", "task": "mlm", "arguments": states.kept_arguments(before), "sizes": {}, "examples": 1}
+    states.check_same_run(state, "mlm", {}, now, 1, "words")
+
+
 # Damage that no checksum tells
 
 

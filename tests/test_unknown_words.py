@@ -47,16 +47,6 @@ def test_texts_of_questions_are_warned_of_as_well(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("warning: squad-train: 100 % of the tokens are unknown")
 
 
-def test_a_cache_without_the_count_is_counted(tmp_path, capsys):
-    path = load(tmp_path, HALF).folder / "meta.json"
-    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "notes"}))
-    TOLD.clear()
-    capsys.readouterr()
-    again = load_corpus("Text", "train", toys.letters(), Places(tmp_path, tmp_path / "cache"))
-    assert "notes" not in again.meta
-    assert "43 % of the tokens are unknown to the vocabulary; is it" in capsys.readouterr().err
-
-
 def test_a_cache_with_other_notes_is_refused(tmp_path):
     built = load(tmp_path, HALF)
     for notes in ([], {"unknown": "many"}, {"example": 3}):

@@ -96,3 +96,11 @@ def test_what_a_link_stands_for_is_written_and_the_link_stays(tmp_path):
             stream.write(text)
         assert link.is_symlink() and file.read_text() == text
     assert os.listdir(tmp_path / "large") == ["model.pt"]
+
+
+def test_a_file_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append("synced") or fsync(handle))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or replace(*names))
+    write_json(tmp_path / "file.json", {})
+    assert done[:2] == ["synced", "renamed"]
