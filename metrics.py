@@ -170,8 +170,10 @@ def _exact_and_f1(prediction, texts, version2):
 
 
 def _means(scores):
-    exact, f1 = ([score[column] for score in scores] for column in (0, 1))
-    return {"exact": 100.0 * sum(exact) / len(exact), "f1": 100.0 * sum(f1) / len(f1), "total": len(scores)}
+    exact, f1 = 0.0, 0.0
+    for score in scores:  # one by one as the official script of 1.1: sum() rounds otherwise from Python 3.12 on
+        exact, f1 = exact + score[0], f1 + score[1]
+    return {"exact": 100.0 * exact / len(scores), "f1": 100.0 * f1 / len(scores), "total": len(scores)}
 
 
 def _best_threshold(gains, predictions, odds):

@@ -170,8 +170,9 @@ def official(data, candidates, threshold, find_threshold=False):
     if not data.squad.with_impossible:  # whose scores know no odds; an answer is withheld all the same
         withheld = {id for id in texts if threshold is not None and odds[id] > threshold}
         return squad_scores(gold, {id: "" if id in withheld else text for id, text in texts.items()})
-    if find_threshold and all(question["answers"] for question in gold["data"][0]["paragraphs"][0]["qas"]):
-        return {**squad_scores(gold, texts, odds, 1.0), "null_threshold": 1.0}  # of a few examples, which show none
+    kinds = {bool(question["answers"]) for question in gold["data"][0]["paragraphs"][0]["qas"]}
+    if find_threshold and len(kinds) < 2:  # of a few examples, which show none
+        return {**squad_scores(gold, texts, odds, 1.0), "null_threshold": 1.0}
     if find_threshold:
         threshold = between(squad_scores(gold, texts, odds)["best_f1_thresh"], odds.values())
         return {**squad_scores(gold, texts, odds, threshold), "null_threshold": threshold}
@@ -219,7 +220,11 @@ def make_task(args, model, tokenizer, places, sets, description):
     }
     # Without a question to withhold an answer from, the best threshold would cut off what this model got wrong by chance.
     finds_threshold = {"train", "valid"} <= set(sets) and any(not question.answers for question in sets["train"].questions)
-    if finds_threshold and all(question.answers for question in sets["valid"].questions):
+    kinds = {bool(question.answers) for question in sets["valid"].questions} if finds_threshold else set()
+    if kinds == {False}:  # withholding all would be perfect, and the first model the best
+        raise UserError("no question of the validation set has an answer, so that no model can be chosen by it; give a "
+                        "valid file with questions of both kinds")  # fmt: skip
+    if kinds == {True}:
         warn("every question of the validation set has an answer, so no threshold is found for withholding one; give "
              "--null-threshold when asking, or validation questions without an answer")  # fmt: skip
         finds_threshold = False

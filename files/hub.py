@@ -85,8 +85,10 @@ class Repository:
             raise refusal(self.name, self.kind, error) from None
 
 
+# What another model of that name may have left, and readers would take.
 OTHERS = """vocab.txt spiece.model tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
-    *.safetensors *.bin *.index.json""".split()  # what another model of that name may have left, and readers would take
+    model.safetensors model-*-of-*.safetensors model.safetensors.index.json
+    pytorch_model.bin pytorch_model-*-of-*.bin pytorch_model.bin.index.json""".split()
 
 
 def upload(folder: Path, name: str, private: bool = False) -> str:

@@ -73,21 +73,25 @@ def atomic_write(path: str | Path, mode: str = "wb", follow: bool = True) -> Ite
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder beside ``path``; on success its files are synced and it becomes ``path``, else it is removed.
 
+    Within an empty folder, which may be a link or a mount, or all that one may write to, the files change place instead.
     Raises UserError where ``path`` exists and is not an empty folder, or cannot be written.
     """
-    path = Path(path).absolute()
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    path = Path(os.path.realpath(path))
+    there = path.exists()
+    temporary = path / f".tmp{os.getpid()}" if there else path.with_name(f"{path.name}.tmp{os.getpid()}")
+    if there and (not path.is_dir() or any(file != temporary for file in path.iterdir())):
         raise UserError(f"{path}: exists already; remove it, or name a new folder")
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
         temporary.mkdir(parents=True)
         yield temporary
         for file in temporary.iterdir():
             with open(file, "r+b") as stream:
                 os.fsync(stream.fileno())
-        if path.exists():
-            path.rmdir()
-        os.rename(temporary, path)
+        for file in list(temporary.iterdir()) if there else ():
+            os.rename(file, path / file.name)
+        if not there:
+            os.rename(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from None
     finally:

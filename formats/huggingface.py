@@ -300,7 +300,10 @@ def write_folder(content: dict[str, Any], folder: str | Path) -> list[str]:
             add(weights, heads_of(kind)[task], name, weight)
     with atomic_folder(folder) as temporary:
         write_json(temporary / "config.json", their_config(config, kind, content["heads"], tokenizer))
-        safetensors.save_file(weights, str(temporary / "model.safetensors"), {"format": "pt"})
+        try:
+            safetensors.save_file(weights, str(temporary / "model.safetensors"), {"format": "pt"})
+        except Exception as error:  # its errors share no class with others
+            raise OSError(str(error)) from None  # which atomic_folder tells with the folder's name
         (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)  # else the owner's alone
         lines += write_tokenizer(tokenizer, temporary, config, read_at_once(content["notes"], config))
     return lines

@@ -9,15 +9,16 @@ What a file says that is not applied here is refused by name: ids that are nearl
 import json
 from pathlib import Path
 
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
 from files.reading import parse_json, read_json, read_text
 from files.writing import write_json
 from formats.tokenizer_json import pairs, tokenizer_json
 from model import BertConfig
 from text.by_library import tokens_of
-from text.tokenizer import BERT_SPECIALS, Tokenizer
+from text.tokenizer import BERT_SPECIALS, SPECIALS, Tokenizer
 from text.vocabularies import is_lowercase, sentencepiece_as_it_is, sentencepiece_with_specials, wordpiece
 
+ALBERT_SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 
 
@@ -76,11 +77,14 @@ def read_vocab_txt(path, settings):
     lowercase = settings.get("do_lower_case")
     tokenizer = wordpiece(path, None if lowercase is None else bool(lowercase), specials)
     refuse_wordpiece(path, settings, tokenizer.lowercase)
+    return with_added(path, tokenizer, added_beside(path))
+
+
+def added_beside(path):
+    """(id, word) of the words that added_tokens.json adds to the vocabulary beside it."""
     added = path.with_name("added_tokens.json")
-    if added.is_file() and isinstance(found := read_json(added), dict):
-        tokens = with_added(tokenizer.tokens, ((number, word) for word, number in found.items()))
-        return Tokenizer("wordpiece", tokens, specials, tokenizer.lowercase)
-    return tokenizer
+    found = read_json(added) if added.is_file() else {}
+    return [(number, word) for word, number in found.items()] if isinstance(found, dict) else []
 
 
 def refuse_wordpiece(path, settings, lowercase):
@@ -96,11 +100,16 @@ def read_spiece(path, settings):
     clean, lowercase = not settings.get("keep_accents", False), bool(settings.get("do_lower_case", True))
     if not clean and lowercase:
         refuse_settings(path, settings, [("keep_accents", True)])
-    specials = special_tokens(settings, ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
+    named = settings.get("tokenizer_class")
+    if named not in (None, "AlbertTokenizer", "AlbertTokenizerFast", "PreTrainedTokenizerFast"):
+        raise UserError(f"{path}: tokenizer_class {named} is not supported, only AlbertTokenizer; choose another model")
+    specials = special_tokens(settings, ALBERT_SPECIALS)
     try:
-        return sentencepiece_as_it_is(path.read_bytes(), specials, clean, lowercase or not clean)
+        tokenizer = sentencepiece_as_it_is(path.read_bytes(), specials, clean, lowercase or not clean)
     except ValueError as error:
         raise UserError(f"{path}: no whole SentencePiece model with its special tokens ({error}); fetch it again") from None
+    tell_of_lost(path, tokenizer, added_beside(path))
+    return tokenizer
 
 
 def read_tokenizer_json(path, settings):
@@ -114,12 +123,13 @@ def read_tokenizer_json(path, settings):
             made = Tokenizer("json", tokens_of(found), specials, False, text.encode())
             made.encode("a")  # what is damaged, or a library that is missing, is told before any work
             return made
-        vocabulary, normalizer = found["model"]["vocab"], found["normalizer"] or {}
+        vocabulary = found["model"]["vocab"]
         tokens = sorted(vocabulary, key=vocabulary.get)
         ids = list(map(vocabulary.get, tokens))
         if model_type(found["model"]) != "WordPiece" or ids != list(range(len(ids))):
             raise ValueError("not WordPiece")
         refuse_other_rules(path, found)
+        normalizer = found["normalizer"]
         said = normalizer.get("lowercase"), settings.get("do_lower_case")
         if settings.get("tokenizer_class") != "PreTrainedTokenizerFast":
             said = said[::-1]  # transformers' BertTokenizerFast brings the file into line with its settings
@@ -127,8 +137,9 @@ def read_tokenizer_json(path, settings):
         settings = {"strip_accents": normalizer.get("strip_accents"),
                     "tokenize_chinese_chars": normalizer.get("handle_chinese_chars"), **settings}  # fmt: skip
         refuse_wordpiece(path, settings, lowercase)
-        added = [(one["id"], one["content"]) for one in found.get("added_tokens") or () if not one.get("special")]
-        return Tokenizer("wordpiece", with_added(tokens, added), special_tokens(settings, BERT_SPECIALS), lowercase)
+        added = [(one["id"], one["content"]) for one in found.get("added_tokens") or ()]
+        tokenizer = Tokenizer("wordpiece", tokens, special_tokens(settings, BERT_SPECIALS), lowercase)
+        return with_added(path, tokenizer, added)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: no vocabulary that is known here; add its vocab.txt or spiece.model") from None
 
@@ -141,8 +152,12 @@ def model_type(model):
 
 def refuse_other_rules(path, found):
     """Raises UserError where a WordPiece tokenizer.json splits texts or words otherwise than BERT's own."""
-    rules = [(part, (found.get(part) or {}).get("type"), known)
-             for part, known in (("normalizer", "BertNormalizer"), ("pre_tokenizer", "BertPreTokenizer"))]  # fmt: skip
+    for part, known in (("normalizer", "BertNormalizer"), ("pre_tokenizer", "BertPreTokenizer")):
+        if found.get(part) is None:
+            raise UserError(f"{path}: {part} null is not supported, only {known}; choose another model")
+    rules = [("normalizer", found["normalizer"].get("type"), "BertNormalizer"),
+             ("pre_tokenizer", found["pre_tokenizer"].get("type"), "BertPreTokenizer"),
+             ("clean_text", found["normalizer"].get("clean_text"), True)]  # fmt: skip
     rules += [(name, found["model"].get(name), known)
               for name, known in (("continuing_subword_prefix", "##"), ("max_input_chars_per_word", 100))]  # fmt: skip
     for name, value, known in rules:
@@ -150,12 +165,24 @@ def refuse_other_rules(path, found):
             raise UserError(f"{path}: {name} {value} is not supported, only {known}; choose another model")
 
 
-def with_added(tokens, added):
-    """A vocabulary with the words, (id, word), that were added behind it, as far as they follow one another."""
-    tokens, found = list(tokens), {number: word for number, word in added if type(number) is int and isinstance(word, str)}
+def with_added(path, tokenizer, added):
+    """A WordPiece tokenizer with the words, (id, word), that were added behind its vocabulary, as far as they follow one
+    another."""
+    tokens, found = list(tokenizer.tokens), {number: word for number, word in added
+                                             if type(number) is int and isinstance(word, str)}  # fmt: skip
     while found.get(len(tokens), tokens[0]) not in tokens:
         tokens.append(found[len(tokens)])
-    return tokens
+    made = Tokenizer("wordpiece", tokens, tokenizer.specials, tokenizer.lowercase)
+    tell_of_lost(path, made, found.items())
+    return made
+
+
+def tell_of_lost(path, tokenizer, added):
+    """Warn of words, (id, word), that other software takes whole and this tokenizer cuts."""
+    lost = [word for number, word in added if word not in tokenizer.specials and tokenizer.encode_ids(word) != [number]]
+    if lost:
+        warn(f"{path}: of the words that were added to the vocabulary {len(lost)} are cut to pieces here, such as "
+             f"{min(lost)!r}: texts with them are not read as in the model's training")  # fmt: skip
 
 
 def as_trained(tokenizer):
@@ -172,7 +199,8 @@ def as_trained(tokenizer):
     return found
 
 
-READERS = {"vocab.txt": read_vocab_txt, "spiece.model": read_spiece, "tokenizer.json": read_tokenizer_json}  # the first is
+# The first that a folder has is read.
+READERS = {"vocab.txt": read_vocab_txt, "spiece.model": read_spiece, "tokenizer.json": read_tokenizer_json}
 
 
 def longest_text(folder: Path, config: BertConfig) -> int | None:
@@ -193,15 +221,17 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig, long
     does differently."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     inputs = ["input_ids", *["token_type_ids"] * (config.type_vocab_size > 1), "attention_mask"]
-    settings = {**dict(zip(names, tokenizer.specials, strict=True)), "model_input_names": inputs,
-                "model_max_length": longest}  # fmt: skip
-    lines = []
+    settings, lines = {"model_input_names": inputs, "model_max_length": longest}, []
     if tokenizer.kind == "sentencepiece":
         try:
             model = sentencepiece_with_specials(tokenizer)
             found = tokenizer_json(tokenizer, model)
         except ValueError as error:
             raise UserError(f"the vocabulary's SentencePiece model is damaged ({error}); get the model again") from None
+        if not found and tokenizer.specials == SPECIALS:  # AlbertTokenizer knows its own special tokens alone
+            tokens = [*ALBERT_SPECIALS, *tokenizer.tokens[len(SPECIALS) :]]
+            tokenizer = Tokenizer("sentencepiece", tokens, ALBERT_SPECIALS, tokenizer.lowercase, tokenizer.model)
+            model = sentencepiece_with_specials(tokenizer)
         (folder / "spiece.model").write_bytes(model)
         lowercase = tokenizer.clean and tokenizer.lowercase
         settings.update(tokenizer_class="AlbertTokenizer", do_lower_case=lowercase, keep_accents=not tokenizer.clean)
@@ -210,7 +240,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig, long
             settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         elif not tokenizer.clean:
             lines.append("spiece.model is meant for transformers' AlbertTokenizer, which cuts doubled quotes and digits "
-                         "before commas in its own way: a few ids will differ")  # fmt: skip
+                         "before commas in its own way, and to which pieces of single bytes are unknown: a few ids will "
+                         "differ")  # fmt: skip
     elif tokenizer.kind == "json":
         write_json(folder / "tokenizer.json", as_trained(tokenizer))
         settings.update(tokenizer_class="PreTrainedTokenizerFast", add_prefix_space=True)
@@ -222,5 +253,6 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig, long
             settings["basic_english"] = True
             lines.append("vocab.txt holds whole words of torchtext's basic_english: transformers' BertTokenizer finds "
                          "them, but treats punctuation and accents in its own way")  # fmt: skip
+    settings.update(zip(names, tokenizer.specials, strict=True))
     write_json(folder / "tokenizer_config.json", settings)
     return lines

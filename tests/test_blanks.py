@@ -16,6 +16,7 @@ from text.questions import Article, blanks, fill, fill_in
     ('What does the author mean by "the_most"?', 0), ("Who calls set_up_all()?", 0),
     ("What my_var holds is _ .", 1), ("my_var and __init__ are two_.", 1),  # beside a blank, a name is a name
     ("Active children_than others.", 1), ("It takes_hours and_yuan.", 2), ("In the text,_helps a lot.", 1),  # RACE's slips
+    ("她先_，然后_了门。", 2), ("小明_了几个苹果?", 1), ("ネコは_にいる。", 1),  # no blanks between words
 ])  # fmt: skip
 def test_a_blank_is_a_run_of_underscores_that_stands_for_itself(question, wanted):
     assert len(blanks(question)) == wanted
@@ -31,6 +32,7 @@ def test_a_blank_is_a_run_of_underscores_that_stands_for_itself(question, wanted
     ("From _ to _ .", "a, b; c, d", "From a, b to c, d ."), ("_ of _ .", "1;400; 104", "1;400 of 104 ."),
     ("_ , _ and _ .", "a; b; c", "a , b and c ."),
     ("_ is big, _ is small", "A", "A is big, A is small"), ("_ or _ .", "a; b; c", "a; b; c or a; b; c ."),
+    ("她先_，然后_了门。", "开灯；关上", "她先 开灯 ，然后 关上 了门。"),
     ("It is _ .", "a; b", "It is a; b ."), ("It is _ .", "a;", "It is a; ."), ("It is _ .", "so ...", "It is so ... ."),
 ])  # fmt: skip
 def test_each_blank_is_filled_by_its_part_or_else_by_the_whole_option(question, option, statement):

@@ -45,12 +45,14 @@ def test_what_is_pushed_can_be_taken_by_its_name(hub, here, model, run_script, m
 
 
 def test_what_another_model_left_there_goes_lest_it_be_taken_for_this_ones(hub, here, model, run_script, monkeypatch):
-    left = {"spiece.model": b"", "tokenizer.json": b"{}", "vocab.txt": b"a", "notes.txt": b"kept"}
+    left = {"spiece.model": b"", "tokenizer.json": b"{}", "vocab.txt": b"a", "notes.txt": b"kept",
+            "checkpoint-1/model.safetensors": b"kept", "training_args.bin": b"kept", "pytorch_model.bin": b""}  # fmt: skip
     hub.put("someone/mine", left)
     run_script("checkpoint.py", "push", "qa_model.pt", "someone/mine", **hub.environment(here, HF_TOKEN=TOKEN))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     files = hub.content["models", "someone/mine", "main"]
-    assert not {"spiece.model", "tokenizer.json"} & set(files) and files["notes.txt"] == b"kept"
+    assert not {"spiece.model", "tokenizer.json", "pytorch_model.bin"} & set(files)
+    assert [files[name] for name in ("notes.txt", "checkpoint-1/model.safetensors", "training_args.bin")] == [b"kept"] * 3
     assert files["vocab.txt"] != b"a" and load_model(QuestionAnswerTask, "someone/mine")
 
 

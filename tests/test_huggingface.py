@@ -205,6 +205,24 @@ def test_words_that_were_added_have_their_own_ids(tmp_path, where):
     assert load_body(QuestionAnswerTask, tmp_path)[1].encode_ids("covid a") == [len(LETTERS), *LETTERS.encode_ids("a")]
 
 
+def test_words_that_were_added_are_found_behind_special_ones_and_those_that_are_cut_are_told(tmp_path, capsys):
+    save(theirs("bert", "Model", vocab_size=len(LETTERS) + 4), tmp_path)
+    fast = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
+    fast.add_special_tokens({"additional_special_tokens": ["[E1]"]})
+    fast.add_tokens(["covid", "covid-19"])
+    fast.save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").unlink()
+    tokenizer = load_body(QuestionAnswerTask, tmp_path)[1]
+    assert tokenizer.encode_ids("covid") == fast("covid", add_special_tokens=False)["input_ids"] == [len(LETTERS) + 1]
+    assert "2 are cut to pieces here, such as '[E1]'" in capsys.readouterr().err
+
+
+def test_words_that_an_albert_has_been_given_are_told_of(albert, capsys):
+    (albert / "added_tokens.json").write_text(json.dumps({"covid": 70}))
+    load_body(RaceTask, albert)
+    assert "1 are cut to pieces here, such as 'covid'" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def albert_tokenizer(spiece):
     return sentencepiece_as_it_is(spiece, ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), clean=True, lowercase=True)

@@ -65,6 +65,19 @@ def test_rules_of_a_tokenizer_json_that_are_unknown_here_are_refused(part, value
     refused(change_json(tmp_path, "tokenizer.json", **{part: {**old, **value}}), words)
 
 
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer"])
+def test_a_tokenizer_json_without_berts_rules_is_refused(part, tmp_path):
+    save(theirs("bert", "Model"), tmp_path)
+    transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").unlink()
+    refused(change_json(tmp_path, "tokenizer.json", **{part: None}), f"{part} null is not supported")
+
+
+@pytest.mark.parametrize("name", ["T5Tokenizer", "BertJapaneseTokenizer"])
+def test_a_spiece_model_of_another_class_is_refused(albert, name):
+    refused(change_json(albert, "tokenizer_config.json", tokenizer_class=name), f"tokenizer_class {name}")
+
+
 # Weights
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 from their_models import LETTERS, TEXT, V, agree, batch, every_head, ours, save, theirs, transformers
 
@@ -14,7 +15,7 @@ from model import MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from text import subwords
 from text.piece_models import sentencepiece_pieces
 from text.tokenizer import Tokenizer
-from text.vocabularies import train_tokenizer
+from text.vocabularies import sentencepiece, train_tokenizer
 
 AUTO = {MLMTask: transformers.AutoModelForMaskedLM, NextSentenceTask: transformers.AutoModelForNextSentencePrediction,
         QuestionAnswerTask: transformers.AutoModelForQuestionAnswering,
@@ -113,6 +114,32 @@ def test_a_vocabulary_of_our_own_leaves_with_its_ids(size, tmp_path, run_script)
     assert back.encode_ids(f"The {plain}") == tokenizer.encode_ids(f"The {plain}")
 
 
+def test_a_vocabulary_with_a_users_own_pieces_leaves_with_its_ids(tmp_path, run_script):
+    """As ALBERT's authors train theirs: a file for AlbertTokenizer, whose special tokens are others."""
+    trained = train_tokenizer("sentencepiece", TEXT, 70).model
+    own = bytes([1 << 3 | 2, len(b"own")]) + b"own" + bytes([3 << 3, 4])  # text, and type 4: a user's
+    tokenizer = sentencepiece(trained + bytes([1 << 3 | 2, len(own)]) + own)
+    folder, output = exported(ours(RaceTask, vocab_size=len(tokenizer)), tmp_path, run_script, tokenizer)
+    assert "meant for transformers' AlbertTokenizer" in output and not (folder / "tokenizer.json").exists()
+    other = transformers.AutoTokenizer.from_pretrained(folder)
+    assert len(other) == len(tokenizer)
+    for text in ("the cat has 9 things", "the \U0001f600"):
+        ids = tokenizer.encode_ids(text)
+        assert other(text)["input_ids"] == [tokenizer.cls_id, *ids, tokenizer.sep_id]
+    assert tokenizer.unk_id in ids and load_model(RaceTask, folder)[1].encode_ids(text) == ids
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise safetensors.SafetensorError("Error while serializing: No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    save_model(tmp_path / "model.pt", ours(RaceTask), LETTERS)
+    with pytest.raises(UserError, match=r"out: cannot be written \(.*No space left on device"):
+        write_folder(read_model(tmp_path / "model.pt"), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
 def test_a_damaged_vocabulary_of_our_own_does_not_leave(tmp_path):
     made = train_tokenizer("sentencepiece", TEXT, 70)
     damaged = Tokenizer(made.kind, made.tokens, made.specials, made.lowercase, made.model[:4000])
@@ -149,11 +176,13 @@ def test_an_export_is_whole_or_not_there_and_never_overwrites(tmp_path, run_scri
     error = run_script("checkpoint.py", "export", tmp_path / "model.pt", folder, code=2).stderr
     assert "exists already" in error and error.count("\n") == 1
     (tmp_path / "empty").mkdir()
-    run_script("checkpoint.py", "export", tmp_path / "model.pt", tmp_path / "empty")
+    (tmp_path / "link").symlink_to("empty")
+    run_script("checkpoint.py", "export", tmp_path / "model.pt", tmp_path / "link")
+    assert {file.name for file in (tmp_path / "empty").iterdir()} == names
     monkeypatch.setattr(huggingface, "write_tokenizer", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         huggingface.write_folder(read_model(tmp_path / "model.pt"), tmp_path / "half")
-    assert {file.name for file in tmp_path.iterdir()} == {"model.pt", "out", "empty"}
+    assert {file.name for file in tmp_path.iterdir()} == {"model.pt", "out", "empty", "link"}
 
 
 @pytest.mark.parametrize("changes", [dict(share_layers=True), dict(embedding_size=20)])

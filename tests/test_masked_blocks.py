@@ -109,12 +109,18 @@ def test_evaluation_masks_are_fixed_whatever_training_uses():
     assert fixed["positions"].float().mean() == pytest.approx(0.15, abs=0.02)
 
 
-def test_whole_words_are_masked_whole():
-    data = blocks(toys.corpus(*LONG), bptt=128, unit="whole-word")
+@pytest.mark.parametrize("unknown", [False, True])
+def test_whole_words_are_masked_whole(unknown):
+    """Also those in which a character is unknown."""
+    corpus = toys.corpus(*LONG)
+    data = blocks(corpus, bptt=128, unit="whole-word")
+    if unknown:
+        within = np.flatnonzero(~data.tokenizer.word_starts[corpus.tokens] & (corpus.tokens >= 5))
+        corpus.tokens[within[::3]] = UNK
     batch, shares = data.collate(range(len(data) - 1), 0), []
     for index, chosen in enumerate(batch["positions"][:, 1:].numpy()):
         tokens = data.block(index, 0)
-        word = np.cumsum(data.tokenizer.word_starts[tokens] | (tokens < 5))
+        word = np.cumsum(data.tokenizer.word_starts[tokens] | ((tokens < 5) & (tokens != UNK)))
         for number in np.unique(word):
             assert len(set(chosen[(word == number) & (tokens >= 5)])) <= 1
         shares.append(chosen[tokens >= 5].mean())

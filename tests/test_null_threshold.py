@@ -72,12 +72,13 @@ def test_the_threshold_that_is_found_leaves_room_on_both_sides():
     assert scores["null_threshold"] == pytest.approx(0.5)
 
 
-def test_a_few_examples_that_all_have_answers_withhold_none():
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_few_examples_that_all_have_answers_or_all_none_withhold_none(answered):
     squad, found = toys.squad(contexts=5), {}
     for number, question in enumerate(squad.questions):
-        if question.answers:  # those answered wrong by small odds, which a threshold would cut off
+        if bool(question.answers) == answered:  # by small odds, those answered wrong are what a threshold would cut off
             found[number] = (-1.0, -1.0), [(0.0, 0.0, 0, 1)]
-    assert squad.with_impossible and len(found) < len(squad.questions)
+    assert squad.with_impossible and 0 < len(found) < len(squad.questions)
     scores = qa_task.official(SimpleNamespace(squad=squad), found, None, find_threshold=True)
     assert scores["null_threshold"] == 1.0
 
@@ -94,6 +95,16 @@ def test_validation_questions_that_all_have_answers_give_no_threshold_which_is_t
     call(" ".join(["--dataset set", *TRAIN]))
     assert "null_threshold" not in read_model("qa_model.pt")["notes"]
     assert "no threshold is found for withholding one; give --null-threshold" in told[0]
+
+
+def test_validation_questions_of_which_none_has_an_answer_choose_no_model(call, tmp_path):
+    write_set(tmp_path / "set", True)
+    records = toys.as_json(toys.squad(2, contexts=8, words=60))
+    for paragraph in (paragraph for article in records["data"] for paragraph in article["paragraphs"]):
+        paragraph["qas"] = [question for question in paragraph["qas"] if not question["answers"]]
+    (tmp_path / "set/valid.json").write_text(json.dumps(records))
+    with pytest.raises(UserError, match="no question of the validation set has an answer"):
+        call(" ".join(["--dataset set", *TRAIN]))
 
 
 @pytest.fixture

@@ -131,6 +131,20 @@ def test_a_sentencepiece_word_starts_where_its_text_starts(tokenizers):
     assert encoding.offsets[-2:] == [(4, 5), (4, 5)]
 
 
+def test_offsets_stay_small_where_a_text_has_blanks_that_python_does_not_know(tokenizers):
+    """A zero-width space, as Khmer has between its words, is a blank to SentencePiece."""
+    offsets = tokenizers["sentencepiece"].encode("中国的首都\u200b是北京。").offsets
+    assert all(end <= 5 or start >= 6 for start, end in offsets) and {end for _, end in offsets} >= {5, 10}
+
+
+def test_offsets_stay_small_where_a_mark_of_half_width_joins_its_letter():
+    tokenizer = train_tokenizer("sentencepiece", ["バスに乗る人", "人に会う", "バスの人"] * 20, 30)
+    assert tokenizer.encode_ids("ﾊﾞｽに乗る人") == tokenizer.encode_ids("バスに乗る人")
+    wide = [{0: 0, 1: 2, 2: 3}.get(at, at + 1) for at in range(7)]  # place in the one -> in the other
+    expected = [(wide[start], wide[end]) for start, end in tokenizer.encode("バスに乗る人").offsets]
+    assert tokenizer.encode("ﾊﾞｽに乗る人").offsets == expected
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("unit", ["a", "a,", "中国", "\u0323\u0301", 'a""', "<", "İ"])
 def test_a_long_text_without_a_blank_takes_linear_time(tokenizers, kind, unit):

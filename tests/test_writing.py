@@ -8,7 +8,7 @@ import torch
 
 from files.mistakes import UserError, run_main
 from files.reading import read_json
-from files.writing import atomic_write, check_writable, write_json
+from files.writing import atomic_folder, atomic_write, check_writable, write_json
 
 
 def test_atomic_write_leaves_the_old_file_when_the_block_raises(tmp_path):
@@ -104,3 +104,15 @@ def test_a_file_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or replace(*names))
     write_json(tmp_path / "file.json", {})
     assert done[:2] == ["synced", "renamed"]
+
+
+def test_a_folder_that_one_may_write_to_is_filled_where_its_parent_is_not_ones_own(tmp_path, monkeypatch):
+    """A mount, for which nothing can be made beside it: it keeps its number."""
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    (folder / f".tmp{os.getpid()}").mkdir()  # of a process of this number that was killed
+    number = folder.stat().st_ino
+    with atomic_folder(folder) as temporary:
+        (temporary / "file").write_text("whole")
+        assert [path.name for path in tmp_path.iterdir()] == ["mount"]
+    assert [path.name for path in folder.iterdir()] == ["file"] and folder.stat().st_ino == number

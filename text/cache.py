@@ -40,7 +40,7 @@ from files.mistakes import UserError
 from files.reading import CACHE_TAG, CHUNK, read_json
 from files.writing import write_json
 
-VERSION = 3  # raise it when the same files would give other arrays: cutting, cleaning, layout
+VERSION = 4  # raise it when the same files would give other arrays: cutting, cleaning, layout
 CHECKED = 1 << 28  # bytes of an array; more would make the start wait, and the folder is the user's own
 WORKERS = 64  # at most; each takes about 100 MB
 SAMPLE = 1 << 12  # bytes, three times, by which files of the same name, size and time are told apart

@@ -66,7 +66,8 @@ class MaskedBlocks:
         fraction = 0.15 if evaluation else self.mask_frac
         last = np.maximum(1, np.rint(fraction * candidates.sum(1)).astype(np.int64)) - 1
         if self.unit == "whole-word" and not evaluation:  # all parts of a word have one number, and are chosen together
-            word = np.cumsum(self.tokenizer.word_starts[tokens] | ~candidates, 1)
+            others = ~candidates & (tokens != self.tokenizer.unk_id)  # an unknown character may stand within a word
+            word = np.cumsum(self.tokenizer.word_starts[tokens] | others, 1)
             draws = np.take_along_axis(draws, word - word[:, :1], 1)
         draws = np.where(candidates, draws, 2.0)
         largest = np.partition(draws, np.unique(last), 1)[np.arange(len(draws)), last]

@@ -428,7 +428,11 @@ def race_set_aside(source, level, parts, skip):
     return {part: [articles[key] for key in wanted if key in keys] for part, keys in {"train": rest, **found}.items()}
 
 
-PARTS = ("; ", ";", "/", "...", "…", ",")  # what stands between the parts of an option, the surest first; RACE has ";"
+PARTS = ("; ", ";", "；", "/", "...", "…", ",")  # between the parts of an option, the surest first; RACE has ";"
+
+
+# Thai, Lao, Burmese, Khmer, kana and ideographs, which put no blanks between words: each character is one of its own.
+ALONE = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 
 
 def blanks(question: str) -> list[tuple[int, int]]:
@@ -438,7 +442,7 @@ def blanks(question: str) -> list[tuple[int, int]]:
     ("Active children_than others."), and a few slips are no blanks ("is told in the_passage?"): so where no other is, a
     run within a word is a blank, unless the question ends with a question mark.
     """
-    words = [word for word in re.finditer(r"\w+", question) if re.fullmatch(r"[^\W_]*_+", word[0])]
+    words = [word for word in re.finditer(rf"[^\W{ALONE}]+", question) if re.fullmatch(r"[^\W_]*_+", word[0])]
     if words or re.search(r"\?\W*$", question):
         return [(word.end() - len(word[0]) + len(word[0].rstrip("_")), word.end()) for word in words]
     return [run.span() for run in re.finditer("_+", question)]

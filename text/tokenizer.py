@@ -179,11 +179,14 @@ class _Memo(dict):
         return value
 
 
+HALF_WIDTH_MARKS = "\uff9e\uff9f"  # of kana: no combining characters, but joined with the letter before them all the same
+
+
 def _clusters(chunk):
     """(start, end) of each character together with its combining marks: what can be normalised by itself."""
     start = 0
     for i in range(1, len(chunk)):
-        if not unicodedata.combining(chunk[i]) or i - start >= LONGEST_CLUSTER:
+        if not (unicodedata.combining(chunk[i]) or chunk[i] in HALF_WIDTH_MARKS) or i - start >= LONGEST_CLUSTER:
             yield start, i
             start = i
     yield start, len(chunk)
@@ -304,6 +307,7 @@ class _WordPiece:
 
 class _SentencePiece:
     QUOTES = re.compile("``|''")
+    BLANKS = "\u200b\u200c\u200e\u200f\u2581\ufeff\ufffd"  # blanks to the rules of SentencePiece's default, not to Python
 
     def __init__(self, index, unk_id, model, clean=False, lowercase=True):
         self.index, self.unk_id, self.model, self.clean, self.lowercase = index, unk_id, model, clean, lowercase
@@ -313,8 +317,14 @@ class _SentencePiece:
     def cut(self):
         return subwords.encoder(self.model)
 
+    @functools.cached_property
+    def blanks(self):
+        """Those of BLANKS that separate words by this model's own rules, for str.translate."""
+        return {ord(blank): " " for blank in self.BLANKS if self.cut(f"a{blank}a") == self.cut("a a")}
+
     def prepare(self, text):
-        return subwords.without_surrogates(text)
+        text = subwords.without_surrogates(text)
+        return text if text.isascii() else text.translate(self.blanks)
 
     def _pieces(self, text):
         return self._albert_pieces(text) if self.clean else self.cut(text)

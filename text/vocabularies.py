@@ -259,6 +259,7 @@ def sentencepiece_with_specials(tokenizer: Tokenizer) -> bytes:
         return tokenizer.model
     specials = [field(1, field(1, text.encode()) + bytes([3 << 3, 2 if i == tokenizer.unk_id else 3]))
                 for i, text in enumerate(tokenizer.specials)]  # fmt: skip
-    rest = [raw for number, value, raw in fields_of(tokenizer.model)
+    unknown = as_varint(40 << 3) + as_varint(tokenizer.unk_id)  # trainer_spec.unk_id, of which the last counts
+    rest = [field(2, value + unknown) if number == 2 else raw for number, value, raw in fields_of(tokenizer.model)
             if number != 1 or {key: part for key, part, _ in fields_of(value)}.get(3, 1) in (1, 4, 6)]  # fmt: skip
     return b"".join([*specials, *rest])
