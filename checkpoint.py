@@ -17,6 +17,7 @@ precision it holds its weights, who loads it computes with fp32 weights.
 
 import argparse
 import dataclasses
+import os
 import tempfile
 from pathlib import Path
 from typing import TypeVar
@@ -283,10 +284,17 @@ def push(args):
 
 def save_as(args):
     """Write a model as a model file of this project, its weights in another precision."""
+    if Path(args.new).name == "model.safetensors":  # which would be read as other software's
+        raise UserError(f"{args.new}: the name of weights alone in a Hugging Face folder; give another")
+    if os.path.exists(args.new) and os.path.exists(args.file) and os.path.samefile(args.new, args.file):
+        raise UserError(f"{args.new}: is what is read, and would be overwritten; give another name")
+    check_writable(args.new)
     content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
-    task = content["task"]
+    task, notes = content["task"], content["notes"]
+    if hub.is_name(args.file) or os.path.isdir(args.file):  # what tells such models, which read whole texts, from ours
+        notes = {"longest": content["config"].max_position_embeddings, **notes}
     body, head = (in_precision(part, args) for part in (content["body"], content["heads"].get(task, {})))
-    write_model(args.new, task, content["config"], content["tokenizer"], body, head, content["notes"])
+    write_model(args.new, task, content["config"], content["tokenizer"], body, head, notes)
     print(f"{args.new}: written, weights in {args.precision}")
     tell(args.file, content["new"], others(content, task))
 

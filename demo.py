@@ -62,6 +62,8 @@ def arguments():
            f"(default: {', '.join(MODELS)}, where they exist, else pretrained)", nargs="+")  # fmt: skip
     p.flag("host", "the address to listen at; 0.0.0.0 lets other machines in", default="127.0.0.1")
     p.flag("port", "the port to listen at; 0 for any that is free", type=flags.natural, default=8000)
+    p.flag("save-vocab", "the vocabulary of a file of torchtext's BERT example", default="bert_vocab.pt")
+    p.flag("nhead", "its number of attention heads, where they are not 64 wide", type=flags.positive(int))
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast", choices=["auto", "fp32", "bf16", "fp16"],
            default="auto")  # fmt: skip
     args = p.parse_args()
@@ -138,9 +140,12 @@ KINDS = {  # the head of a task, its script, and how it answers
 }
 
 
-def load(path, precision, ranks):
-    """The models in ``path``, one for each head that answers. Raises UserError where there is none."""
-    content = checkpoint.read_model(path, vocab="bert_vocab.pt")
+def load(path, precision, ranks, vocab="bert_vocab.pt", heads=None):
+    """The models in ``path``, one for each head that answers. Raises UserError where there is none.
+
+    ``vocab`` and ``heads`` are of torchtext's BERT example, as --save-vocab and --nhead of the tasks.
+    """
+    content = checkpoint.read_model(path, vocab=vocab, heads=heads)
     kinds = [kind for kind, (cls, _, _) in KINDS.items() if cls.__name__ in content["heads"]]
     if not kinds:
         found = " and ".join(content["heads"]) or "a body without a head"
@@ -148,7 +153,8 @@ def load(path, precision, ranks):
     loaded = []
     for kind in kinds:
         cls, script, _ = KINDS[kind]
-        args = script.arguments(["--bert-model", str(path), "--evaluate", "--precision", precision])
+        args = script.arguments(["--bert-model", str(path), "--evaluate", "--precision", precision, "--save-vocab", vocab,
+                                 *(["--nhead", str(heads)] if heads else [])])  # fmt: skip
         precision_of(args, ranks)  # a mistake there is told before the page is open
         model, tokenizer = flags.trained_models(cls, args, script.READING)[0]
         loaded.append(Loaded(str(path), kind, args, model.to(ranks.device).eval(), tokenizer, ranks))
@@ -157,7 +163,7 @@ def load(path, precision, ranks):
 
 def load_all(args, ranks):
     """The models of --bert-model; of those that just lie here the ones that can be used."""
-    found = [loaded_or_not(path, args.precision, ranks) for path in dict.fromkeys(args.bert_model)]
+    found = [loaded_or_not(path, args, ranks) for path in dict.fromkeys(args.bert_model)]
     models, wrong = [model for good, _ in found for model in good], [error for _, error in found if error]
     if wrong and (args.named or not models):
         raise wrong[0]
@@ -166,10 +172,10 @@ def load_all(args, ranks):
     return models
 
 
-def loaded_or_not(path, precision, ranks):
+def loaded_or_not(path, args, ranks):
     """(the models in ``path``, what is wrong with it or None)"""
     try:
-        return load(path, precision, ranks), None
+        return load(path, args.precision, ranks, args.save_vocab, args.nhead), None
     except UserError as error:
         return [], error
 

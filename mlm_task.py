@@ -27,9 +27,9 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p.flag("mask-unit", "what is masked at once", choices=["token", "whole-word"], default="token")
     p.flag("fill", "no training: the likeliest words for each [MASK] of this text")
     p.flag("predict", "no training: the likeliest words for each [MASK] of each line of this file")
-    p.flag("output", "where the words of --predict go", default="words.json")
+    p.flag("output", "where the words of --predict go (default: words.json)")
     p.flag("top-k", "how many words for each [MASK]", type=flags.positive(int), default=5)
-    return flags.with_default_model(p.parse_args(words), "mlm_bert.pt")
+    return flags.with_default_model(flags.for_predict(p.parse_args(words), "words.json"), "mlm_bert.pt")
 
 
 if __name__ == "__main__":  # what follows takes a second to import
@@ -51,6 +51,7 @@ from files.mistakes import UserError, run_main, warn
 from files.reading import read_lines
 from files.writing import check_writable, write_json
 from formats.torchtext_files import is_vocab_of_theirs
+from formats.vocabularies import read_at_once
 from model import MLMTask
 from text.batches import EVALUATION
 from text.masked_blocks import MaskedBlocks
@@ -112,9 +113,9 @@ def layout(args: Namespace, model: MLMTask) -> tuple[int, bool]:
     The BERTs of Hugging Face's folders and hub read texts that a [SEP] ends, and were trained on all positions that they
     have, unless their tokenizer's settings say less.
     """
-    named = args.checkpoint or args.bert_model
-    if is_name(named) or Path(named).is_dir():
-        return args.bptt or getattr(model, "notes", {}).get("longest", model.bert.config.max_position_embeddings), True
+    named, notes = args.checkpoint or args.bert_model, getattr(model, "notes", {})
+    if is_name(named) or Path(named).is_dir() or ("longest" in notes and "bptt" not in notes):  # the last: by save-as
+        return args.bptt or read_at_once(notes, model.bert.config), True
     return flags.reading(args, model, READING).bptt, False
 
 
@@ -231,10 +232,14 @@ def run(args, ranks):
         )
         for split in splits
     }  # fmt: skip
-    if keeps_vocabulary:
-        save_vocab(tokenizer, args.save_vocab)
-    task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples,
-                      notes=lambda figures: vars(flags.reading(args, model, READING)), tested=("loss", "ppl"))  # fmt: skip
+
+    def notes(figures):
+        if keeps_vocabulary:  # together with the first model, for a run that never gets there has not replaced the old one
+            save_vocab(tokenizer, args.save_vocab)
+        return vars(flags.reading(args, model, READING))
+
+    task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples, notes=notes,
+                      tested=("loss", "ppl"))  # fmt: skip
     return utils.evaluate([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
 
 

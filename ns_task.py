@@ -26,8 +26,8 @@ def arguments() -> "Namespace":
     p.flag("objective", "wrong second parts: from elsewhere (nsp), or the parts swapped (sop)",
            choices=READING["objective"])  # fmt: skip
     p.flag("predict", "no training: for each line of this file, two texts with a tab between, does the second follow?")
-    p.flag("output", "where the probabilities of --predict go", default="follows.json")
-    return flags.with_default_model(p.parse_args(), "ns_bert.pt", "mlm_bert.pt")
+    p.flag("output", "where the probabilities of --predict go (default: follows.json)")
+    return flags.with_default_model(flags.for_predict(p.parse_args(), "follows.json"), "ns_bert.pt", "mlm_bert.pt")
 
 
 if __name__ == "__main__":  # what follows takes a second to import

@@ -46,10 +46,10 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p.flag("show", "question: hide the context, to see what can be had without reading", choices=["all", "question"],
            default="all")  # fmt: skip
     p.flag("predict", "no training: answer the questions of this file of SQuAD's layout or rows")
-    p.flag("output", "where the answers of --predict go", default="predictions.json")
+    p.flag("output", "where the answers of --predict go (default: predictions.json)")
     p.flag("ask", "no training: answer this question")
     p.flag("context", "the text in which --ask looks for the answer: a file, or - for standard input")
-    args = p.parse_args(words)
+    args = flags.for_predict(p.parse_args(words), "predictions.json")
     flags.check_all_or_none(args, ask="the question", context="the file to look in")
     if args.null_threshold is not None and not flags.uses_trained(args):
         raise UserError(f"--null-threshold {args.null_threshold:g}: training finds its own; add --predict, --evaluate or "
@@ -61,6 +61,7 @@ if __name__ == "__main__":  # what follows takes a second to import
     flags.answer_help(arguments)
 
 import math
+import re
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -319,8 +320,9 @@ def ask(args, ranks, models, places):
 
 def sentence_around(text, start, end, language="rules"):
     """The sentence in which the characters from ``start`` to ``end`` stand (all that they touch), blanks made single."""
-    left, right = text.rfind("\n\n", 0, start), text.find("\n\n", end)  # its paragraph
-    left, right = max(0, left), right if right >= 0 else len(text)
+    borders = [blank.span() for blank in re.finditer(r"\n\s*\n", text)]  # of its paragraph
+    left = max((after for _, after in borders if after <= start), default=0)
+    right = min((before for before, _ in borders if before >= end), default=len(text))
     first = count_letters(text[left:start])
     last, place, kept = first + count_letters(text[start:end]), 0, []
     for sentence in sentences(" ".join(text[left:right].split()), language):

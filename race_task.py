@@ -50,13 +50,13 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p.flag("show", "question: hide the article, options: the question too, to see what can be had without reading",
            choices=["all", "question", "options"], default="all")  # fmt: skip
     p.flag("predict", "no training: choose for the articles of this folder, or file of rows")
-    p.flag("output", "where the answers of --predict go", default="answers.json")
+    p.flag("output", "where the answers of --predict go (default: answers.json)")
     p.flag("scores", "with --predict: the probabilities of the options too, in NAME.scores.json", action="store_true",
            default=False)  # fmt: skip
     p.flag("ask", "no training: choose among the --options for this question")
     p.flag("options", "the texts among which --ask chooses, two or more", nargs="+", metavar=tuple(LETTERS[:2]))
     p.flag("context", "the text that --ask is about: a file, or - for standard input")
-    args = p.parse_args(words)
+    args = flags.for_predict(p.parse_args(words), "answers.json")
     flags.check_all_or_none(args, ask="the question", options="two texts or more", context="the file to read")
     args = flags.with_default_model(args, "race_model.pt", "ns_bert.pt")
     if args.scores and not args.predict:

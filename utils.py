@@ -17,6 +17,7 @@ A task script fills in a ``Task`` (its model, examples, loss and score) and hand
 """
 
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -244,7 +245,8 @@ class Trainer:
         self.data = task.examples["train"]
         if args.batch_size < ranks.world:
             warn(f"--batch_size {args.batch_size}: of {ranks.world} ranks some have nothing to do; raise it")
-        self.schedule = Schedule(args, -(-len(self.data) // args.batch_size), ranks)
+        most = len(task.examples["valid"]) if "valid" in task.examples else math.inf
+        self.schedule = Schedule(args, -(-len(self.data) // args.batch_size), ranks, most)
         self.logs = Logs(task.name, task.summary, args, ranks, self.schedule)
         self.saving = Saving(task, args, ranks, self.engine, self.schedule, self.logs.say)
         self.state = State()

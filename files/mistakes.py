@@ -5,6 +5,7 @@ scripts print it and leave with code 2; anything else is a bug and keeps its tra
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def warn(message: str, once: str | None = None, word: str = "warning") -> None:
 def run_main(function: Callable[[], Any]) -> NoReturn:
     """Run a script's ``main``: a ``UserError``, a full disk, or a path that one may not look into, becomes one line on
     stderr and exit code 2, Ctrl-C no line and 130."""
+    take_any_text()
     try:
         code = function()
     except UserError as error:
@@ -52,20 +54,28 @@ def run_main(function: Callable[[], Any]) -> NoReturn:
     except BrokenPipeError:  # `python data.py inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not (error.filename and error.errno in (errno.EACCES, errno.ENAMETOOLONG)):
-            raise
-        remedy = "free space, or write elsewhere" if full else "check the path, and who may read it"
-        name = UserError(error.filename or "what was being written")
-        print(f"error: {name}: {error.strerror}; {remedy}", file=sys.stderr)
-        code = 2
     except Exception as error:
-        if not (line := out_of_memory(error)):
+        if not (line := refused(error) or out_of_memory(error)):
             raise
         print(f"error: {line}", file=sys.stderr)
         code = 2
     sys.exit(code or 0)
+
+
+def take_any_text() -> None:
+    """Let standard output write as an escape what its encoding has no letter for: an answer is not worth a failure."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def refused(error: Exception) -> str | None:
+    """What to tell where a disk is full or a path may not be looked into; of other errors None."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    closed = isinstance(error, OSError) and error.filename and error.errno in (errno.EACCES, errno.ENAMETOOLONG)
+    if not full and not closed:
+        return None
+    remedy = "free space, or write elsewhere" if full else "check the path, and who may read it"
+    return f"{UserError(error.filename or 'what was being written')}: {error.strerror}; {remedy}"
 
 
 def out_of_memory(error: Exception) -> str | None:

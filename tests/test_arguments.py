@@ -148,6 +148,10 @@ def folder(tmp_path):
     ("qa", "--predict train.json --ask Who? --context a.txt", ["--predict and --ask", "choose one"]),
     ("qa", "--bert-model a.pt --checkpoint b.pt", ["--checkpoint and --bert-model", "name one"]),
     ("qa", "--ask Who? --context - --parallel DDP", ["--context -", "--parallel DDP", "give a file"]),
+    ("mlm", "--output words.json", ["--output words.json", "add it"]),
+    ("ns", "--bert-model none --output a.json", ["--output a.json", "add it"]),
+    ("qa", "--evaluate --output a.json", ["--output a.json", "add it"]),
+    ("race", "--bert-model a.pt --output a.json", ["--output a.json", "add it"]),
     ("mlm", "--world_size 2", ["--world_size 2", "--parallel DDP"]),
     ("mlm", "--epochs 2 --minutes 1", ["--epochs 2 and --minutes 1", "two budgets"]),
     ("mlm", "--save /dev/null", ["/dev/null", "is no file"]),
@@ -184,9 +188,10 @@ def test_sizes_beside_a_model_that_has_its_own_are_told_to_count_for_nothing(mon
     monkeypatch.setattr(mistakes, "TOLD", set())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ns_bert.pt").touch()
-    parsed(monkeypatch, "qa", "--emsize", "32", "--vocab-size", "99", *given)
+    parsed(monkeypatch, "qa", "--emsize", "32", "--vocab-size", "99", "--norm", "pre", *given)
     error = capsys.readouterr().err
-    assert error == "note: --emsize --vocab-size: of a new model, which --bert-model none makes; ns_bert.pt is what it is\n"
+    of_new = "of a new model, which --bert-model none makes; ns_bert.pt is what it is"
+    assert error == f"note: --emsize --norm --vocab-size: {of_new}\n"
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line(run_script):

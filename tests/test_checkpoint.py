@@ -304,3 +304,14 @@ def test_save_as_writes_a_file_whose_precision_show_tells(saved, run_script, tmp
 def test_show_without_a_file_is_a_users_mistake(run_script, tmp_path):
     assert "{show,export,push,save-as,embed}" in run_script("checkpoint.py", code=2).stderr
     assert "no such file" in run_script("checkpoint.py", "show", "none.pt", code=2).stderr
+
+
+@pytest.mark.parametrize("new, words", [
+    ("m.pt", "is what is read"), ("model.safetensors", "the name of weights alone"), ("", "is a folder"),
+])  # fmt: skip
+def test_save_as_takes_no_name_that_costs_the_model_or_that_is_read_otherwise(tmp_path, new, words):
+    save_model(tmp_path / "m.pt", make(MLMTask), LETTERS)
+    before = (tmp_path / "m.pt").read_bytes()
+    args = Namespace(file=str(tmp_path / "m.pt"), new=str(tmp_path / new), precision="bf16", save_vocab="", nhead=None)
+    toys.refused(lambda: save_as(args), words)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"] and (tmp_path / "m.pt").read_bytes() == before

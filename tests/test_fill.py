@@ -8,6 +8,7 @@ import toys
 import demo
 import mlm_task
 import utils
+from checkpoint import load_model
 from model import BertConfig, MLMTask
 from text import sample
 from text.batches import EVALUATION
@@ -90,6 +91,18 @@ def test_the_layout_of_a_row_is_that_of_the_models_training(tmp_path, folder):
     assert mlm_task.layout(args, model) == ((512, True) if folder else (128, False))
     args.bptt = 64
     assert mlm_task.layout(args, model) == (64, folder)
+
+
+def test_a_bert_of_a_hugging_face_folder_is_asked_alike_as_a_file_of_ours(tmp_path, run_script):
+    from their_models import save, theirs  # skips without transformers
+
+    save(theirs("bert", "ForMaskedLM"), tmp_path / "bert")
+    run_script("checkpoint.py", "save-as", "bert", "mlm.pt", "--precision", "bf16")
+    layouts = []
+    for name in ("bert", "mlm.pt"):
+        args = mlm_task.arguments(["--fill", "[MASK]", "--bert-model", str(tmp_path / name)])
+        layouts.append(mlm_task.layout(args, load_model(MLMTask, tmp_path / name)[0]))
+    assert layouts[0] == layouts[1] == (layouts[0][0], True)
 
 
 def test_rows_of_the_matrix_beyond_the_vocabulary_are_no_words():

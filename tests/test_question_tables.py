@@ -262,3 +262,17 @@ def test_a_row_of_parquet_is_told_by_its_number(tmp_path):
 def test_no_rows_are_no_questions(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n")
     refused(lambda: load_squad(tmp_path / "a.jsonl"), "a.jsonl: holds no question")
+
+
+@pytest.mark.parametrize("own", [{}, {"id": "0"}])
+def test_articles_to_train_on_may_have_one_id_and_those_to_score_may_not(write, places, own):
+    """As shards of one name have where rows have no ids, and those that each count from 0."""
+    def shard(word):
+        asked = {"question": "who?", "options": ["a", "b"], "answer": 0, **own}
+        return "".join(json.dumps({"article": f"the {word} {n}", **asked}) + "\n" for n in range(1 if own else 3))
+
+    shards = {f"{folder}/part.jsonl": shard(word) for folder, word in (("train/a", "cat"), ("train/b", "dog"))}
+    name = write({**shards, "valid/v.jsonl": shard("mat"), "test/t.jsonl": shard("red")})
+    articles = load_race_splits(name, places, "all")["train"]
+    assert len(articles) == (2 if own else 6) and len({article.id for article in articles}) == len(articles)
+    refused(lambda: load_race([places.data.parent / "mine" / path for path in shards]), "has the id", "another article")

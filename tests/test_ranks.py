@@ -245,12 +245,15 @@ def test_a_bug_in_one_rank_shows_its_traceback_only(started, rank):
 
 
 @slow
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_mistake_in_one_rank_is_one_line(started, rank):
-    process = started(f"if ranks.rank == {rank}:\n    raise UserError('a: b; c')", world_size=3)
+@pytest.mark.parametrize("rank, mistake, line", [
+    (0, "UserError('a: b; c')", "a: b; c"), (2, "UserError('a: b; c')", "a: b; c"),
+    (2, "OSError(28, 'No space', 'out')", "out: No space; free space, or write elsewhere"),
+])  # fmt: skip
+def test_a_mistake_in_one_rank_is_one_line(started, rank, mistake, line):
+    process = started(f"if ranks.rank == {rank}:\n    raise {mistake}", world_size=3)
     _, errors = process.communicate(timeout=240)
     lines = [line for line in errors.splitlines() if "has lost another rank" not in line]
-    assert process.returncode == 2 and lines == ["error: a: b; c"]
+    assert process.returncode == 2 and lines == [f"error: {line}"]
 
 
 @slow

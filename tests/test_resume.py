@@ -395,6 +395,29 @@ def test_after_a_restart_the_state_of_another_job_is_not_gone_on_from(toy, monke
     assert "resuming from" not in capsys.readouterr().out
 
 
+def test_after_a_restart_the_state_of_another_command_of_the_job_is_not_gone_on_from(toy, monkeypatch, tmp_path, capsys):
+    """As of a job that trains one model after another in one folder, and was requeued amid the first."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setattr(sys, "argv", ["toy.py", "--lr", "0.01"])
+    toy("--steps 3")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    toy("--steps 3")
+    assert "resuming from" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["toy.py", "--lr", "0.02"])
+    toy("--steps 3 --lr 0.02")
+    assert "resuming from" not in capsys.readouterr().out and saved(tmp_path / "runs")["arguments"]["lr"] == 0.02
+    monkeypatch.setattr(sys, "argv", ["toy.py", "--seed", "9"])
+    assert toy("--steps 3 --seed 9")[0] == 0
+
+
+@slow
+def test_a_refused_resume_leaves_the_vocabulary_that_is_there(run, tmp_path):
+    run("mlm", "--steps 2 --vocab-size 200")
+    before = (tmp_path / "bert_vocab.pt").read_bytes()
+    run("mlm", "--steps 4 --vocab-size 150 --resume", code=2)
+    assert (tmp_path / "bert_vocab.pt").read_bytes() == before
+
+
 @pytest.fixture
 def scaled(monkeypatch):
     """fp16's scaler, as if this were a GPU; gradients overflow until its scale has come down a little."""

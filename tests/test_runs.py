@@ -80,6 +80,15 @@ def test_the_model_that_a_run_starts_from_and_writes_is_kept(trained, run, tmp_p
     assert (tmp_path / "race_model-before-1.pt").read_bytes() == before != (tmp_path / "race_model.pt").read_bytes()
 
 
+@slow
+def test_the_model_that_a_run_starts_from_is_kept_where_a_resume_forgets_to_write_elsewhere(trained, run, tmp_path):
+    shutil.copy(trained / "race_model.pt", tmp_path)
+    before = (tmp_path / "race_model.pt").read_bytes()
+    run("race", "--checkpoint race_model.pt --save new.pt --steps 1 --no-test")
+    run("race", "--checkpoint race_model.pt --steps 2 --no-test --resume")
+    assert (tmp_path / "race_model-before-1.pt").read_bytes() == before
+
+
 # From an empty folder
 
 

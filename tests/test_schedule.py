@@ -105,6 +105,14 @@ def test_more_minutes_choose_the_model_by_more_examples_where_they_allow_it(cloc
     assert (state.valid_examples, state.best) == (examples, best)
 
 
+@pytest.mark.parametrize(("there", "best"), [(40, 61.0), (100, None)])
+def test_of_a_set_that_all_was_scored_of_more_minutes_change_nothing(clock, there, best):
+    state = State(step=25, seconds=600.0, validations=2, due=1.0, minutes=5, valid_examples=50, best=61.0)
+    args = SimpleNamespace(minutes=60, steps=None, epochs=None, valid_examples=300, batch_size=16)
+    Schedule(args, 100, Ranks(), there).given_more(state)
+    assert state.best == best
+
+
 def test_steps_that_were_gone_back_over_do_not_make_validations_smaller(clock):
     args = SimpleNamespace(minutes=60, steps=None, epochs=None, valid_examples=3000, batch_size=16)
     schedule = Schedule(args, 1000, Ranks())

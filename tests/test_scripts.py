@@ -58,6 +58,12 @@ def test_select_reads_the_sentence_of_an_article_without_blanks(tmp_path):
     assert IDEOGRAPHS.decode(rows.texts.text(0)[rows.selected(0)]).replace(" ", "") == CHINESE[1]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_answer_stands_in_its_paragraph_whatever_ends_its_lines(end):
+    text = f"Title{end}{end}The cat sat.{end} {end}The dog"
+    assert qa_task.sentence_around(text, text.index("cat"), text.index("cat") + 3) == "The cat sat."
+
+
 def test_an_answer_stands_in_its_sentence_of_a_text_without_blanks():
     text = "".join(CHINESE)
     assert qa_task.sentence_around(text, text.index("河"), text.index("河") + 1) == CHINESE[1]

@@ -3,6 +3,7 @@ Makefile choose a stack by the Python that is there."""
 
 import shutil
 import subprocess
+import time
 
 import pytest
 from conftest import ROOT
@@ -92,3 +93,18 @@ def test_make_takes_a_python_that_is_there(tmp_path, there, words, begins, extra
     environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
     output = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert begins in output and f'".[{extra},log' in output
+
+
+def test_another_torch_than_was_installed_is_installed(tmp_path):
+    """.ci/run names one, which a folder of before may not have."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv-new").mkdir()
+    time.sleep(0.01)
+    (tmp_path / ".venv-new" / "installed").touch()
+
+    def said(torch):
+        command = ["make", "-n", "install", "STACK=new", f"TORCH={torch}"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert "pip" not in said("") and "install --quiet --disable-pip-version-check torch==9" in said("torch==9")

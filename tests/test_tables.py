@@ -172,9 +172,18 @@ def test_the_text_is_written_out_once_and_when_that_is_lost_the_tokens_stay(writ
         patch.setattr(plain, "rows", None)
         assert load_corpus(name, "train", toys.letters(), places).folder == first.folder
     for path in written.iterdir():
+        path.unlink()  # as those do who tidy up: folders stay
+    assert load_corpus(name, "train", toys.letters(), places).folder == first.folder and any(written.iterdir())
+    for path in first.folder.iterdir():
         path.unlink()
-    written.rmdir()
-    assert load_corpus(name, "train", toys.letters(), places).folder == first.folder and written.is_dir()
+    assert len(load_corpus(name, "train", toys.letters(), places).tokens)
+
+
+@pytest.mark.parametrize("name", ["题" * 70 + ".txt.gz", "ж" * 115 + ".jsonl"])
+def test_a_long_name_leaves_room_for_the_caches(name, places):
+    data = b"The cat.\n\n" * 100 if name.endswith("gz") else texts(["The cat."] * 100, "jsonl").encode()
+    (places.data / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert len(load_corpus(str(places.data / name), "train", toys.letters(), places).tokens) > 100
 
 
 def test_several_files_are_written_out_by_all_cores(write, places, monkeypatch):

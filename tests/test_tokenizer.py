@@ -131,10 +131,14 @@ def test_a_sentencepiece_word_starts_where_its_text_starts(tokenizers):
     assert encoding.offsets[-2:] == [(4, 5), (4, 5)]
 
 
-def test_offsets_stay_small_where_a_text_has_blanks_that_python_does_not_know(tokenizers):
-    """A zero-width space, as Khmer has between its words, is a blank to SentencePiece."""
-    offsets = tokenizers["sentencepiece"].encode("中国的首都\u200b是北京。").offsets
-    assert all(end <= 5 or start >= 6 for start, end in offsets) and {end for _, end in offsets} >= {5, 10}
+@pytest.mark.parametrize("odd", ["\u200b", "\u200e", "\ufeff", "\ufffd", "\ud800", "￣", "ﾃﾞ"])
+def test_one_odd_character_does_not_make_every_offset_a_whole_passage(odd):
+    """A zero-width space, as Khmer has between its words, is a blank to SentencePiece, and not to Python."""
+    tokenizer = train_tokenizer("sentencepiece", ["中国北京", "中国的首都是北京", "首都北京", "デ"] * 20, 30)
+    text = "中国的首都" * 8 + odd + "是北京" * 8 + odd + "中国"
+    offsets = tokenizer.encode(text).offsets
+    assert max(end - start for start, end in offsets) <= 5 and offsets == sorted(offsets)
+    assert offsets[-1][1] == len(text)
 
 
 def test_offsets_stay_small_where_a_mark_of_half_width_joins_its_letter():

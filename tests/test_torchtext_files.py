@@ -13,10 +13,12 @@ import pytest
 import torch
 from toys import refused
 
+import demo
 from checkpoint import load_body, load_model, save_model
 from formats.torchtext_files import read_vocab
 from model import MLMTask, NextSentenceTask, QuestionAnswerTask, RaceTask
 from text.vocabularies import save_vocab
+from training.ranks import Ranks
 
 D, F, LAYERS, POSITIONS = 64, 96, 2, 40
 WORDS = ["<unk>", "<pad>", "<MASK>", "the", "cat", "sat", ",", "."]
@@ -102,6 +104,12 @@ def test_the_published_layout_gives_the_expected_outputs(shared_data):
 
 
 @pytest.mark.slow
+def test_the_page_takes_them_with_a_vocabulary_that_lies_elsewhere(shared_data):
+    folder = shared_data / "published"
+    (loaded,) = demo.load(folder / "full_mlm_model.pt", "fp32", Ranks(), str(folder / "bert_vocab.pt"), 4)
+    assert loaded.kind == "mlm" and loaded.model.bert.config.num_attention_heads == 4
+
+
 def test_a_task_starts_from_published_files_and_its_model_leaves_again(shared_data, run_script, tmp_path):
     model, vocab = (shared_data / "published" / file for file in ("mlm_bert.pt", "bert_vocab.pt"))
     output = run_script("ns_task.py", "--bert-model", model, "--save-vocab", vocab, "--nhead", 4, "--steps", 2,

@@ -1,8 +1,10 @@
 """The same text under two names, on both sides of a split, is told in one line with both names."""
 
+import os
+
 import pytest
 
-from text import cache
+from text import cache, splits
 from text.corpus import warn_of_twin_files
 from text.questions import load_race_splits, load_squad_splits
 from text.tokenizer import SPECIALS, Tokenizer
@@ -34,7 +36,7 @@ def test_a_book_under_two_names_in_two_splits_is_told_with_both(write, warned):
 def test_a_test_that_is_a_copy_of_train_is_told(write, warned):
     name = write({"train.txt": "One cat.\n\n" * 900, "test.txt": "One cat.\n\n" * 900})
     error = warned(load_corpus, name, "train", TOKENIZER)
-    assert "train.txt (train and valid) and " in error and "test.txt (test): " in error
+    assert "train.txt (train) and " in error and "test.txt (test): " in error
 
 
 def test_copies_that_are_divided_alike_are_not_told_and_only_files_of_one_size_are_read(write, warned, monkeypatch):
@@ -50,7 +52,25 @@ def test_a_test_of_one_set_that_another_trains_on_is_told(write, warned):
     other = write({"train.txt": "Two cat.\n\n" * 900, "test.txt": "Book 01.\n\n" * 800}, "other")
     assert warned(load_corpus, one, "train", TOKENIZER) == warned(load_corpus, other, "train", TOKENIZER) == ""
     error = warned(load_corpus, [one, other], "train", TOKENIZER)
-    assert "one/test.txt (test) and " in error and "other/train.txt (train and valid): the same text" in error
+    assert "one/test.txt (test) and " in error and "other/train.txt (train): the same text" in error
+
+
+def test_a_copy_that_is_divided_by_other_shares_is_told(write, warned, monkeypatch):
+    """Of a large set less is set aside, so that it trains on what the small one is tested on."""
+    monkeypatch.setattr(splits, "MOST", 3000)
+    text = "One cat.\n\n" * 400
+    small = write({"small.txt": text}, "small")
+    large = write({"copy.txt": text, "large.txt": "Two cat.\n\n" * 9000}, "large")
+    error = warned(warn_of_twin_files, [small, large])
+    assert "small.txt (" in error and "copy.txt (" in error and "the same text" in error
+
+
+def test_packed_files_of_one_name_in_two_splits_are_told(write, warned):
+    texts = {f"{split}/a.jsonl": '{"text": "One cat."}\n' * 50 for split in ("train", "test")}
+    name = write({**texts, "valid/b.jsonl": '{"text": "Two cat."}\n' * 40})
+    for path in texts:
+        os.utime(f"{name}/{path}", (0, 0))  # as after unpacking
+    assert "(train)" in (error := warned(load_corpus, name, "train", TOKENIZER)) and "(test)" in error
 
 
 def squad(*articles):

@@ -2,9 +2,12 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from files.mistakes import UserError, run_main
 from files.reading import read_json
@@ -73,6 +76,13 @@ def test_a_disk_that_refuses_is_one_line_wherever_it_does(capsys, number, path, 
         run_main(work)
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"error: {path}: {os.strerror(number)}; {remedy}\n"
+
+
+def test_what_the_screen_has_no_letter_for_is_written_as_an_escape(tmp_path):
+    code = "from files.mistakes import run_main; run_main(lambda: print('\u044f \udce9'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"})  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, rb"\u044f \udce9" + os.linesep.encode())
 
 
 def test_memory_that_is_not_there_is_one_line_with_what_to_lower(capsys):

@@ -118,15 +118,26 @@ def _unwritable(folder, error):
     return UserError(f"{folder}: the cache cannot be written ({reason}); choose another with --cache-dir")
 
 
+def is_built(folder: Path) -> bool:
+    """Is it there? Those who tidy up old files leave folders without any."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def short(name: str) -> str:
+    """The beginning of a long name, for a folder of the cache, of which a digest says the rest: file systems take 255
+    bytes, and a letter may have four."""
+    return name.encode("utf-8", "surrogateescape")[:80].decode("utf-8", "ignore")
+
+
 @contextlib.contextmanager
 def build_once(folder: str | Path) -> Iterator[Path | None]:
     """Yield a temporary folder to fill, renamed to ``folder`` at the end; yield None where ``folder`` exists already."""
     folder = Path(folder)
-    if folder.is_dir():
+    if is_built(folder):
         yield None
         return
     with lock(folder.with_name(f"{folder.name}.lock")) as held:
-        if folder.is_dir():  # another run built it while this one waited
+        if is_built(folder):  # another run built it while this one waited
             yield None
             return
         temporary = folder.with_name(f"{folder.name}.tmp-{socket.gethostname()}-{os.getpid()}")
@@ -138,7 +149,7 @@ def build_once(folder: str | Path) -> Iterator[Path | None]:
             try:
                 temporary.rename(folder)
             except OSError:
-                if not folder.is_dir():  # else a machine that does not see our lock was first
+                if not is_built(folder):  # else a machine that does not see our lock was first
                     raise
         except OSError as error:
             raise _unwritable(folder.parent, error) from None
@@ -255,7 +266,7 @@ def build_together(
     places = [folder.with_name(f"{folder.name}.share-{number}-of-{len(shares)}") for number in range(len(shares))]
     order = [*range(first, len(shares)), *range(first)]
     for waiting, number in itertools.product([False, True], order):
-        if folder.is_dir() or (not waiting and busy(places[number])):
+        if is_built(folder) or (not waiting and busy(places[number])):
             continue
         with build_once(places[number]) as temporary:
             if temporary is not None:
@@ -264,7 +275,7 @@ def build_together(
     try:
         joined = join(folder, (TokenCache(place) for place in places), vocab_size, meta, total, empty)
     except UserError:
-        if not folder.is_dir():
+        if not is_built(folder):
             raise
         joined = TokenCache(folder)  # without locks another may join at once, be first, and remove the shares
     for place in places:

@@ -15,6 +15,7 @@ Design choices:
 - What is not as it should be is a UserError that names file, place and remedy.
 """
 
+import functools
 import html
 import os
 import re
@@ -91,26 +92,38 @@ def corpus_parts(
 
 
 def warn_of_twin_files(names: Sequence[str], places: Places, style: str | None = None) -> None:
-    """Warn where a file of the sets that are read together stands in one split, and the same in another, of another name
-    or set. Reads those of one size only."""
-    splits: dict[tuple[str, Path], list[str]] = {}
+    """Warn where a stretch of a file of the sets that are read together stands in one split, and the same in another, by
+    another name or set. Reads those of one size only."""
+    found, covered = [], Counter[int]()
     for name in names:
         ready = len(names) == 1 and CORPORA.get(name, Corpus("")).files.keys() >= set(SPLITS)
         if ready or "text" not in kinds_of(name, places):
             continue
         for split in SPLITS:
-            parts, _ = corpus_parts(name, split, places, style)
-            for path in dict.fromkeys(path for path, start, end in parts if end > start):
-                splits.setdefault((name, path), []).append(split)
-    sizes = {key: os.path.getsize(key[1]) for key in splits}
-    often = Counter(sizes.values())
-    warn_of_twins(((" and ".join(splits[key]), (size, cache.sample_of(key[1], size)), str(key[1]))
-                   for key, size in sizes.items() if often[size] > 1),
+            for path, start, end in corpus_parts(name, split, places, style)[0]:
+                if end > start:
+                    size = os.path.getsize(path)
+                    found.append((size, split, path, start, end))
+                    covered[size] += end - start
+    sample, texts = functools.cache(cache.sample_of), {}
+    for size, *part in found:
+        if covered[size] > size:  # more than one file of that size, or one in several splits
+            texts.setdefault((size, sample(part[1], size)), []).append(part)
+    warn_of_twins(((split, (text, edge), str(path)) for text, parts in texts.items()
+                   for edge in sorted({edge for _, _, *edges in parts for edge in edges})
+                   for split, path, start, end in parts if start <= edge < end),
                   "the same text, by size, beginning, middle and end,")  # fmt: skip
 
 
 def whole(path):
-    return path, 0, os.path.getsize(path)
+    return path, 0, size_of(path)
+
+
+def size_of(path):
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: is gone; remove its folder in the cache, which is then made anew") from None
 
 
 def text_files(path):
@@ -154,7 +167,7 @@ def share(texts, split, style, given=None, missing=tuple(SHARES)):
 
     Where no whole files make that, each is divided by length. ``texts``: file -> its plain text.
     """
-    sizes = {path: os.path.getsize(text) for path, text in texts.items()}
+    sizes = {path: size_of(text) for path, text in texts.items()}
     total = sum(sizes.values())
     shares = held_out(total, given, missing)
     if split == "train" and any(round(percent * total / 100) == MOST for percent in shares.values()):

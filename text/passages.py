@@ -27,7 +27,8 @@ def passage_files(name: str, places: Places, beside: tuple[str, ...] = ()) -> Pa
     documents = passages_of(name, places)
     scored = [passages_of(other, places) for other in beside if other != name and "text" not in kinds_of(other, places)]
     scored = [{split: found[split] for split in ("valid", "test")} for found in scored]
-    folder = places.cache / f"{Path(name).absolute().name}-passages-{cache.digest('passages', RUNS, documents, scored)}"
+    title, key = cache.short(Path(name).absolute().name), cache.digest("passages", RUNS, documents, scored)
+    folder = places.cache / f"{title}-passages-{key}"
     with cache.build_once(folder) as temporary:
         if temporary is not None:
             others = set().union(*(runs(text) for found in (documents, *scored) for split in ("valid", "test")

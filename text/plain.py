@@ -32,8 +32,9 @@ def plain_texts(files: Iterable[Path], places: Places) -> dict[Path, Path]:
         found[path] = path
         if ending(path) not in ("", ".txt"):
             key = cache.digest("plain", cache.describe_file(path), places.column)
-            found[path] = places.cache / f"{path.name}-text-{key}" / f"{path.name}.txt"
-            if not found[path].parent.is_dir():
+            name = cache.short(path.name)
+            found[path] = places.cache / f"{name}-text-{key}" / f"{name}.txt"
+            if not cache.is_built(found[path].parent):
                 waiting.append((path.stat().st_size, (path, found[path])))
     bar = tqdm(total=sum(size for size, _ in waiting), unit="B", unit_scale=True, desc="writing out text", disable=None,
                leave=False)  # fmt: skip

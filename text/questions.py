@@ -273,16 +273,16 @@ def level_of(name):
 
 
 def load_race(
-    source: Source, level: str = "all", answers_needed: bool = True, skip: Skip = None
+    source: Source, level: str = "all", answers_needed: bool = True, skip: Skip = None, training: bool = False
 ) -> list[Article]:
     """The articles of a folder laid out like RACE, ``folder/**/N.txt``, one JSON object a file, in the order of names; or
-    those of tables, in the order of their first questions."""
-    return list(read_race(source, level, answers_needed, skip).values())
+    those of tables, in the order of their first questions, of which in ``training`` two may have one id."""
+    return list(read_race(source, level, answers_needed, skip, training).values())
 
 
-def read_race(source, level, answers_needed, skip):
+def read_race(source, level, answers_needed, skip, training):
     """path, or of tables what tells articles apart -> Article."""
-    articles, records = {}, Records(skip)
+    articles, records = {}, Records(skip, training)
     paths = [] if isinstance(source, list) else [path for path in texts_in(Path(source)) if of_level(path, None, level)]
     tables = [] if paths else tables_of(source)
     if tables:
@@ -321,8 +321,11 @@ def read_choice_tables(tables, level, answers_needed, records, articles):
                 if not of_level(choice.key, article, level):
                     continue
                 key, where = first.setdefault(article.id, (choice.key, choice.where))
-                want(key == choice.key and article.text == choice.article, choice.where,
-                     f"has the id {article.id} of {where}, and another article", "give each article its own")  # fmt: skip
+                if key != choice.key or article.text != choice.article:
+                    what = f"has the id {article.id} of {where}, and another article"
+                    want(records.training and key != choice.key, choice.where, what, "give each article its own")
+                    records.twice.append(f"{choice.where}: {what}")
+                    article.id = f"{article.id} ({choice.where})"  # nothing in training goes by ids
                 articles[choice.key] = article
                 article.questions.append(choice.question)
                 article.options.append(choice.options)
@@ -375,7 +378,7 @@ def load_race_splits(
         if split not in (["train", *missing] if missing else ()):
             with of_split(split):
                 may_skip = skip if split == "train" else None
-                found[split] = load_race(race_source(root, split, sources[split]), level, skip=may_skip)
+                found[split] = load_race(race_source(root, split, sources[split]), level, True, may_skip, split == "train")
     if set(splits) != set(found):
         with of_split("train"):
             found |= race_set_aside(race_source(root, "train", sources["train"]), level, missing, skip)
@@ -410,7 +413,7 @@ def race_source(root, split, found):
 
 def race_set_aside(source, level, parts, skip):
     """The articles to train on, and those set aside of them: the same ones whichever level is asked for."""
-    articles, place = read_race(source, "all", True, skip), place_of(source)
+    articles, place = read_race(source, "all", True, skip, training=True), place_of(source)
     total, found, rest = sum(len(article.questions) for article in articles.values()), {}, articles
     texts = {key: article.text or article.id for key, article in articles.items()}
     ids: dict[str, str] = {}  # of each text the first article's, for some sets repeat it for every question

@@ -41,6 +41,7 @@ from text.by_library import ByLibrary
 
 SPECIALS = ("<pad>", "<unk>", "<cls>", "<sep>", "<mask>")  # ids 0 to 4 of every vocabulary made here
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # wherever vocab.txt has them
+RULES = {"sentencepiece": 1, "wordpiece": 1, "basic_english": 1, "json": 2}  # the kinds, and the version of their rules
 
 MEMO_ENTRIES = 200_000  # 60 MB for ids, 80 MB more once offsets are asked for
 MEMO_CHARACTERS = 100  # longer chunks do not come back
@@ -128,9 +129,9 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Short hash of all that determines ids: caches of ids carry it. Raise the number when a rule changes."""
-        rules = json.dumps([1, self.kind, self.tokens, self.specials, self.lowercase] + ["clean"] * self.clean)
-        return hashlib.sha256(rules.encode() + self.model).hexdigest()[:16]
+        """Short hash of all that determines ids: caches of ids carry it. When a rule changes, raise its number in RULES."""
+        rules = [RULES[self.kind], self.kind, self.tokens, self.specials, self.lowercase] + ["clean"] * self.clean
+        return hashlib.sha256(json.dumps(rules).encode() + self.model).hexdigest()[:16]
 
     def state(self) -> dict[str, Any]:
         """A dict of plain values and one tensor that ``torch.load(weights_only=True)`` accepts."""
@@ -143,9 +144,8 @@ class Tokenizer:
     @staticmethod
     def from_state(state: Any) -> "Tokenizer":
         """The tokenizer whose ``state()`` this is; needs no SentencePiece. Raises UserError for anything else."""
-        kinds = ("sentencepiece", "wordpiece", "basic_english", "json")
-        if not isinstance(state, dict) or state.get("kind") not in kinds:
-            raise UserError("no tokenizer in this state: 'kind' must be one of " + ", ".join(kinds))
+        if not isinstance(state, dict) or state.get("kind") not in tuple(RULES):
+            raise UserError("no tokenizer in this state: 'kind' must be one of " + ", ".join(RULES))
         try:
             tokens, specials, clean = state["tokens"], state["specials"], state.get("clean", False)  # newer than some files
             for part in (tokens, specials):
@@ -195,18 +195,25 @@ def _clusters(chunk):
 def _sources(chunk, normalised, normalise, clusters=_clusters):
     """Where in ``chunk`` the characters of ``normalised`` come from: their starts and their ends.
 
-    The clusters are normalised one by one. Where that does not add up to what the whole chunk gave, every character
-    comes from the whole chunk: a wide answer, never a wrong one.
+    The clusters are normalised one by one. Where that does not add up to what the whole chunk gave, as where it makes a
+    blank of a character ("▁"), each half is looked at by itself; and where nothing adds up, every character comes from all
+    of it: a wide answer, never a wrong one.
     """
     if normalised == chunk:
         return range(len(chunk)), range(1, len(chunk) + 1)
-    starts, ends, parts = [], [], []
-    for start, end in clusters(chunk):
-        parts.append(normalise(chunk[start:end]))
-        starts += [start] * len(parts[-1])
-        ends += [end] * len(parts[-1])
+    places = list(clusters(chunk))
+    parts = [normalise(chunk[start:end]) for start, end in places]
     if "".join(parts) == normalised:
-        return starts, ends
+        return tuple([place[side] for place, part in zip(places, parts, strict=True) for _ in part] for side in (0, 1))
+    cut = places[len(places) // 2][0]
+    halves = [normalise(chunk[:cut]), normalise(chunk[cut:])] if cut else []
+    for blank in ("", "▁") if cut else ():
+        if blank.join(halves) == normalised:
+            (starts, ends), (further, last) = (_sources(half, text, normalise, clusters)
+                                               for half, text in zip((chunk[:cut], chunk[cut:]), halves, strict=True))
+            further, last = ([cut + at for at in side] for side in (further, last))
+            of_blank = (further[:1] or [cut]) * len(blank), (last[:1] or [len(chunk)]) * len(blank)
+            return [*starts, *of_blank[0], *further], [*ends, *of_blank[1], *last]
     return [0] * len(normalised), [len(chunk)] * len(normalised)
 
 
@@ -307,7 +314,6 @@ class _WordPiece:
 
 class _SentencePiece:
     QUOTES = re.compile("``|''")
-    BLANKS = "\u200b\u200c\u200e\u200f\u2581\ufeff\ufffd"  # blanks to the rules of SentencePiece's default, not to Python
 
     def __init__(self, index, unk_id, model, clean=False, lowercase=True):
         self.index, self.unk_id, self.model, self.clean, self.lowercase = index, unk_id, model, clean, lowercase
@@ -317,14 +323,8 @@ class _SentencePiece:
     def cut(self):
         return subwords.encoder(self.model)
 
-    @functools.cached_property
-    def blanks(self):
-        """Those of BLANKS that separate words by this model's own rules, for str.translate."""
-        return {ord(blank): " " for blank in self.BLANKS if self.cut(f"a{blank}a") == self.cut("a a")}
-
     def prepare(self, text):
-        text = subwords.without_surrogates(text)
-        return text if text.isascii() else text.translate(self.blanks)
+        return subwords.without_surrogates(text)
 
     def _pieces(self, text):
         return self._albert_pieces(text) if self.clean else self.cut(text)

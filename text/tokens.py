@@ -122,7 +122,7 @@ def load_one(name, split, tokenizer, places, style, language, task, tasks, besid
     title = Path(name).absolute().name  # of --dataset . too
     total = sum(end - start for _, start, end in parts)
     key = cache.digest("corpus", style, describe_parts(parts), tokenizer.fingerprint, sentence_version(language))
-    folder = places.cache / f"{title}-{split}-{key}"
+    folder = places.cache / f"{cache.short(title)}-{split}-{key}"
     rest = (make_corpus_worker, (tokenizer, style, language), len(tokenizer), {"bytes": total}, total,
             f"tokenising {title} {split}", no_text(parts, split))  # fmt: skip
     with of_split(split):
@@ -242,7 +242,7 @@ def encode_texts(texts: list[str], tokenizer: Tokenizer, places: Places, descrip
     key = cache.digest("texts", content.hexdigest(), tokenizer.fingerprint)
     chunks = [(sum(sizes[i : i + 500]), texts[i : i + 500]) for i in range(0, len(texts), 500)]
     tokens = cache.build(
-        places.cache / f"{description}-{key}", chunks, make_text_worker, (tokenizer,), len(tokenizer),
+        places.cache / f"{cache.short(description)}-{key}", chunks, make_text_worker, (tokenizer,), len(tokenizer),
         {"bytes": sum(sizes)}, sum(sizes), f"tokenising {description}",
     )  # fmt: skip
     check_known(tokens, tokenizer, description, all_is_lost=False)

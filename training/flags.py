@@ -40,7 +40,8 @@ Ways = Mapping[str, tuple]  # name of a flag -> its values, the default first; o
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
 }  # fmt: skip
-OF_NEW = "size emsize nhid nlayers share_layers embedding_size tokenizer vocab vocab_size".split()  # not of a trained model
+# Of a new model, not of a trained one.
+OF_NEW = "size emsize nhid nlayers norm share_layers embedding_size tokenizer vocab vocab_size".split()
 
 
 class Parser(argparse.ArgumentParser):
@@ -207,8 +208,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
            default=False)  # fmt: skip
     p.flag("embedding-size", "width of its words, projected to --emsize, as in ALBERT (default: --emsize)",
            type=positive(int))  # fmt: skip
-    p.flag("norm", "LayerNorm before (pre) or after (post) each residual of a new model", choices=["pre", "post"],
-           default="post")  # fmt: skip
+    p.flag("norm", "LayerNorm before (pre) or after (post) each residual of a new model (default: post)",
+           choices=["pre", "post"])  # fmt: skip
     p.flag("dropout", "dropout (default: 0 in pretraining; in fine-tuning 0 for Sample and under --minutes without a GPU, "
            "else 0.1)",
            type=fraction)  # fmt: skip
@@ -270,6 +271,15 @@ def check_all_or_none(args: argparse.Namespace, **meanings: str) -> None:
         flags = [f"--{name}" for name in meanings]
         raise UserError(f"{', '.join(flags[:-1])} and {flags[-1]} go together; add "
                         + " and ".join(f"--{name}, {meanings[name]}" for name in missing))  # fmt: skip
+
+
+def for_predict(args: argparse.Namespace, usual: str) -> argparse.Namespace:
+    """Where --predict writes: --output, else ``usual``. Raises UserError for --output alone, which would be no wish to
+    train."""
+    if args.output and not args.predict:
+        raise UserError(f"--output {args.output}: is for --predict; add it")
+    args.output = args.output or usual
+    return args
 
 
 def with_default_model(args: argparse.Namespace, own: str, start: str | None = None) -> argparse.Namespace:

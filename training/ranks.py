@@ -35,7 +35,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from files.mistakes import UserError, out_of_memory
+from files.mistakes import UserError, out_of_memory, refused, take_any_text
 from text import cache
 from training import slurm
 from training.memory import keep_freed_memory
@@ -161,6 +161,10 @@ def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) 
         settle(args, device)
         return function(args, Ranks(device=device))
     if by_torchrun:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", started))
+        if args.world_size not in (None, here):
+            raise UserError(f"--world_size {args.world_size}: torchrun has started {here} processes here; omit it, or "
+                            "change --nproc-per-node")  # fmt: skip
         return run_rank({}, function, args)
     if tasks > nodes:  # srun with one task for each rank
         if args.world_size:
@@ -288,6 +292,7 @@ def run_rank(place, function, args, parent=None):
         torch.cuda.set_device(device)
     settle(args, device)
     torch.set_num_threads(threads())  # a GPU's rank has little to do on the CPU, but beside the others'
+    take_any_text()
     try:
         # Beside NCCL, gloo for what lies in the CPU's memory: plain values, and states that no GPU has room for.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -305,7 +310,13 @@ def run_rank(place, function, args, parent=None):
     except KeyboardInterrupt:  # not in a training, which stops where its state is whole
         code = INTERRUPTED
     except Exception as error:
-        if waited_too_long(error):
+        code = 1
+        if line := refused(error):
+            if rank:
+                time.sleep(GRACE)  # as above
+            sys.stderr.write(f"error: {line}\n")
+            code = 2
+        elif waited_too_long(error):
             sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()} has waited for another rank for "
                              f"{timeout_of(args).total_seconds() / 60:g} minutes; look for one that does not say so, and "
                              "go on with --resume, or with more --timeout-minutes\n")  # fmt: skip
@@ -316,7 +327,6 @@ def run_rank(place, function, args, parent=None):
             sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()}: {full}\n")
         else:
             sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()}:\n{traceback.format_exc()}\n")
-        code = 1
     # Not dist.destroy_process_group(), nor Python's own clean-up, which calls it: gloo then joins its threads while it
     # holds the interpreter's lock, and hangs now and then, when one of them is waiting for that lock (torch 2.3).
     sys.stdout.flush()

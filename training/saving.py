@@ -6,6 +6,7 @@ How a state is written, checked and kept twice is in states.py; here is what is 
 import dataclasses
 import os
 import shutil
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -56,7 +57,7 @@ class Saving:
             self.states.save({
                 "task": self.task.name, "arguments": kept_arguments(self.args), "examples": self.examples,
                 "sizes": dataclasses.asdict(self.engine.model.bert.config), "state": dataclasses.asdict(state), **content,
-                "vocabulary": self.task.tokenizer.fingerprint, "job": job(),
+                "vocabulary": self.task.tokenizer.fingerprint, "job": job(), "command": sys.argv[1:],
             }, wait)  # fmt: skip
 
     def best(self, state: State, figures: dict) -> bool:
@@ -65,8 +66,8 @@ class Saving:
         return self.ranks.told(lambda: self.write_best(model, state, figures))
 
     def write_best(self, model, state, figures):
-        notes = self.task.notes(figures)
         try:
+            notes = self.task.notes(figures)
             checkpoint.save_model(self.args.save, model, self.task.tokenizer, notes)
         except (OSError, RuntimeError, UserError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -94,7 +95,10 @@ class Saving:
                 state.lowered = 1.0
             self.say(f"resuming from {saved['path']} at step {state.step}")
             self.ranks.told(self.states.clear_damaged)
-            self.find_best(state, saved["arguments"].get("save"))
+            before = saved["arguments"].get("save") or self.args.save
+            if Path(before).absolute() != Path(self.args.save).absolute():  # not written by this run until now
+                self.ranks.told(self.keep_start)
+            self.find_best(state, before)
             self.ranks.told(lambda: self.states.remove("result.json", "examples.json"))
             self.schedule.given_more(state)
             return state
@@ -116,7 +120,7 @@ class Saving:
             copy(own, kept)
             self.say(f"{own}: this run starts from it and writes it; kept as {kept}")
 
-    def find_best(self, state: State, before: str | None) -> None:
+    def find_best(self, state: State, before: str) -> None:
         """See to it that ``--save`` has the best model so far, which lies where ``--save`` was ``before``.
 
         What is gone, or another run's by now, is made up for by the next validation. Raises UserError where there will be
@@ -124,7 +128,7 @@ class Saving:
         """
         if state.best is None:
             return
-        own, old = Path(self.args.save), Path(before or self.args.save)
+        own, old = Path(self.args.save), Path(before)
 
         def take():
             if own.absolute() != old.absolute() and is_best(state, old):
@@ -141,9 +145,13 @@ class Saving:
 
     def of_this_run(self):
         """What was saved last, None where nothing was. Raises UserError where it belongs to another run; after a restart
-        that of another job is none: it died before it had saved anything."""
+        that of another job is none, for this one died before it had saved anything, nor that of another command, which the
+        same job ran before."""
         saved = self.states.load()
-        if saved is None or (not self.args.resume and saved.get("job", job()) != job()):
+        if saved is None:
+            return None
+        own = saved.get("job", job()), saved.get("command", sys.argv[1:])
+        if not self.args.resume and own != (job(), sys.argv[1:]):
             return None
         check_layout(saved)
         sizes = dataclasses.asdict(self.engine.model.bert.config)

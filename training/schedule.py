@@ -4,6 +4,7 @@ The budget is epochs, steps or minutes. Progress through it, from 0 to 1, decide
 decay) and when to validate. Under ``--minutes`` rank 0's clock decides for all ranks.
 """
 
+import math
 import time
 from argparse import Namespace
 
@@ -18,10 +19,11 @@ FEWEST = 50  # examples of a validation; fewer tell nothing
 
 
 class Schedule:
-    """When a run with these arguments, of so many batches an epoch, ends, validates, and how fast it learns."""
+    """When a run with these arguments, of so many batches an epoch, ends, and validates (for which there are ``most``
+    examples), and how fast it learns."""
 
-    def __init__(self, args: Namespace, batches_per_epoch: int, ranks: Ranks):
-        self.args, self.batches_per_epoch, self.ranks = args, batches_per_epoch, ranks
+    def __init__(self, args: Namespace, batches_per_epoch: int, ranks: Ranks, most: float = math.inf):
+        self.args, self.batches_per_epoch, self.ranks, self.most = args, batches_per_epoch, ranks, most
         self.steps = None if args.minutes else args.steps or args.epochs * batches_per_epoch
         self.counted = time.monotonic()  # up to here the state has counted the seconds
 
@@ -87,7 +89,8 @@ class Schedule:
         state.minutes, progress = self.args.minutes, self.progress(state)
         if self.args.minutes:
             state.validations, state.due = 0, progress + (1.0 - progress) / TIMES
-        if progress < 1.0 and state.valid_examples and (more := self.affordable(state)) > state.valid_examples:
+        more = self.affordable(state)
+        if progress < 1.0 and state.valid_examples and min(self.most, more) > state.valid_examples:
             state.valid_examples, state.best = more, None
 
 
