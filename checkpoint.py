@@ -15,7 +15,6 @@ read by files/torch_zip.py: no pickle of anybody's is ever executed. Sizes come 
 precision it holds its weights, who loads it computes with fp32 weights.
 """
 
-import argparse
 import dataclasses
 import os
 import tempfile
@@ -26,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from files import hub, pretrained
-from files.command_line import Help, check_not_empty, spellings
+from files.command_line import CommandLine, Help, check_not_empty, spellings
 from files.mistakes import UserError, run_main
 from files.reading import read_json
 from files.torch_zip import holds_weights, read_torch, starts_as_zip
@@ -319,10 +318,10 @@ def embed(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Look into a model, or write it in another form.", allow_abbrev=False)
+    parser = CommandLine(description="Look into a model, or write it in another form.")
     commands = parser.add_subparsers(dest="command", required=True)
     for function in (show, export, push, save_as, embed):
-        about = {"help": function.__doc__, "description": function.__doc__, "allow_abbrev": False}
+        about = {"help": function.__doc__, "description": function.__doc__}
         p = commands.add_parser(function.__name__.replace("_", "-"), formatter_class=Help, **about)
         p.set_defaults(function=function)
         p.add_argument("file", help="a model file, Hugging Face folder, name on the hub, or torchtext's BERT example")

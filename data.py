@@ -9,7 +9,6 @@ under ``--cache-dir``, so that the data folder may be read-only. What reads the 
 plain text, ``questions.py`` SQuAD and RACE; ``batches.py`` there turns what comes out into tensors.
 """
 
-import argparse
 import contextlib
 import os
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files.command_line import Help, check_not_empty, positive, spellings
+from files.command_line import CommandLine, Help, check_not_empty, positive, spellings
 from files.mistakes import UserError, run_main, warn
 from files.pretrained import resolved
 from metrics import LETTERS
@@ -183,11 +182,11 @@ def shorten(text, limit=300):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Prepare or inspect a data set.", allow_abbrev=False)
+    parser = CommandLine(description="Prepare or inspect a data set.")
     commands = parser.add_subparsers(dest="command", required=True)
     for function in (prepare, inspect):
-        p = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, allow_abbrev=False,
-                                formatter_class=Help)  # fmt: skip
+        about = {"help": function.__doc__, "description": function.__doc__}
+        p = commands.add_parser(function.__name__, formatter_class=Help, **about)
         p.set_defaults(function=function)
         flags = [("dataset", "name of a data set, a path, or hub:owner/name; several: of pretraining, together",
                   {"default": "Sample", "nargs": "+"}),

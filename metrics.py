@@ -14,7 +14,6 @@ The figures go to stdout as JSON, warnings to stderr. Choices made here:
 - No import but the standard library (and pyarrow for .parquet): predictions can be scored where no torch is installed.
 """
 
-import argparse
 import json
 import math
 import re
@@ -25,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from files.command_line import spellings
+from files.command_line import CommandLine, spellings
 from files.mistakes import UserError, run_main
 from files.question_tables import CHOICE_COLUMNS, LETTERS, QUESTIONS, choice_of, question_of
 from files.reading import read_json, texts_in
@@ -289,7 +288,7 @@ def _is_number(value):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Score a file of predictions; the figures go to stdout as JSON.")
+    parser = CommandLine(description="Score a file of predictions; the figures go to stdout as JSON.")
     data_sets = parser.add_subparsers(dest="data_set", required=True)
     squad = data_sets.add_parser("squad", help="exact match and F1")
     squad.add_argument("data", metavar="DATA.json", help="SQuAD 1.1 or 2.0, or rows of .jsonl or .parquet")

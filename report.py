@@ -8,11 +8,11 @@ leaves there: evaluation.json. The page stands alone: style, curves (SVG) and te
 script runs in it. Only Python itself is needed.
 """
 
-import argparse
 import html
 import os
 from pathlib import Path
 
+from files.command_line import CommandLine
 from files.mistakes import UserError, run_main
 from files.reading import read_json
 from files.writing import atomic_write
@@ -49,7 +49,7 @@ mark { padding: 0 .15em; border-radius: .2em; background: var(--mark); color: va
 
 
 def arguments():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    p = CommandLine(description=__doc__.splitlines()[0])
     p.add_argument("runs", nargs="+", help="folders that --log-dir named; others among them are passed over")
     p.add_argument("--output", default="report.html", help="the page to write (default: report.html)")
     return p.parse_args()

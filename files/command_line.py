@@ -1,9 +1,11 @@
-"""What command lines have in common: two spellings of a flag, numbers above 0, help that shows defaults, nothing given as
-nothing."""
+"""What command lines have in common: two spellings of a flag, numbers above 0, a mistake in one line, help that shows
+defaults, nothing given as nothing."""
 
 import argparse
+import difflib
 import math
 from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 from files.mistakes import UserError
 
@@ -26,6 +28,19 @@ def positive(kind: Callable[[str], float], endless: bool = False) -> Callable[[s
 
     convert.__name__ = kind.__name__
     return convert
+
+
+class CommandLine(argparse.ArgumentParser):
+    """Takes no abbreviations of flags, and tells a mistake in one line."""
+
+    def __init__(self, **how: Any):
+        super().__init__(**{"allow_abbrev": False, **how})
+
+    def error(self, message: str) -> NoReturn:
+        flag = next((word for word in message.split() if word.startswith("--")), "")
+        unknown = "unrecognized" in message
+        near = difflib.get_close_matches(flag, self._option_string_actions, 1) if unknown else ()
+        self.exit(2, f"error: {message}; " + (f"did you mean {near[0]}?\n" if near else "see --help\n"))
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

@@ -70,9 +70,10 @@ def take_any_text() -> None:
 
 def refused(error: Exception) -> str | None:
     """What to tell where a disk is full or a path may not be looked into; of other errors None."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    closed = isinstance(error, OSError) and error.filename and error.errno in (errno.EACCES, errno.ENAMETOOLONG)
-    if not full and not closed:
+    if not isinstance(error, OSError):
+        return None
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not full and not (error.filename and error.errno in (errno.EACCES, errno.ENAMETOOLONG)):
         return None
     remedy = "free space, or write elsewhere" if full else "check the path, and who may read it"
     return f"{UserError(error.filename or 'what was being written')}: {error.strerror}; {remedy}"

@@ -245,6 +245,6 @@ def test_rates_by_width_are_those_of_the_page(task, optimizer, rates):
 
 @pytest.mark.parametrize("task, budget", [("mlm", (2, 16, "muon")), ("ns", (4, 64, "muon")), ("qa", (2, 32, "adamw")),
                                           ("race", (3, 16, "adamw"))])  # fmt: skip
-def test_a_bare_command_trains_as_the_pages_say(task, budget):
-    args = SCRIPTS[task].arguments(["--bert-model", "none"] if task != "mlm" else [])
+def test_a_bare_command_trains_as_the_pages_say(monkeypatch, task, budget):
+    args = parsed(monkeypatch, task, *(["--bert-model", "none"] if task != "mlm" else []))
     assert (args.epochs, args.batch_size, args.optimizer) == budget

@@ -144,10 +144,11 @@ def test_bad_data_ends_a_command_with_one_line_and_code_2_and_nothing_half_writt
     assert not [name for name in caches(places) if ".tmp" in name or name.startswith("Text")]
 
 
-def test_usage_is_told_for_a_missing_command(run_script):
+def test_a_missing_command_is_one_line(run_script):
     process = run_script("data.py", code=2)
-    assert process.stderr.startswith("usage") and "required: command" in process.stderr
+    assert process.stderr == "error: the following arguments are required: command; see --help\n"
 
 
 def test_a_vocabulary_of_no_size_is_refused(script):
-    assert "argument --vocab-size: 0 is not above 0" in script("prepare", "Sample", "--vocab-size", "0", code=2).stderr
+    error = script("prepare", "Sample", "--vocab-size", "0", code=2).stderr
+    assert error == "error: argument --vocab-size/--vocab_size: 0 is not above 0; see --help\n"

@@ -145,7 +145,7 @@ def test_a_model_that_withholds_its_answer_says_so(tmp_path, files):
 
 def test_of_models_that_just_lie_there_those_are_taken_that_answer(files, monkeypatch, capsys):
     for named in (False, True):
-        args = Namespace(bert_model=["gone.pt", files[0]], precision="fp32", named=named)
+        args = Namespace(bert_model=["gone.pt", files[0]], precision="fp32", named=named, save_vocab="v.pt", nhead=None)
         if named:
             with pytest.raises(UserError, match=r"gone\.pt: no such file"):
                 demo.load_all(args, Ranks())

@@ -181,7 +181,7 @@ def test_the_text_is_written_out_once_and_when_that_is_lost_the_tokens_stay(writ
 
 @pytest.mark.parametrize("name", ["题" * 70 + ".txt.gz", "ж" * 115 + ".jsonl"])
 def test_a_long_name_leaves_room_for_the_caches(name, places):
-    data = b"The cat.\n\n" * 100 if name.endswith("gz") else texts(["The cat."] * 100, "jsonl").encode()
+    data = b"The cat.\n\n" * 100 if name.endswith("gz") else texts(["The cat."] * 100, "jsonl")
     (places.data / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     assert len(load_corpus(str(places.data / name), "train", toys.letters(), places).tokens) > 100
 

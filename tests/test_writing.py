@@ -79,7 +79,7 @@ def test_a_disk_that_refuses_is_one_line_wherever_it_does(capsys, number, path, 
 
 
 def test_what_the_screen_has_no_letter_for_is_written_as_an_escape(tmp_path):
-    code = "from files.mistakes import run_main; run_main(lambda: print('\u044f \udce9'))"
+    code = "from files.mistakes import run_main; run_main(lambda: print('\\u044f \\udce9'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True,
                           env={**os.environ, "PYTHONIOENCODING": "ascii"})  # fmt: skip
     assert (done.returncode, done.stdout) == (0, rb"\u044f \udce9" + os.linesep.encode())

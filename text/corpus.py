@@ -105,7 +105,8 @@ def warn_of_twin_files(names: Sequence[str], places: Places, style: str | None =
                     size = os.path.getsize(path)
                     found.append((size, split, path, start, end))
                     covered[size] += end - start
-    sample, texts = functools.cache(cache.sample_of), {}
+    sample = functools.cache(cache.sample_of)
+    texts: dict[tuple[int, str], list] = {}
     for size, *part in found:
         if covered[size] > size:  # more than one file of that size, or one in several splits
             texts.setdefault((size, sample(part[1], size)), []).append(part)

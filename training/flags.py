@@ -13,13 +13,12 @@ it does, unless a flag says otherwise, and as the task does by default where the
 
 import argparse
 import dataclasses
-import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from files.command_line import Help, check_not_empty, positive, spellings
+from files.command_line import CommandLine, Help, check_not_empty, positive, spellings
 from files.hub import is_name
 from files.mistakes import UserError, run_main, warn
 from files.pretrained import resolved, shipped
@@ -44,8 +43,8 @@ SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wid
 OF_NEW = "size emsize nhid nlayers norm share_layers embedding_size tokenizer vocab vocab_size".split()
 
 
-class Parser(argparse.ArgumentParser):
-    """Accepts every flag with - and with _, no abbreviations; a mistake is one line.
+class Parser(CommandLine):
+    """The flags of a task, each accepted with - and with _.
 
     ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it. ``ways`` are
     the flags that a trained model's file answers, too; where there is no such model, they have their defaults, or those of
@@ -58,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         first, *rest = about.splitlines()
         commands = "".join(f"{line[2:]}\n" for line in rest if line.startswith("    "))
         super().__init__(
-            description=first, epilog=commands and f"examples:\n{commands}", allow_abbrev=False, formatter_class=Help
+            description=first, epilog=commands and f"examples:\n{commands}", formatter_class=Help
         )
         self.task_defaults, self.ways, self.new = defaults, ways or {}, new or {}
         self.short = {"dropout": 0, **(short or {})}
@@ -77,12 +76,6 @@ class Parser(argparse.ArgumentParser):
             help += f", under --minutes without a GPU {self.short[destination]}" if destination in self.short else ""
             help += ", or the trained model's)" if way else ")"
         self.place.add_argument(*spellings(name), dest=destination, help=help, **options)
-
-    def error(self, message: str) -> NoReturn:
-        flag = next((word for word in message.split() if word.startswith("--")), "")
-        unknown = "unrecognized" in message
-        near = difflib.get_close_matches(flag, self._option_string_actions, 1) if unknown else ()
-        self.exit(2, f"error: {message}; " + (f"did you mean {near[0]}?\n" if near else "see --help\n"))
 
     def parse_args(self, *arguments: Any, **more: Any) -> Any:
         args = super().parse_args(*arguments, **more)
