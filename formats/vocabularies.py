@@ -228,7 +228,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig, long
             found = tokenizer_json(tokenizer, model)
         except ValueError as error:
             raise UserError(f"the vocabulary's SentencePiece model is damaged ({error}); get the model again") from None
-        if not found and tokenizer.specials == SPECIALS:  # AlbertTokenizer knows its own special tokens alone
+        if not found and not tokenizer.clean and tokenizer.tokens[: len(SPECIALS)] == list(SPECIALS):
+            # AlbertTokenizer knows its own special tokens alone.
             tokens = [*ALBERT_SPECIALS, *tokenizer.tokens[len(SPECIALS) :]]
             tokenizer = Tokenizer("sentencepiece", tokens, ALBERT_SPECIALS, tokenizer.lowercase, tokenizer.model)
             model = sentencepiece_with_specials(tokenizer)
@@ -239,9 +240,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, config: BertConfig, long
             write_json(folder / "tokenizer.json", found)
             settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         elif not tokenizer.clean:
-            lines.append("spiece.model is meant for transformers' AlbertTokenizer, which cuts doubled quotes and digits "
-                         "before commas in its own way, and to which pieces of single bytes are unknown: a few ids will "
-                         "differ")  # fmt: skip
+            lines.append("spiece.model is meant for transformers' AlbertTokenizer, loaded with use_fast=False lest a piece "
+                         "of your own be cut out of words; it cuts doubled quotes and digits before commas in its own way: "
+                         "a few ids will differ")  # fmt: skip
     elif tokenizer.kind == "json":
         write_json(folder / "tokenizer.json", as_trained(tokenizer))
         settings.update(tokenizer_class="PreTrainedTokenizerFast", add_prefix_space=True)

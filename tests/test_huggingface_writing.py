@@ -3,9 +3,8 @@
 import json
 
 import pytest
-import safetensors.torch
 import torch
-from their_models import LETTERS, TEXT, V, agree, batch, every_head, ours, save, theirs, transformers
+from their_models import LETTERS, TEXT, V, agree, batch, every_head, ours, safetensors_torch, save, theirs, transformers
 
 from checkpoint import load_model, read_model, save_model
 from files.mistakes import UserError
@@ -121,19 +120,21 @@ def test_a_vocabulary_with_a_users_own_pieces_leaves_with_its_ids(tmp_path, run_
     tokenizer = sentencepiece(trained + bytes([1 << 3 | 2, len(own)]) + own)
     folder, output = exported(ours(RaceTask, vocab_size=len(tokenizer)), tmp_path, run_script, tokenizer)
     assert "meant for transformers' AlbertTokenizer" in output and not (folder / "tokenizer.json").exists()
-    other = transformers.AutoTokenizer.from_pretrained(folder)
-    assert len(other) == len(tokenizer)
-    for text in ("the cat has 9 things", "the \U0001f600"):
+    other = transformers.AutoTokenizer.from_pretrained(folder, use_fast=False)
+    assert len(other) == len(tokenizer) and "use_fast=False" in output
+    for text in ("the cat has 9 things", "own it, owner", "the \U0001f600"):
         ids = tokenizer.encode_ids(text)
         assert other(text)["input_ids"] == [tokenizer.cls_id, *ids, tokenizer.sep_id]
     assert tokenizer.unk_id in ids and load_model(RaceTask, folder)[1].encode_ids(text) == ids
 
 
 def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(*_):
-        raise safetensors.SafetensorError("Error while serializing: No space left on device")
+    from safetensors import SafetensorError
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    def full(*_):
+        raise SafetensorError("Error while serializing: No space left on device")
+
+    monkeypatch.setattr(safetensors_torch, "save_file", full)
     save_model(tmp_path / "model.pt", ours(RaceTask), LETTERS)
     with pytest.raises(UserError, match=r"out: cannot be written \(.*No space left on device"):
         write_folder(read_model(tmp_path / "model.pt"), tmp_path / "out")

@@ -15,12 +15,14 @@ JOBS = ["pretrain.sbatch", "finetune.sbatch qa_task.py"]
 
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("code, state, requeued", [
-    (75, "RUNNING", True), (143, "RUNNING", True),  # a SIGTERM in training, and before it
-    (75, "CANCELLED", False), (143, "CANCELLED", False),
-    (0, "RUNNING", False), (1, "RUNNING", False), (137, "RUNNING", False),
+    (75, "RUNNING PreemptTime=None", True), (75, "RUNNING PreemptTime=2026-11-28T12:00:00", True),
+    (143, "RUNNING PreemptTime=2026-11-28T12:00:00", True),  # told before it trained
+    (143, "RUNNING PreemptTime=None", False),  # srun ends the tasks that wait, where one has failed
+    (75, "CANCELLED PreemptTime=None", False), (0, "RUNNING PreemptTime=None", False),
+    (1, "RUNNING PreemptTime=None", False), (137, "RUNNING PreemptTime=None", False),
 ])  # fmt: skip
 def test_a_job_is_requeued_if_it_is_preempted_and_not_if_it_fails_or_is_cancelled(tmp_path, job, code, state, requeued):
-    said = f"[ $1 = show ] && echo JobState={state} || {{ touch requeued; exit 1; }}"
+    said = f"[ $1 = show ] && echo 'JobState={state}' || {{ touch requeued; exit 1; }}"
     programs = {"srun": f"exit {code}", "scontrol": said}
     for name, line in programs.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")

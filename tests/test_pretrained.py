@@ -228,7 +228,7 @@ def test_they_answer_what_the_readme_asks(real, run_script):
     engine = str(ROOT / "docs" / "engine.txt")
     asked = {"qa_task.py": ("Charles Babbage", "--ask", "Who designed the Analytical Engine?", "--context", engine),
              "mlm_task.py": ("York", "--fill", "She was born in New [MASK] in 1950."),
-             "race_task.py": ("Brass wheels", "--ask", "What was it made of?", "--options", "Paper", "Brass wheels",
+             "race_task.py": ("* B", "--ask", "What was it made of?", "--options", "Paper", "Brass wheels",
                               "Glass", "--context", engine)}  # fmt: skip
     for script, (answer, *words) in asked.items():
         done = run_script(script, *words)

@@ -276,3 +276,14 @@ def test_articles_to_train_on_may_have_one_id_and_those_to_score_may_not(write, 
     articles = load_race_splits(name, places, "all")["train"]
     assert len(articles) == (2 if own else 6) and len({article.id for article in articles}) == len(articles)
     refused(lambda: load_race([places.data.parent / "mine" / path for path in shards]), "has the id", "another article")
+
+
+def test_what_is_set_aside_of_articles_of_one_id_is_the_same_wherever_they_lie(write, places, tmp_path, monkeypatch):
+    files = {f"{name}.jsonl": "".join(json.dumps(
+        {"id": str(number), "article": f"the {name} {number}", "question": "who?", "options": ["a", "b"], "answer": 0})
+        + "\n" for number in range(20)) for name in ("cat", "dog")}  # fmt: skip
+    write(files, "here"), write(files, "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    tests = [sorted(article.text for article in load_race_splits(name, places)["test"])
+             for name in ("here", str(tmp_path / "elsewhere"))]  # fmt: skip
+    assert tests[0] == tests[1] != []

@@ -249,7 +249,7 @@ def test_the_optimizer_of_another_version_of_torch_is_taken_over(optimizer, newe
 def test_a_second_run_in_the_folder_is_told_and_a_killed_one_resumes_at_once(start, run, ranks):
     first = start("mlm", f"--steps 4000 {ranks}")
     assert any(line.startswith("| epoch") for line in first.stdout)
-    if not ranks:  # whom it waits for a while, as they may be dying
+    if not ranks:  # once is enough: it waits a while, for those who are at work may be dying
         told = run("mlm", "--steps 3", code=2)
         assert re.fullmatch(r"error: --log-dir runs/mlm: another run is at work there .*choose another folder\n", told)
     first.kill()  # who started the ranks, which look once a second
@@ -412,9 +412,10 @@ def test_after_a_restart_the_state_of_another_command_of_the_job_is_not_gone_on_
 
 @slow
 def test_a_refused_resume_leaves_the_vocabulary_that_is_there(run, tmp_path):
-    run("mlm", "--steps 2 --vocab-size 200")
+    (tmp_path / "other.txt").write_text("\n".join(toys.letters().tokens[:-1]))
+    run("mlm", "--steps 2")
     before = (tmp_path / "bert_vocab.pt").read_bytes()
-    run("mlm", "--steps 4 --vocab-size 150 --resume", code=2)
+    run("mlm", "--steps 4 --vocab other.txt --resume", code=2)
     assert (tmp_path / "bert_vocab.pt").read_bytes() == before
 
 

@@ -89,6 +89,13 @@ def test_the_model_that_a_run_starts_from_is_kept_where_a_resume_forgets_to_writ
     assert (tmp_path / "race_model-before-1.pt").read_bytes() == before
 
 
+@slow
+def test_a_run_that_goes_on_under_other_names_writes_its_vocabulary_as_well(run, tmp_path):
+    run("mlm", "--steps 2 --no-test")
+    run("mlm", "--steps 2 --no-test --resume --save b.pt --save-vocab b_vocab.pt")
+    assert (tmp_path / "b_vocab.pt").read_bytes() == (tmp_path / "bert_vocab.pt").read_bytes()
+
+
 # From an empty folder
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tarfile
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from files.tables import chunks, rows
 from text import plain
 from text.corpus import corpus_parts, pieces
 from text.places import SPLITS, kinds_of
-from text.tokens import load_corpus
+from text.tokens import load_corpus, load_tokenizer
 
 # A row is a document, of paragraphs with blank lines between them, as a file is.
 DOCUMENTS = ["The cat sat. The dog sat.\n\nWhere is the river?", "Red, blue.\r\n\r\nThe house\nis red. É 字.", " \n",
@@ -183,7 +184,10 @@ def test_the_text_is_written_out_once_and_when_that_is_lost_the_tokens_stay(writ
 def test_a_long_name_leaves_room_for_the_caches(name, places):
     data = b"The cat.\n\n" * 100 if name.endswith("gz") else texts(["The cat."] * 100, "jsonl")
     (places.data / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-    assert len(load_corpus(str(places.data / name), "train", toys.letters(), places).tokens) > 100
+    path = str(places.data / name)
+    assert len(load_corpus(path, "train", toys.letters(), places).tokens) > 100
+    asked = Namespace(vocab=None, tokenizer="basic_english", vocab_size=20, lowercase="auto")
+    assert len(load_tokenizer(asked, path, places)) > 5
 
 
 def test_several_files_are_written_out_by_all_cores(write, places, monkeypatch):

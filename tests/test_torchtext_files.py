@@ -103,13 +103,13 @@ def test_the_published_layout_gives_the_expected_outputs(shared_data):
     assert tokenizer.kind == "basic_english" and tokenizer.encode_ids("The king, of Paris") == [3, 12, 4, 6, 15]
 
 
-@pytest.mark.slow
 def test_the_page_takes_them_with_a_vocabulary_that_lies_elsewhere(shared_data):
     folder = shared_data / "published"
     (loaded,) = demo.load(folder / "full_mlm_model.pt", "fp32", Ranks(), str(folder / "bert_vocab.pt"), 4)
     assert loaded.kind == "mlm" and loaded.model.bert.config.num_attention_heads == 4
 
 
+@pytest.mark.slow
 def test_a_task_starts_from_published_files_and_its_model_leaves_again(shared_data, run_script, tmp_path):
     model, vocab = (shared_data / "published" / file for file in ("mlm_bert.pt", "bert_vocab.pt"))
     output = run_script("ns_task.py", "--bert-model", model, "--save-vocab", vocab, "--nhead", 4, "--steps", 2,

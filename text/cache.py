@@ -120,7 +120,7 @@ def _unwritable(folder, error):
 
 def is_built(folder: Path) -> bool:
     """Is it there? Those who tidy up old files leave folders without any."""
-    return folder.is_dir() and any(folder.iterdir())
+    return folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))
 
 
 def short(name: str) -> str:
@@ -147,6 +147,8 @@ def build_once(folder: str | Path) -> Iterator[Path | None]:
             temporary.mkdir()
             yield temporary
             try:
+                if not is_built(folder):  # of folders without files
+                    shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
             except OSError:
                 if not is_built(folder):  # else a machine that does not see our lock was first

@@ -139,7 +139,7 @@ class Places:
 
     def unpacked(self, archive: Path, name: str) -> Path:
         """The folder with an archive's content, which is unpacked once."""
-        folder = self.cache / f"{name}-{cache.digest(cache.describe_file(archive))}"
+        folder = self.cache / f"{cache.short(name)}-{cache.digest(cache.describe_file(archive))}"
         with cache.build_once(folder) as temporary:
             if temporary is not None:
                 extract(archive, temporary / "content")

@@ -325,7 +325,7 @@ def read_choice_tables(tables, level, answers_needed, records, articles):
                     what = f"has the id {article.id} of {where}, and another article"
                     want(records.training and key != choice.key, choice.where, what, "give each article its own")
                     records.twice.append(f"{choice.where}: {what}")
-                    article.id = f"{article.id} ({choice.where})"  # nothing in training goes by ids
+                    article.id = f"{article.id} ({hashed(choice.article)[:12]})"  # the same wherever the file lies
                 articles[choice.key] = article
                 article.questions.append(choice.question)
                 article.options.append(choice.options)

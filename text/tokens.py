@@ -203,7 +203,8 @@ def load_tokenizer(args: Namespace, dataset: str | Sequence[str], places: Places
     described = [(layout, describe_parts(parts)) for parts, layout in training_parts(dataset, places, style)]
     key = cache.digest("vocabulary", kind, size, *itertools.chain.from_iterable(described))
     names = names_of(dataset)
-    folder = places.cache / f"{Path(names[0]).name if len(names) == 1 else f'{len(names)}-sets'}-vocabulary-{key}"
+    title = cache.short(Path(names[0]).name) if len(names) == 1 else f"{len(names)}-sets"
+    folder = places.cache / f"{title}-vocabulary-{key}"
     with cache.build_once(folder) as temporary:
         if temporary is not None:
             print(f"training a {kind} vocabulary of {size} on {', '.join(names)} ...", flush=True)
