@@ -115,7 +115,7 @@ def test_whole_words_are_masked_whole(unknown):
     corpus = toys.corpus(*LONG)
     data = blocks(corpus, bptt=128, unit="whole-word")
     if unknown:
-        inner = np.flatnonzero((corpus.tokens >= 5) & (corpus.tokens % 3 == 2))  # what stands before it and behind is a word
+        inner = np.flatnonzero((corpus.tokens >= 5) & (corpus.tokens % 3 == 2))  # of words of three
         corpus.tokens[inner[::3]] = UNK
     batch, shares = data.collate(range(len(data) - 1), 0), []
     for index, chosen in enumerate(batch["positions"][:, 1:].numpy()):
