@@ -27,6 +27,7 @@ import sys
 import threading
 import time
 import traceback
+from argparse import Namespace
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,19 +39,21 @@ import mlm_task
 import qa_task
 import race_task
 import utils
-from files.mistakes import UserError, run_main, warn
+from files.mistakes import TOLD, UserError, run_main, warn
 from files.pretrained import resolved, shipped
 from files.reading import read_text
 from metrics import LETTERS
 from model import MLMTask, QuestionAnswerTask, RaceTask
 from text import sample
+from text.tokens import unknown_to
 from training import flags
-from training.ranks import Ranks, local_device, precision_of
+from training.ranks import Ranks, local_device, precision_of, settle
 
 BODY = 1 << 19  # bytes of a request at most
 LIMITS = {"passage": 50_000, "text": 10_000, "question": 1_000, "option": 1_000}  # characters
 WAIT = 60  # seconds for a model that is busy with other questions
 ENDING = 10  # the same after Ctrl-C
+ENDED = threading.Event()  # by Ctrl-C: what waits for a model then is not begun
 PAGE = Path(__file__).with_name("demo.html")
 ENGINE = Path(__file__).parent / "docs" / "engine.txt"  # what the README asks, too
 MODELS = ("mlm_bert.pt", "qa_model.pt", "race_model.pt")  # where none is named
@@ -106,6 +109,8 @@ class Loaded:
         if not self.lock.acquire(timeout=WAIT):
             raise Refused(503, f"{self.name} is busy with other questions; try again later")
         try:
+            if ENDED.is_set():
+                raise Refused(503, "the server has been ended")
             return KINDS[self.kind][2](self, request)
         finally:
             self.lock.release()
@@ -157,6 +162,7 @@ def load(path, precision, ranks, vocab="bert_vocab.pt", heads=None):
                                  *(["--nhead", str(heads)] if heads else [])])  # fmt: skip
         precision_of(args, ranks)  # a mistake there is told before the page is open
         model, tokenizer = flags.trained_models(cls, args, script.READING)[0]
+        TOLD.add(unknown_to(tokenizer))  # such a warning has a word of what was asked
         loaded.append(Loaded(str(path), kind, args, model.to(ranks.device).eval(), tokenizer, ranks))
     return loaded
 
@@ -243,7 +249,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, host, port, models):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.models, page = models, read_text(PAGE)
+        self.models, page = models, read_text(PAGE).replace("\r\n", "\n")  # as browsers take it, of any checkout
         start = {"models": [model.about() for model in models], "examples": examples(models)}
         self.pages = {"/": ("text/html", page.encode()), "/models": ("application/json", json.dumps(start).encode())}
         self.policy, self.names = policy(page), {"localhost", host.lower(), socket.gethostname().lower()}
@@ -261,7 +267,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET / and /models; POST /answer, {"model": its number, and what its kind needs}, gives the figures or {"error"}."""
+    """GET / and /models; POST /answer, {"model": its number, and what its kind needs}, gives the figures or {"error"}. With
+    its name and kind as well, it is refused where another model has that number by now."""
 
     server_version, sys_version = "demo", ""
     timeout = 30  # seconds without a byte
@@ -289,7 +296,10 @@ class Handler(BaseHTTPRequestHandler):
             number = request.get("model")
             if type(number) is not int or not 0 <= number < len(self.server.models):
                 raise Refused(400, f"model: must be a number from 0 to {len(self.server.models) - 1}")
-            return "application/json", json.dumps(self.server.models[number].answer(request)).encode()
+            model = self.server.models[number]
+            if any(request.get(what, getattr(model, what)) != getattr(model, what) for what in ("name", "kind")):
+                raise Refused(409, "the server was started anew with other models; load this page again")
+            return "application/json", json.dumps(model.answer(request), allow_nan=False).encode()
 
         self.reply(answer)
 
@@ -371,6 +381,7 @@ def parsed(body):
 def main():
     args = arguments()
     ranks = Ranks(device=local_device(0))
+    settle(Namespace(precision=args.precision, deterministic=False), ranks.device)
     models = load_all(args, ranks)
     try:
         server = Server(args.host, args.port, models)
@@ -388,6 +399,7 @@ def main():
         host = f"[{host}]" if ":" in host else host
         print(f"open http://{host}:{port}/ in a browser; Ctrl-C ends the server", flush=True)
         server.serve_forever()
+    ENDED.set()
     until = time.monotonic() + ENDING
     with contextlib.suppress(KeyboardInterrupt):
         for model in models:  # whose answer may be on its way: a thread in torch's code as Python ends may abort it

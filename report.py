@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from files.command_line import CommandLine
-from files.mistakes import UserError, run_main
+from files.mistakes import UserError, run_main, warn
 from files.reading import read_json
 from files.writing import atomic_write
 from metrics import LETTERS
@@ -43,6 +43,7 @@ tr:last-child > * { border-bottom: 0; }
 .card p { margin: .5rem 0 0; } .card ul { margin: .5rem 0 0; padding-left: 1.25rem; } svg { display: block; width: 100%; }
 summary { margin-top: .5rem; cursor: pointer; }
 .text { max-height: 14rem; overflow: auto; white-space: pre-wrap; }
+.text, h3, li, b, mark { unicode-bidi: plaintext; }
 .dot { display: inline-block; width: .7rem; height: .7rem; margin-right: .4rem; border-radius: 50%; }
 mark { padding: 0 .15em; border-radius: .2em; background: var(--mark); color: var(--on-mark); }
 """
@@ -57,6 +58,12 @@ def arguments():
 
 def read_run(folder):
     """What a run left in its folder: a dictionary, or None for a folder that holds no run."""
+    try:
+        if not any((folder / f"{name}.json").is_file() for name in ("history", "result", "evaluation")):
+            return None  # whatever other software calls settings
+    except PermissionError:
+        warn(f"{folder}: may not be looked into; passed over")
+        return None
     found = {name: read_json(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else None
              for name in ("settings", "history", "result", "examples", "evaluation")}  # fmt: skip
     if not (found["history"] or found["result"] or found["evaluation"]):

@@ -118,6 +118,39 @@ def test_a_wrong_request_gets_one_line(send, request_, status, reason):
     assert found[0] == status and reason in found[1]["error"] and "\n" not in found[1]["error"]
 
 
+def test_a_page_from_before_a_restart_gets_no_other_models_answer(send, files):
+    asked = {"model": 0, "text": "the [MASK]", "kind": "mlm"}
+    assert send({**asked, "name": files[0]})[0] == 200
+    for other in ({"name": "other.pt"}, {"kind": "race"}):
+        status, told = send({**asked, **other})
+        assert status == 409 and "load this page again" in told["error"]
+
+
+def test_numbers_that_are_none_are_a_fault_and_no_answer(send, monkeypatch, capsys):
+    monkeypatch.setitem(demo.KINDS, "mlm", (*demo.KINDS["mlm"][:2], lambda *_: {"masks": [float("nan")]}))
+    status, told = send({"model": 0, "text": "the [MASK]"})
+    assert status == 500 and "a fault of the program" in told["error"] and "ValueError" in capsys.readouterr().err
+
+
+def test_what_waits_for_a_model_at_the_end_is_not_begun(send, monkeypatch):
+    monkeypatch.setattr(demo, "ENDED", threading.Event())
+    demo.ENDED.set()
+    assert send({"model": 0, "text": "the [MASK]"})[0] == 503
+
+
+def test_no_word_of_what_is_asked_is_written_where_the_server_runs(files, capsys):
+    (loaded,) = demo.load(files[1], "fp32", Ranks())
+    demo.answer_question(loaded, {"passage": "Секрет " * 9, "question": "кто"})
+    assert "Секрет" not in capsys.readouterr().err
+
+
+def test_the_page_of_a_checkout_with_other_ends_of_lines_is_the_same(server, tmp_path, monkeypatch):
+    (tmp_path / "demo.html").write_bytes(demo.PAGE.read_bytes().replace(b"\n", b"\r\n"))
+    monkeypatch.setattr(demo, "PAGE", tmp_path / "demo.html")
+    with demo.Server("127.0.0.1", 0, []) as other:
+        assert other.policy == server.policy and other.pages["/"] == server.pages["/"]
+
+
 def test_pages_of_other_sites_are_refused(send):
     good = {"model": 0, "text": "the [MASK]"}
     assert send(good, Host="evil.example")[0] == 403
@@ -222,6 +255,9 @@ def test_a_browser_clicks_through_it(browser, server, width, tmp_path):
         assert before == STORY[: best["start"]]  # in characters, whatever stands there that JavaScript counts twice
         assert not card.find_elements(By.TAG_NAME, "script")
     browser.save_screenshot(str(tmp_path / f"{width}.png"))
+
+    said = one("#panel-qa [role=status]").get_attribute("textContent")
+    assert all(model.name in said for model in server.models if model.kind == "qa") and STORY not in said
 
     press("#tab-mlm")
     write("#mlm-text", "the [MASK] sat on the [MASK].")

@@ -115,6 +115,12 @@ def test_a_folder_of_runs_is_all_of_them_once(runs):
     assert "<h1>2 runs</h1>" in page
 
 
+def test_folders_of_other_software_are_passed_over(runs):
+    (runs / ".vscode").mkdir()
+    (runs / ".vscode" / "settings.json").write_text("{ // with a comment")
+    assert "<h1>2 runs</h1>" in report(runs, "runs")
+
+
 def test_a_folder_without_a_run_is_one_line(runs):
     assert "none: no run in there" in report(runs, runs / "none", code=2)
 

@@ -80,7 +80,12 @@ def check_known(tokens: cache.TokenCache, tokenizer: Tokenizer, what: str, all_i
                         "script, or train a vocabulary")  # fmt: skip
     if unknown > UNKNOWN * total:
         warn(f"{what}: {100 * unknown / total:.0f} % of the tokens are unknown to the vocabulary{word}; is it of this "
-             "language, script and case?", once=f"unknown to {tokenizer.fingerprint}")  # fmt: skip
+             "language, script and case?", once=unknown_to(tokenizer))  # fmt: skip
+
+
+def unknown_to(tokenizer: Tokenizer) -> str:
+    """What names the warning of unknown tokens in mistakes.TOLD."""
+    return f"unknown to {tokenizer.fingerprint}"
 
 
 def describe_parts(parts):
