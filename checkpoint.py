@@ -195,9 +195,19 @@ NEW_HEAD = dict(tie_word_embeddings=True, head_norm_eps=None, head="cls", duma_l
                 mix_layers=4)  # fmt: skip
 
 
+def is_ours(path: str | Path) -> bool:
+    """Has a script of this project written the file?"""
+    try:
+        content = read_torch(path, "")
+    except (UserError, OSError):
+        return False
+    return isinstance(content, dict) and "format" in content
+
+
 def before(path: str | Path) -> str:
     """What to do where there is no model to begin with."""
-    made = {"mlm_bert.pt": "mlm_task.py", "ns_bert.pt": "ns_task.py"}.get(Path(path).name)
+    makers = {"mlm_bert.pt": "mlm_task.py", "ns_bert.pt": "ns_task.py"}
+    made = None if os.path.exists(path) else makers.get(Path(path).name)  # which would write over what is there
     other = "name another by --bert-model: a file, pretrained, or none for random weights"
     return f"run {made} first, or {other}" if made else other
 

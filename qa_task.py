@@ -72,7 +72,7 @@ import torch
 import torch.nn.functional as F
 
 import utils
-from files.reading import read_context
+from files.tables import read_context
 from files.writing import write_json
 from metrics import exact_score, squad_scores
 from model import QuestionAnswerTask

@@ -14,7 +14,7 @@ is the mean over the models of the logarithm of the probability that each gives 
 """
 
 from files.mistakes import UserError, run_main, warn
-from files.reading import read_context
+from files.tables import read_context
 from files.writing import write_json
 from metrics import LETTERS
 from training import flags

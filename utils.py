@@ -34,11 +34,12 @@ import torch
 from tqdm import tqdm
 
 import checkpoint
-from files.mistakes import UserError, warn
+from files.mistakes import UserError
 from files.writing import write_json
 from text import batches
 from text.tokens import names_of
 from training import sharding
+from training.beginning import tell_of_sizes
 from training.logs import Logs, note_hparams, settings
 from training.memory import memory_of, micro_batches, peak_memory
 from training.ranks import Ranks, precision_of
@@ -243,10 +244,9 @@ class Trainer:
         if sharding.is_cut(self.engine.parallel):
             task.model = self.engine.parallel
         self.data = task.examples["train"]
-        if args.batch_size < ranks.world:
-            warn(f"--batch_size {args.batch_size}: of {ranks.world} ranks some have nothing to do; raise it")
         most = len(task.examples["valid"]) if "valid" in task.examples else math.inf
         self.schedule = Schedule(args, -(-len(self.data) // args.batch_size), ranks, most)
+        tell_of_sizes(args, len(self.data), self.schedule.steps, ranks)
         self.logs = Logs(task.name, task.summary, args, ranks, self.schedule)
         self.saving = Saving(task, args, ranks, self.engine, self.schedule, self.logs.say)
         self.state = State()

@@ -86,7 +86,7 @@ def choice_of(row: Row, answers_needed: bool) -> Choice:
     answer = None
     if answers_needed:
         want(named["answer"], where, f"no column {' or '.join(CHOICES['answer'])}")
-        answer = letter_of(entries[named["answer"]], labels)
+        answer = letter_of(entries[named["answer"]], labels, len(options) if isinstance(options, list) else 0)
     id = of_article or own or f"{stem(row.path)}-{row.number}"
     key = of_article or (article if answers_needed and article else id)
     return Choice(where, id, key, article, question, options, answer)
@@ -101,9 +101,9 @@ def options_of(entries, column, where):
     return entries[column], []
 
 
-def letter_of(answer, labels):
+def letter_of(answer, labels, count):
     """A number or a label as the letter of its option; what is neither as it is, which will be told."""
     if answer in labels[: len(LETTERS)]:
         return LETTERS[labels.index(answer)]
     number = isinstance(answer, int) and not isinstance(answer, bool)
-    return LETTERS[answer] if number and 0 <= answer < len(LETTERS) else answer
+    return LETTERS[answer] if number and 0 <= answer < min(count, len(LETTERS)) else answer

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +62,6 @@ def files_in(folder: str | Path, endings: tuple[str, ...]) -> list[Path]:
 def shown(name: str) -> bool:
     """Is this the name of a file or folder of the owner's, not of one that a system puts beside it?"""
     return not name.startswith(".") and name != "__MACOSX"
-
-
-def read_context(path: str) -> str:
-    """The text of --context: of a UTF-8 file, or with - of standard input. Raises UserError where there is none."""
-    text = sys.stdin.buffer.read().decode("utf-8", "replace") if path == "-" else read_text(path)
-    if not text.strip():
-        raise UserError(f"--context {path}: no text; give one that may hold the answer")
-    return text
 
 
 def read_json(path: str | Path) -> Any:

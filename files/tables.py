@@ -10,13 +10,14 @@ and line or row; what is wrong with one row is raised by its ``entries``, so tha
 
 import contextlib
 import gzip
+import sys
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from files.mistakes import UserError
-from files.reading import CHUNK, CONVERT, files_in, parse_json
+from files.reading import CHUNK, CONVERT, files_in, parse_json, read_text
 
 PACKED = ("", ".gz", ".zst")
 TEXTS = tuple(f".txt{packed}" for packed in PACKED)
@@ -55,6 +56,16 @@ def check_kind(path: Path) -> None:
                         "to_json(orient='records', lines=True)), or as .parquet")  # fmt: skip
     if kind in NO_TEXT:
         raise UserError(f"{path}: {kind} is no plain text; save it as .txt")
+
+
+def read_context(path: str) -> str:
+    """The text of --context: of a UTF-8 file, or with - of standard input. Raises UserError where there is none."""
+    if path != "-":
+        check_kind(Path(path))
+    text = sys.stdin.buffer.read().decode("utf-8", "replace") if path == "-" else read_text(path)
+    if not text.strip():
+        raise UserError(f"--context {path}: no text; give one that may hold the answer")
+    return text
 
 
 class Row(NamedTuple):
@@ -147,6 +158,9 @@ def unpacked_zst(raw, path):
                 rest = frame.unused_data
                 frame = None if frame.eof else frame
     except zstandard.ZstdError as error:
+        if "too much memory" in str(error):
+            raise UserError(f"{path}: packed with a window of over 128 MB (zstd --long); pack it again: zstd -dc --long=31 "
+                            "FILE | zstd -o NEW") from None  # fmt: skip
         raise damaged(path, error) from None
     if frame:
         raise damaged(path, "it ends too early")

@@ -217,6 +217,8 @@ def read_torch(path: str | Path, remedy: str) -> Any:
     try:
         return read_zip(path)
     except BROKEN as error:
+        if isinstance(error, pickle.UnpicklingError) and "it asks for" in str(error):
+            remedy = f"that may be a program, which is never run: where its code is, save its state_dict; {remedy}"
         raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {error}); {remedy}") from None
 
 

@@ -48,7 +48,12 @@ HEADS = {
 
 
 def is_published(weights: Weights) -> bool:
-    return any(str(name).removeprefix("bert_model.").startswith("bert_embed.") for name in weights)
+    return any(plain_name(str(name)).startswith("bert_embed.") for name in weights)
+
+
+def plain_name(name):
+    """As the body has it alone: without DDP's prefix, which its training states have, and a task's."""
+    return name.removeprefix("module.").removeprefix("bert_model.")
 
 
 def read_model(weights: Weights, path: str | Path, vocab: str | Path | None, heads: int | None = None) -> dict[str, Any]:
@@ -56,7 +61,7 @@ def read_model(weights: Weights, path: str | Path, vocab: str | Path | None, hea
     attention heads where they are not 64 wide. Raises UserError where something lacks, is left over, or disagrees."""
     if vocab is None:
         raise UserError(f"{path}: a file of torchtext's BERT example; name its vocabulary with --save-vocab bert_vocab.pt")
-    weights = {name.removeprefix("bert_model."): weight for name, weight in weights.items()}
+    weights = {plain_name(name): weight for name, weight in weights.items()}
     dropped = [name for name in list(weights) if name.startswith("qa_span.") and weights.pop(name) is not None]
     new, tokenizer = add_rows(weights, path, vocab)
     config = sizes_of(weights, path, heads)
@@ -67,7 +72,7 @@ def read_model(weights: Weights, path: str | Path, vocab: str | Path | None, hea
     if weights:
         raise UserError(f"{path}: has a left-over weight {min(weights)} ({len(weights)} in all); fetch it again")
     return {"task": next(iter(found), None), "config": config, "tokenizer": tokenizer.state(), "body": body, "heads": found,
-            "notes": {}, "dropped": dropped, "new": new}  # fmt: skip
+            "notes": {"bptt": 128}, "dropped": dropped, "new": new}  # fmt: skip
 
 
 def sizes_of(weights, path, heads):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -164,3 +165,21 @@ def test_only_the_first_rank_looks(folder, impatient):
     with beginning.alone(folder / "run"):
         args = Namespace(log_dir=str(folder / "run"), precision="fp32", parallel="DDP")
         assert beginning.in_its_place(lambda args, ranks: "begun")(args, Ranks(1, 2)) == "begun"
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({}, ""), ({"batch_size": 1}, "of 2 ranks some have nothing to do"), ({"epochs": 2}, ""),
+    ({"epochs": 2, "number": 12}, "200 examples: 12 steps in 2 epochs"), ({"steps": 12, "number": 12}, ""),
+])  # fmt: skip
+def test_sizes_that_are_hardly_meant_are_told(capsys, changes, told):
+    given = {"batch_size": 16, "epochs": None, "steps": None, "number": 1000, **changes}
+    number = given.pop("number")
+    beginning.tell_of_sizes(Namespace(**given), 200, number, SimpleNamespace(world=2, queued=False))
+    error = capsys.readouterr().err
+    assert told in error and bool(told) == bool(error)
+
+
+def test_gpus_that_get_a_few_rows_each_are_told(capsys):
+    args = Namespace(batch_size=16, epochs=None, steps=None)
+    beginning.tell_of_sizes(args, 10**6, None, SimpleNamespace(world=16, queued=True))
+    assert "is of all 16 GPUs together" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """A folder that its owner has divided: files and folders called train, valid and test are what they are called."""
 
 import json
+import re
 
 import pytest
 
@@ -129,11 +130,13 @@ def test_several_sets_in_one_folder_are_not_mixed(write, places):
 
 def test_who_scores_a_set_without_a_test_is_told_how_much_of_it_that_is(write, places, capsys):
     name = write({"train.json": squad("train"), "valid.json": squad("valid")})
-    load_squad_splits(name, places)
-    assert capsys.readouterr().err == ""
-    count = len(load_squad_splits(name, places, ("test",))["test"].questions)
+    count = len(load_squad_splits(name, places)["test"].questions)
     told = f"note: {name}: nothing there is called test; {count} of 30 questions are scored"
-    assert 0 < count < 30 and capsys.readouterr().err.startswith(told)
+    assert 0 < count < 30 and capsys.readouterr().err == f"{told}, the others train\n"
+    assert len(load_squad_splits(name, places, ("test",))["test"].questions) == count
+    assert capsys.readouterr().err.startswith(f"{told}, which training sets aside; ")
+    load_squad_splits(write({"train.json": squad("train")}, "alone"), places)
+    assert re.search(r"; \d of 30 questions are scored, \d choose the model\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("load", [load_squad_splits, load_race_splits])

@@ -287,3 +287,14 @@ def test_what_is_set_aside_of_articles_of_one_id_is_the_same_wherever_they_lie(w
     tests = [sorted(article.text for article in load_race_splits(name, places)["test"])
              for name in ("here", str(tmp_path / "elsewhere"))]  # fmt: skip
     assert tests[0] == tests[1] != []
+
+
+@pytest.mark.parametrize("answers, refused_", [([1, 2, 3, 4], True), ([1, 2, 3, 3], False), ([0, 1, 2, 4], False)])
+def test_answers_that_count_from_one_are_refused_even_where_bad_rows_are_left_out(tmp_path, answers, refused_):
+    rows = [{"id": str(number), "article": "a", "question": f"{number}?", "options": list("abcd"), "answer": answer}
+            for number, answer in enumerate(answers)]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if refused_:
+        refused(lambda: load_race(tmp_path / "a.jsonl", skip=print), "line 4", "count from 1")
+    else:
+        assert sum(len(article.questions) for article in load_race(tmp_path / "a.jsonl", skip=print)) in (3, 4)

@@ -5,6 +5,7 @@ from toys import refused
 
 from files.mistakes import UserError
 from files.reading import parse_json, read_json, read_text, texts_in
+from files.tables import read_context
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,8 @@ def test_folders_are_read_through_links_each_once_and_in_circles_never(tmp_path)
     for name, target in (("here", "../far"), ("there", "../far"), ("round", ".")):
         (own / name).symlink_to(target)
     assert texts_in(own) == [own / "here" / "a.txt"]
+
+
+def test_a_context_that_is_no_text_by_its_name_is_refused(tmp_path):
+    (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.7")
+    refused(lambda: read_context(str(tmp_path / "notes.pdf")), "notes.pdf: .pdf is no plain text; save it as .txt")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from toys import refused
 
+import checkpoint
 import demo
 from checkpoint import load_body, load_model, save_model
 from formats.torchtext_files import read_vocab
@@ -120,6 +121,17 @@ def test_a_task_starts_from_published_files_and_its_model_leaves_again(shared_da
 
 
 @pytest.mark.slow
+def test_the_examples_model_is_kept_where_pretraining_writes_one_of_that_name(shared_data, run_script, tmp_path):
+    shutil.copy(shared_data / "published" / "mlm_bert.pt", tmp_path)
+    before = (tmp_path / "mlm_bert.pt").read_bytes()
+    assert "run mlm_task.py" not in checkpoint.before(tmp_path / "mlm_bert.pt")
+    said = run_script("mlm_task.py", "--nlayers", 1, "--emsize", 32, "--nhead", 2, "--steps", 1, "--valid-examples", 8,
+                      "--no-test").stdout  # fmt: skip
+    assert "no model of these scripts, and this run writes it; kept as mlm_bert-before-1.pt" in said
+    assert (tmp_path / "mlm_bert-before-1.pt").read_bytes() == before
+
+
+@pytest.mark.slow
 def test_pretraining_goes_on_from_them_and_leaves_them_as_they_are(shared_data, run_script, tmp_path):
     for file in ("mlm_bert.pt", "bert_vocab.pt"):
         shutil.copy(shared_data / "published" / file, tmp_path / file)
@@ -132,6 +144,13 @@ def test_pretraining_goes_on_from_them_and_leaves_them_as_they_are(shared_data, 
 
 
 # The words that the vocabulary lacks
+
+
+def test_what_its_training_on_several_gpus_left_is_read_as_well(vocab, saved):
+    weights = state_dict(head="mlm")
+    plain, _ = load_model(MLMTask, saved(weights), vocab=vocab)
+    other, _ = load_model(MLMTask, saved({f"module.{name}": weight for name, weight in weights.items()}), vocab=vocab)
+    assert all(torch.equal(weight, other.state_dict()[name]) for name, weight in plain.state_dict().items())
 
 
 def test_missing_special_words_are_added_with_the_rows_of_the_unknown_one(vocab, saved, capsys):

@@ -19,11 +19,13 @@ import itertools
 import json
 import math
 import multiprocessing
+import multiprocessing.context
 import os
 import pickle
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +43,7 @@ from files.reading import CACHE_TAG, CHUNK, read_json
 from files.writing import write_json
 
 VERSION = 4  # raise it when the same files would give other arrays: cutting, cleaning, layout
+LONG = 1 << 30  # bytes of text: of so much a line tells that work begins, where no bar can be seen
 CHECKED = 1 << 28  # bytes of an array; more would make the start wait, and the folder is the user's own
 WORKERS = 64  # at most; each takes about 100 MB
 SAMPLE = 1 << 12  # bytes, three times, by which files of the same name, size and time are told apart
@@ -298,6 +301,13 @@ def join(
     return TokenCache(folder)
 
 
+def progress(total: int | None, description: str) -> tqdm:
+    """A bar of bytes; where no terminal shows it, a line before a long work."""
+    if total and total > LONG and not sys.stderr.isatty():
+        print(f"{description}: {total / 1e6:,.0f} MB, {cores()} cores ...", flush=True)
+    return tqdm(total=total, unit="B", unit_scale=True, desc=description, disable=None, leave=False)
+
+
 def busy(folder):
     """Is another process building ``folder`` now? False where the file system knows no locks."""
     with contextlib.suppress(FileNotFoundError), open(folder.with_name(f"{folder.name}.lock")) as stream:
@@ -309,7 +319,7 @@ def _write(folder, work, vocab_size, meta, total, description, empty=""):
     """Append the arrays of all pieces, from (size, arrays) in ``work``, to files, and say in meta.json what they are."""
     token_type = np.uint16 if vocab_size <= 1 << 16 else np.int32
     lengths, shapes, streams, notes, begun = {}, {}, {}, {}, np.array([], np.int64)
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc=description, disable=None, leave=False)
+    bar = progress(total, description)
     with bar, contextlib.ExitStack() as stack, contextlib.closing(work):
         for size, arrays in work:
             for name, value in arrays.pop("notes", {}).items():
@@ -374,6 +384,13 @@ def _run_worker(piece):
     return _work(piece)
 
 
+def processes() -> multiprocessing.context.BaseContext:
+    """How processes begin here: forked under Linux, as Python did by itself up to 3.13, for others import the script, and
+    torch with it, each; but as this one was told to where it was itself begun otherwise, as a rank is."""
+    untold = multiprocessing.get_start_method(allow_none=True) is None
+    return multiprocessing.get_context("fork" if untold and sys.platform == "linux" else None)
+
+
 def work_through(
     pieces: Iterable[tuple[int, Any]], make_worker: Callable[..., Callable], arguments: tuple
 ) -> Iterator[tuple[int, Any]]:
@@ -390,7 +407,7 @@ def work_through(
     # The arguments as bytes: where processes are spawned, as by a rank, torch would hand over tensors as shared memory
     # by means of file descriptors, which fails now and then.
     initial = (make_worker, pickle.dumps(arguments))
-    pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=initial)
+    pool = ProcessPoolExecutor(count, processes(), initializer=_start_worker, initargs=initial)
     waiting: collections.deque = collections.deque()
     try:
         for size, piece in pieces:

@@ -12,8 +12,6 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from files.archives import Limit
 from files.mistakes import UserError
 from files.reading import CONVERT
@@ -36,10 +34,9 @@ def plain_texts(files: Iterable[Path], places: Places) -> dict[Path, Path]:
             found[path] = places.cache / f"{name}-text-{key}" / f"{name}.txt"
             if not cache.is_built(found[path].parent):
                 waiting.append((path.stat().st_size, (path, found[path])))
-    bar = tqdm(total=sum(size for size, _ in waiting), unit="B", unit_scale=True, desc="writing out text", disable=None,
-               leave=False)  # fmt: skip
-    with bar:
-        for size, _ in cache.work_through(waiting, make_writer, (places.column or "text",)):
+    begin = len(waiting) * int(os.environ.get("SLURM_PROCID", 0)) // int(os.environ.get("SLURM_NTASKS", 1))
+    with cache.progress(sum(size for size, _ in waiting), "writing out text") as bar:
+        for size, _ in cache.work_through(waiting[begin:] + waiting[:begin], make_writer, (places.column or "text",)):
             bar.update(size)
     return found
 

@@ -159,9 +159,10 @@ def load_squad_splits(
         with of_split("train"):
             source = squad_source(name, "train", places)
             whole = load_squad(source, training=True, skip=skip)
-            found |= set_aside(whole, source, missing)
-        if splits == ("test",):
-            tell_of_part(name, len(found["test"].questions), len(whole.questions))
+            divided = set_aside(whole, source, missing)
+        found |= divided
+        if "test" in missing:
+            tell_of_part(name, {split: len(part.questions) for split, part in divided.items()}, splits == ("test",))
     found = {split: found[split] for split in splits}
     titles = {split: {q.context: q.title for q in squad.questions} for split, squad in found.items()}
     warn_of_twins(((split, found[split].contexts[context], title) for split in found
@@ -169,10 +170,12 @@ def load_squad_splits(
     return found
 
 
-def tell_of_part(name, scored, whole):
-    """Who scores a set of which nothing is called test should know how much of it that is."""
-    warn(f"{name}: nothing there is called test; {scored:,} of {whole:,} questions are scored, which training sets "
-         "aside; to score all, put them into a folder as test, or use --predict and metrics.py", word="note")  # fmt: skip
+def tell_of_part(name, counts, scored_alone):
+    """Who scores a set of which nothing is called test, or trains on it, should know how much of it that is."""
+    scored, whole = counts["test"], sum(counts.values())
+    more = ("which training sets aside; to score all, put them into a folder as test, or use --predict and metrics.py"
+            if scored_alone else f"{counts['valid']:,} choose the model" if "valid" in counts else "the others train")
+    warn(f"{name}: nothing there is called test; {scored:,} of {whole:,} questions are scored, {more}", word="note")
 
 
 def squad_source(name: str, split: str, places: Places) -> Source:
@@ -312,10 +315,13 @@ def of_level(key: Hashable, article: Article | None, level: str) -> bool:
 def read_choice_tables(tables, level, answers_needed, records, articles):
     """Add the articles of rows, each put together of the questions that are asked on it."""
     first: dict[str, tuple[Hashable, str]] = {}
+    beyond, has_zero = "", False
     for path in tables:
         for row in rows(path, CHOICE_COLUMNS):
             with records.one("question"):
                 choice = choice_of(row, answers_needed)
+                beyond = beyond or (choice.where if choice.answer == len(choice.options) else "")
+                has_zero |= choice.answer == LETTERS[0]
                 answer = read_choice(choice.question, choice.options, choice.answer, choice.where, answers_needed)
                 article = articles.get(choice.key) or Article(choice.id, choice.article, [], [], [])
                 if not of_level(choice.key, article, level):
@@ -330,6 +336,9 @@ def read_choice_tables(tables, level, answers_needed, records, articles):
                 article.questions.append(choice.question)
                 article.options.append(choice.options)
                 article.answers.append(answer)
+    if beyond and not has_zero:
+        raise UserError(f"{beyond}: the answer is the number of options, and none is 0: they seem to count from 1; let "
+                        "them count from 0, or write letters")  # fmt: skip
 
 
 def read_article(path, answers_needed, records):
@@ -381,10 +390,11 @@ def load_race_splits(
                 found[split] = load_race(race_source(root, split, sources[split]), level, True, may_skip, split == "train")
     if set(splits) != set(found):
         with of_split("train"):
-            found |= race_set_aside(race_source(root, "train", sources["train"]), level, missing, skip)
-        if splits == ("test",):
-            counts = {split: sum(len(article.questions) for article in part) for split, part in found.items()}
-            tell_of_part(name, counts["test"], sum(counts.values()))
+            divided = race_set_aside(race_source(root, "train", sources["train"]), level, missing, skip)
+        found |= divided
+        if "test" in missing:
+            counts = {split: sum(len(article.questions) for article in part) for split, part in divided.items()}
+            tell_of_part(name, counts, splits == ("test",))
     for split in splits:
         want(any(article.questions for article in found[split]), root, f"no question in the {split} split", "add some")
     found = {split: found[split] for split in splits}

@@ -18,6 +18,7 @@ from files.mistakes import UserError
 from files.reading import read_text
 from files.writing import atomic_write
 from text import subwords
+from text.cache import processes
 from text.piece_models import as_varint, fields_of, sentencepiece_pieces
 from text.tokenizer import BERT_SPECIALS, SPECIALS, BasicEnglish, Tokenizer
 
@@ -130,7 +131,7 @@ def _strings_of(text):
 def _in_a_process(function, *arguments):
     """Call a function of C++ that talks on stderr, and that some texts make crash. Gives why it failed, or ""."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.Process(target=_call, args=(sender, function, arguments))
+    process = processes().Process(target=_call, args=(sender, function, arguments))
     process.start()
     sender.close()
     try:

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from files.locks import hold
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
 from files.writing import check_writable, followed, unwritable
 from training.flags import uses_trained
 from training.ranks import Ranks, precision_of, restarted
 
 Run = Callable[[Namespace, Ranks], int | None]
 HANDED_ON = "BERT_LOCKED"  # environment variable: the folder whose lock the process that started this one holds for it
+FEW = 100  # steps
 DYING = 10  # seconds to wait for the lock of a run that was killed: its ranks look once a second whether it lives
 LOST = 120  # the same after a restart: of a node that is lost, a file server keeps the locks for a while
 
@@ -93,3 +94,15 @@ def locked(path, otherwise, what):
         if hold(stream, LOST if restarted() else DYING) is False:
             raise UserError(f"{otherwise} (it holds {path}); let it end, or choose another {what}")
         yield
+
+
+def tell_of_sizes(args: Namespace, examples: int, steps: int | None, ranks: Ranks) -> None:
+    """Lines on what is hardly meant: ranks without work, GPUs with little, so few steps that nothing is learned in them."""
+    if args.batch_size < ranks.world:
+        warn(f"--batch_size {args.batch_size}: of {ranks.world} ranks some have nothing to do; raise it")
+    elif ranks.queued and args.batch_size < 8 * ranks.world:
+        warn(f"--batch_size {args.batch_size}: is of all {ranks.world} GPUs together, and each wants some 256 rows of 128 "
+             "tokens; raise it", word="note")  # fmt: skip
+    if not args.steps and steps is not None and steps < FEW:
+        warn(f"{examples:,} examples: {steps} steps in {args.epochs} epochs, in which a new model or head learns next to "
+             "nothing; take more --epochs, and by --checkpoint a model that has the head", word="note")  # fmt: skip

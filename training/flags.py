@@ -317,6 +317,8 @@ def trained_here(args, own):
     """
     instead = [] if args.checkpoint or args.save != own or os.path.exists(own) else shipped(own)
     if not instead:
+        if os.path.exists(args.save) and not args.evaluate:
+            warn(f"by {args.save}, which lies here", word="note")
         return args.save
     if args.evaluate:
         raise UserError(f"{own}: no such file; name a model by --bert-model FILE, or --bert-model pretrained for the one "

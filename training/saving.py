@@ -112,13 +112,16 @@ class Saving:
         return state
 
     def keep_start(self):
-        """A copy of the model to start from where the first validation will write over it, better or worse."""
+        """A copy of what the first validation will write over, better or worse: the model to start from, or a file that
+        none of these scripts has written, as the torchtext example's of the same name."""
         own = Path(self.args.save)
         start = getattr(self.args, "checkpoint", None) or getattr(self.args, "bert_model", None)
-        if start and own.is_file() and os.path.exists(start) and own.samefile(start):
+        is_start = start and own.is_file() and os.path.exists(start) and own.samefile(start)
+        if is_start or (own.is_file() and not checkpoint.is_ours(own)):
             kept = free(lambda number: own.with_name(f"{own.stem}-before-{number}{own.suffix}"))
             copy(own, kept)
-            self.say(f"{own}: this run starts from it and writes it; kept as {kept}")
+            what = "this run starts from it and" if is_start else "no model of these scripts, and this run"
+            self.say(f"{own}: {what} writes it; kept as {kept}")
 
     def find_best(self, state: State, before: str) -> None:
         """See to it that ``--save`` has the best model so far, which lies where ``--save`` was ``before``.
