@@ -27,7 +27,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.14 with venv found: install one (Debian, Ubuntu: apt install python3-venv), or run make PYTHON=/path/to/python"; exit 1; }
-	@echo "Installing into $(FOLDER) with $(PYTHON): some 3 GB with torch for NVIDIA GPUs, a few minutes, once."
+	@echo "Installing into $(FOLDER) with $(PYTHON): 6 GB, most of it torch for NVIDIA GPUs; a few minutes, once."
 	@"$(PYTHON)" -m venv $(FOLDER)
 	@$(if $(TORCH),$(PIP) "$(TORCH)")
 	@$(PIP) ".[$(if $(filter new,$(STACK)),new,stack),log,hf,tune,tables,sentences,test]"
