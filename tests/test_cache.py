@@ -401,3 +401,12 @@ def test_a_cache_of_a_hundred_thousand_million_tokens_is_opened_in_little_memory
     out, _ = run_python(OPEN, folder, stdout=subprocess.PIPE, env=environment).communicate()
     length, token, memory = map(int, out.split())
     assert (length, token) == (count, 0) and memory < 300e6
+
+
+def test_workers_are_forked_whatever_a_bar_has_settled_but_for_those_of_a_rank():
+    """From Python 3.14 on others would each import the script, and torch with it."""
+    code = ("import multiprocessing; multiprocessing.set_start_method('{}'); from text.cache import processes; "
+            "print(processes().get_start_method())")  # fmt: skip
+    found = [subprocess.run([sys.executable, "-c", code.format(told)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+             for told in ("forkserver", "spawn")]  # fmt: skip
+    assert [done.stdout.strip() for done in found] == ["fork" if sys.platform == "linux" else "forkserver", "spawn"]

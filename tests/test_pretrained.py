@@ -160,8 +160,10 @@ def test_training_and_a_model_here_or_named_otherwise_leave_it_alone(shipped, ho
     assert model(task, *USES[task], "--save", "mine.pt") == "mine.pt"
     assert model(task, *USES[task], "--checkpoint", "mine.pt") == OWN[task]  # which counts for nothing beside it
     (home / OWN[task]).touch()
-    assert model(task, *USES[task]) == OWN[task]
+    model(task, *USES[task], "--checkpoint", "mine.pt")
     assert not capsys.readouterr().err
+    assert model(task, *USES[task]) == OWN[task]
+    assert capsys.readouterr().err == f"note: by {OWN[task]}, which lies here\n"
 
 
 @each_task

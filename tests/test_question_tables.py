@@ -237,6 +237,7 @@ def test_a_bad_row_on_a_passage_is_told_with_file_and_line(tmp_path, columns, wo
     ({"article": None, "question": None}, ["no column question or question_stem or sent2, nor an article"]),
     ({"options": None}, ["no column options or choices or ending0"]),
     ({"options": "ab"}, ["options not texts"]),
+    ({"options": 7}, ["options not texts"]),
     ({"options": ["a", 1]}, ["options not texts"]),
     ({"options": ["a"]}, ["1 options; it must have 2 to 26"]),
     ({"answer": None}, ["no column answer or answerKey or label"]),

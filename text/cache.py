@@ -386,9 +386,9 @@ def _run_worker(piece):
 
 def processes() -> multiprocessing.context.BaseContext:
     """How processes begin here: forked under Linux, as Python did by itself up to 3.13, for others import the script, and
-    torch with it, each; but as this one was told to where it was itself begun otherwise, as a rank is."""
-    untold = multiprocessing.get_start_method(allow_none=True) is None
-    return multiprocessing.get_context("fork" if untold and sys.platform == "linux" else None)
+    torch with it, each; but those of a rank, which was spawned, are spawned as well."""
+    told = multiprocessing.get_start_method(allow_none=True)
+    return multiprocessing.get_context("fork" if told != "spawn" and sys.platform == "linux" else None)
 
 
 def work_through(

@@ -51,7 +51,7 @@ def passages_of(name: str, places: Places) -> dict[str, list[list[str]]]:
 
 def squad_passages(name, places):
     found = {}
-    for split, squad in load_squad_splits(name, places, skip=warn).items():
+    for split, squad in load_squad_splits(name, places, skip=warn, scored=False).items():
         articles = {}
         for context, title in {question.context: question.title for question in squad.questions}.items():
             articles.setdefault(title or context, []).append(" ".join(squad.contexts[context].split()))
@@ -60,7 +60,7 @@ def squad_passages(name, places):
 
 
 def race_passages(name, places):
-    sets = load_race_splits(name, places, skip=warn)
+    sets = load_race_splits(name, places, skip=warn, scored=False)
     return {split: [[" ".join(article.text.split())] for article in sets[split]] for split in SPLITS}
 
 

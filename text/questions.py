@@ -137,13 +137,13 @@ def read_question(record, context, where, answers_needed):
 
 
 def load_squad_splits(
-    name: str, places: Places, splits: tuple[str, ...] = SPLITS, skip: Skip = None
+    name: str, places: Places, splits: tuple[str, ...] = SPLITS, skip: Skip = None, scored: bool = True
 ) -> dict[str, SquadSet]:
     """The wanted splits: the development file is the test set, and some training articles are set aside to validate.
 
     Whole articles with about one in 25 of the questions, chosen by their titles: no paragraph is both trained on and
     validated with. Where there are no such articles, paragraphs. A folder of the user's may have both a validation and
-    a test file, or neither.
+    a test file, or neither; a line then tells how many are ``scored``.
     """
     if name == "Sample":
         return {split: load_squad(places.sample() / f"squad-{split}.json") for split in splits}
@@ -161,7 +161,7 @@ def load_squad_splits(
             whole = load_squad(source, training=True, skip=skip)
             divided = set_aside(whole, source, missing)
         found |= divided
-        if "test" in missing:
+        if "test" in missing and scored:
             tell_of_part(name, {split: len(part.questions) for split, part in divided.items()}, splits == ("test",))
     found = {split: found[split] for split in splits}
     titles = {split: {q.context: q.title for q in squad.questions} for split, squad in found.items()}
@@ -320,7 +320,8 @@ def read_choice_tables(tables, level, answers_needed, records, articles):
         for row in rows(path, CHOICE_COLUMNS):
             with records.one("question"):
                 choice = choice_of(row, answers_needed)
-                beyond = beyond or (choice.where if choice.answer == len(choice.options) else "")
+                count = len(choice.options) if isinstance(choice.options, list) else -1
+                beyond = beyond or (choice.where if choice.answer == count else "")
                 has_zero |= choice.answer == LETTERS[0]
                 answer = read_choice(choice.question, choice.options, choice.answer, choice.where, answers_needed)
                 article = articles.get(choice.key) or Article(choice.id, choice.article, [], [], [])
@@ -371,7 +372,7 @@ def read_choice(question, options, answer, where, answers_needed):
 
 
 def load_race_splits(
-    name: str, places: Places, level: str = "all", splits: tuple[str, ...] = SPLITS, skip: Skip = None
+    name: str, places: Places, level: str = "all", splits: tuple[str, ...] = SPLITS, skip: Skip = None, scored: bool = True
 ) -> dict[str, list[Article]]:
     """The wanted splits of RACE, of the embedded set, or of any folder laid out like RACE; valid is RACE's dev.
 
@@ -392,7 +393,7 @@ def load_race_splits(
         with of_split("train"):
             divided = race_set_aside(race_source(root, "train", sources["train"]), level, missing, skip)
         found |= divided
-        if "test" in missing:
+        if "test" in missing and scored:
             counts = {split: sum(len(article.questions) for article in part) for split, part in divided.items()}
             tell_of_part(name, counts, splits == ("test",))
     for split in splits:

@@ -317,7 +317,7 @@ def trained_here(args, own):
     """
     instead = [] if args.checkpoint or args.save != own or os.path.exists(own) else shipped(own)
     if not instead:
-        if os.path.exists(args.save) and not args.evaluate:
+        if not args.checkpoint and not args.evaluate and os.path.exists(args.save):
             warn(f"by {args.save}, which lies here", word="note")
         return args.save
     if args.evaluate:

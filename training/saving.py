@@ -155,7 +155,7 @@ class Saving:
             return None
         own = saved.get("job", job()), saved.get("command", sys.argv[1:])
         if not self.args.resume and own != (job(), sys.argv[1:]):
-            self.say(f"{saved['path']}: of another job or command, and left; to go on from it, say --resume")
+            self.say(f"{saved['path']}: of another job or command, and not gone on from")
             return None
         check_layout(saved)
         sizes = dataclasses.asdict(self.engine.model.bert.config)
