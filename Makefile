@@ -47,7 +47,7 @@ browser:  # the pages' tests click through them; without one they skip
 	chromium chromium-driver fonts-dejavu-core; } >/dev/null 2>&1 || echo "no browser could be installed: tests of pages skip"
 
 test-new:
-	@$(MAKE) --no-print-directory test STACK=new TESTS="$(addprefix tests/test_,$(addsuffix .py,model initial optimizer tokenizer \
+	@$(MAKE) --no-print-directory test STACK=new TESTS="$(addprefix tests/test_,$(addsuffix .py,model initial gpu_path optimizer tokenizer \
 	vocabularies stacks torch_zip checkpoint states agreement sharding ranks resume))"
 
 test-slurm: $(STAMP)
