@@ -295,9 +295,7 @@ def save_as(args):
     """Write a model as a model file of this project, its weights in another precision."""
     if Path(args.new).name == "model.safetensors":  # which would be read as other software's
         raise UserError(f"{args.new}: the name of weights alone in a Hugging Face folder; give another")
-    if os.path.exists(args.new) and os.path.exists(args.file) and os.path.samefile(args.new, args.file):
-        raise UserError(f"{args.new}: is what is read, and would be overwritten; give another name")
-    check_writable(args.new)
+    check_writable(args.new, args.file, "another file")
     content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
     task, notes = content["task"], content["notes"]
     if hub.is_name(args.file) or os.path.isdir(args.file):  # what tells such models, which read whole texts, from ours

@@ -11,14 +11,15 @@ from typing import IO, Any
 from files.mistakes import UserError
 
 
-def check_writable(path: str | Path, read: str | None = None) -> None:
-    """Raises UserError where ``atomic_write`` would not find a place for ``path``, or ``path`` is the file that is read.
+def check_writable(path: str | Path, read: str | None = None, instead: str = "another --output") -> None:
+    """Raises UserError where ``atomic_write`` would not find a place for ``path``, or ``path`` is the file that is read,
+    with what to name ``instead``.
 
     It leaves nothing behind.
     """
     path = followed(path)
     if read and os.path.exists(read) and path.exists() and path.samefile(read):
-        raise UserError(f"{path}: is what is read, and would be overwritten; name another --output")
+        raise UserError(f"{path}: is what is read, and would be overwritten; name {instead}")
     with not_a_folder(path):
         folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))  # those below will be made
         temporary = folder / f"{path.name}.tmp{os.getpid()}"
