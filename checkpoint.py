@@ -19,7 +19,7 @@ import dataclasses
 import os
 import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -78,7 +78,7 @@ def read_model(
         return huggingface.read_folder(path)
     if ".ckpt" in path.name and not starts_as_zip(path):
         raise huggingface.tensorflow(path)
-    if path.name == "model.safetensors":
+    if path.suffix == ".safetensors" and path.is_file():
         raise UserError(f"{path}: weights alone; name the folder, which holds their config and vocabulary too")
     content = read_torch(path, remedy)
     if holds_weights(content) and content:
@@ -132,31 +132,24 @@ def load_model(
     ``dropout`` overrides the file's. Raises UserError where ``path`` holds no such head.
     """
     content = read_model(path, vocab=vocab, heads=heads)
-    task = cls.__name__
+    config, task = with_dropout(content["config"], dropout), cls.__name__
+    unused = others(content, task)
     if cls is BertModel:
-        return bare(content, dropout, path), Tokenizer.from_state(content["tokenizer"])
-    if task not in content["heads"]:
+        model: Any = BertModel(config, "pooler.weight" in content["body"])
+        weights = content["body"]
+    elif task in content["heads"]:
+        model, weights = cls(config), whole(content, task)
+        if model.bert.pooler is None and "bert.pooler.weight" in weights:
+            weights = {name: weight for name, weight in weights.items() if not name.startswith("bert.pooler.")}
+            unused.append("the pooler")
+    else:
         found = " and ".join(f"a {name}" for name in content["heads"]) or "no head of a task here"
         raise UserError(f"{path}: holds {found}, not a {task}; name a model with that head, or train this "
                         "one's body for the task by --bert-model")  # fmt: skip
-    model = cls(with_dropout(content["config"], dropout))
-    weights, unused = whole(content, task), others(content, task)
-    if model.bert.pooler is None and "bert.pooler.weight" in weights:
-        weights = {name: weight for name, weight in weights.items() if not name.startswith("bert.pooler.")}
-        unused.append("the pooler")
     insert(model, weights, path)
     tell(path, content["new"], unused)
     model.notes = content["notes"]
     return model, Tokenizer.from_state(content["tokenizer"])
-
-
-def bare(content, dropout, path):
-    """The body alone, a BertModel."""
-    model = BertModel(with_dropout(content["config"], dropout), "pooler.weight" in content["body"])
-    insert(model, content["body"], path)
-    tell(path, content["new"], others(content, None))
-    model.notes = content["notes"]
-    return model
 
 
 def whole(content: dict, task: str | None = None) -> dict[str, torch.Tensor]:
@@ -347,11 +340,9 @@ def main():
             p.add_argument("--predict", help="a file of lines", required=True)
             p.add_argument("--output", help="the .npy file to write", default="vectors.npy")
             p.add_argument("--pool", help="mean: of all tokens; cls: the first one", choices=POOLS, default="mean")
-        for name, help, options in (
-            ("save-vocab", "the vocabulary of a file of torchtext's BERT example", {"default": "bert_vocab.pt"}),
-            ("nhead", "its number of attention heads, where they are not 64 wide", {"type": int}),
-        ):
-            p.add_argument(*spellings(name), help=help, **options)
+        p.add_argument(*spellings("save-vocab"), help="the vocabulary of a file of torchtext's BERT example",
+                       default="bert_vocab.pt")  # fmt: skip
+        p.add_argument("--nhead", help="its number of attention heads, where they are not 64 wide", type=int)
     args = parser.parse_args()
     check_not_empty(args, "file", "folder", "name", "new")
     if args.file == pretrained.NAME and (models := pretrained.shipped(*MODELS)):

@@ -171,13 +171,11 @@ def official(data, candidates, threshold, find_threshold=False):
     if not data.squad.with_impossible:  # whose scores know no odds; an answer is withheld all the same
         withheld = {id for id in texts if threshold is not None and odds[id] > threshold}
         return squad_scores(gold, {id: "" if id in withheld else text for id, text in texts.items()})
-    kinds = {bool(question["answers"]) for question in gold["data"][0]["paragraphs"][0]["qas"]}
-    if find_threshold and len(kinds) < 2:  # of a few examples, which show none
-        return {**squad_scores(gold, texts, odds, 1.0), "null_threshold": 1.0}
-    if find_threshold:
-        threshold = between(squad_scores(gold, texts, odds)["best_f1_thresh"], odds.values())
-        return {**squad_scores(gold, texts, odds, threshold), "null_threshold": threshold}
-    return squad_scores(gold, texts, odds, 1.0 if threshold is None else threshold)
+    if find_threshold:  # of a few examples that are all of one kind, which show none, it is 1
+        kinds = {bool(question["answers"]) for question in gold["data"][0]["paragraphs"][0]["qas"]}
+        threshold = 1.0 if len(kinds) < 2 else between(squad_scores(gold, texts, odds)["best_f1_thresh"], odds.values())
+    scores = squad_scores(gold, texts, odds, 1.0 if threshold is None else threshold)
+    return {**scores, "null_threshold": threshold} if find_threshold else scores
 
 
 def samples(compute, model, data, found):

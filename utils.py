@@ -34,7 +34,7 @@ import torch
 from tqdm import tqdm
 
 import checkpoint
-from files.mistakes import UserError
+from files.mistakes import UserError, warn
 from files.writing import write_json
 from text import batches
 from text.tokens import names_of
@@ -300,7 +300,8 @@ class Trainer:
             order = batches.epoch_batches(len(self.data), self.args.batch_size, self.args.seed, epoch, self.data.lengths)
             for number in range(done, len(order)):
                 mine = order[number][self.ranks.rank :: self.ranks.world]
-                wanted = self.args.accumulate or self.parts_of(order[number])
+                wanted = self.args.accumulate or (1 if self.ranks.queued else micro_batches(
+                    self.task.model.bert.config, self.data, order[number], self.ranks.world))  # as a CPU's memory allows
                 parts = [part for part in np.array_split(mine, wanted) if len(part)]
                 most = min(wanted, -(-len(order[number]) // self.ranks.world))
                 parts, real = parts + [order[number][:1]] * (most - len(parts)), len(parts)
@@ -309,12 +310,6 @@ class Trainer:
                 counts = [(count_terms(batch), count_tokens(batch)) for batch in made[:real]]
                 yield [pinned(batch, self.ranks) for batch in made], counts, after
             epoch, done = epoch + 1, 0
-
-    def parts_of(self, examples):
-        """How many micro-batches: one on a GPU, on a CPU as its memory allows."""
-        if self.ranks.queued:
-            return 1
-        return micro_batches(self.task.model.bert.config, self.data, examples, self.ranks.world)
 
     def step(self, micro_batches: list[dict], counts: list[tuple[int, int]], progress: float) -> float:
         """One step; gives its learning rate."""
@@ -342,7 +337,7 @@ class Trainer:
         elif np.isfinite(told.tolist()).all():
             optimizer.step()
         engine.scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         self.unread.append((Later(told), count, tokens))
         self.read_steps(keep=int(self.ranks.queued))
         self.stop, self.save = stop > 0, save > 0
@@ -472,6 +467,8 @@ def evaluate(tasks: list[Task], args: Namespace, ranks: Ranks) -> int:
     it left in the same folder. Gives the exit code."""
     figures, samples = score_test(tasks, args, ranks)
     if ranks.first:
+        if args.dataset == "Sample":
+            warn("scored on Sample, the embedded data set, since --dataset names no other", word="note")
         named = args.checkpoint or args.bert_model
         write_json(Path(args.log_dir) / "evaluation.json", {
             "task": tasks[0].name, "dataset": ", ".join(names_of(args.dataset)),

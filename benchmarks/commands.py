@@ -27,11 +27,11 @@ from torch.utils.data import DataLoader
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, machine, their_optimizer, vocabulary  # noqa: E402
-from benchmarks.common import SIZES as MODEL  # noqa: E402
-from benchmarks.mlm import BEST  # noqa: E402
-from text.places import Places  # noqa: E402
-from training.memory import keep_freed_memory  # noqa: E402
+from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, machine, their_optimizer, vocabulary
+from benchmarks.common import SIZES as MODEL
+from benchmarks.mlm import BEST
+from text.places import Places
+from training.memory import keep_freed_memory
 
 SIZES = ["--size", "mini", "--vocab", str(vocabulary()), "--bptt", "128"]
 SAME = "... and dropout of 0.1"
@@ -70,7 +70,7 @@ def script(steps: int, kept: bool) -> None:
                 loss = model(**batch).loss
             loss.backward()
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             done += 1
             if done % log == 0:
                 rates.append(log * ROWS * LENGTH / (time.perf_counter() - begun))

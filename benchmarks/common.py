@@ -15,8 +15,6 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-
 # Masked words at sizes S: the step of benchmarks/mlm.py
 SIZES = dict(vocab_size=30522, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
 ROWS, LENGTH, MASKED = 32, 128, 0.15

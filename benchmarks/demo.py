@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from text import sample  # noqa: E402
+from text import sample
 
 RUNS = [  # each inner list is a stage; its runs go on at the same time
     [("mlm", "mlm_task.py", [])],
@@ -85,11 +85,9 @@ def main():
         ("choices, accuracy", *(results[n]["accuracy"] for n in ("race", "race-random", "race-question")), 25.0),
         ("choices, options only", None, None, results["race-options"]["accuracy"], 25.0),
     ]
-    heads = ("", "pretrained", "from random", "nothing to read", "chance")
-    lines = ["{:26}{:>12}{:>14}{:>18}{:>10}".format(*heads)]
-    for name, *values in rows:
-        cells = ["-" if value is None else f"{value:.1f}" for value in values]
-        lines.append("{:26}{:>12}{:>14}{:>18}{:>10}".format(name, *cells))
+    table = [("", "pretrained", "from random", "nothing to read", "chance")]
+    table += [(name, *("-" if value is None else f"{value:.1f}" for value in values)) for name, *values in rows]
+    lines = ["{:26}{:>12}{:>14}{:>18}{:>10}".format(*cells) for cells in table]
     lines.append(f"in {(time.monotonic() - begun) / 60:.1f} minutes on {os.cpu_count()} cores")
     (folder / "table.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -78,7 +78,7 @@ def ours(task, data_dir, tokenizer, layout="separate"):
             value = loss(model.train(), data.collate(indices, 0)) / len(indices)
         value.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         return len(indices) * share
 
     @torch.no_grad()
@@ -149,7 +149,7 @@ def theirs(task, data_dir, to_longest):
             value = model.train()(**features).loss
         value.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         return count
 
     @torch.no_grad()

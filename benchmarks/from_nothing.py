@@ -20,11 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine  # noqa: E402
-from files.mistakes import UserError, run_main  # noqa: E402
-from files.reading import read_json  # noqa: E402
-from files.writing import write_json  # noqa: E402
-from text.places import default_data_dir  # noqa: E402
+from benchmarks.common import machine
+from files.mistakes import UserError, run_main
+from files.reading import read_json
+from files.writing import write_json
+from text.places import default_data_dir
 
 TEXTS = ("--valid-share", "--valid_share", "--test", "--text", "--sentences")  # what the texts of mlm_task.py are
 PRETRAINING = 0.35, 0.5  # of the minutes, by default, for masked words: of less than two hours, and of more

@@ -31,14 +31,14 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import mlm_task  # noqa: E402
-import qa_task  # noqa: E402
-import utils  # noqa: E402
-from model import BertConfig, MLMTask, QuestionAnswerTask  # noqa: E402
-from text.batches import pad_rows  # noqa: E402
-from text.masked_blocks import MaskedBlocks  # noqa: E402
-from training.memory import peak_memory  # noqa: E402
-from training.ranks import Ranks, half_precision, settle  # noqa: E402
+import mlm_task
+import qa_task
+import utils
+from model import BertConfig, MLMTask, QuestionAnswerTask
+from text.batches import pad_rows
+from text.masked_blocks import MaskedBlocks
+from training.memory import peak_memory
+from training.ranks import Ranks, half_precision, settle
 
 PEAKS = {  # half precision, dense; of a name that is part of another the longer one first
     "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12,
@@ -148,7 +148,7 @@ def theirs(kind, config, batches, device, compiled=True, dynamic=None):
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             done += utils.count_tokens(batches[number % len(ready)])
         return done
 

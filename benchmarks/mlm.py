@@ -62,7 +62,7 @@ def stepper(loss, optimizer, dtype):
             value = loss(next(work))
         value.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         return ROWS * LENGTH
 
     return step

@@ -19,16 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine  # noqa: E402
-from files.mistakes import UserError, run_main  # noqa: E402
-from files.reading import read_json  # noqa: E402
-from files.writing import write_json  # noqa: E402
-from metrics import race_scores, read_race_answers  # noqa: E402
-from text.places import (  # noqa: E402
-    Places,
-    default_cache_dir,
-    default_data_dir,
-)
+from benchmarks.common import machine
+from files.mistakes import UserError, run_main
+from files.reading import read_json
+from files.writing import write_json
+from metrics import race_scores, read_race_answers
+from text.places import Places, default_cache_dir, default_data_dir
 
 RECIPE = ("--dataset RACE --batch_size 16 --lr 1e-4 --dropout 0 --bptt 128 --passage select --head cls "
           "--layout separate").split()  # fmt: skip

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine  # noqa: E402
+from benchmarks.common import machine
 
 CONTESTANTS = {  # the flags of each program that runs at the same time
     "1 rank": [["--batch_size", "64"]],

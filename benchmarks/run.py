@@ -15,7 +15,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from text.places import default_data_dir  # noqa: E402
+from text.places import default_data_dir
 
 SCRIPTS = [  # what it is about, the script and its flags, what it needs in the data folder
     ("Masked language modelling", ["mlm.py"], None),

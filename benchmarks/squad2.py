@@ -17,7 +17,6 @@ if it is not.
 
 import argparse
 import hashlib
-import json
 import subprocess
 import sys
 from itertools import pairwise
@@ -26,11 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from files.mistakes import UserError, run_main  # noqa: E402
-from files.reading import read_json  # noqa: E402
-from files.writing import write_json  # noqa: E402
-from metrics import squad_scores  # noqa: E402
-from text.places import default_data_dir  # noqa: E402
+from files.mistakes import UserError, run_main
+from files.reading import read_json
+from files.writing import write_json
+from metrics import squad_scores
+from text.places import default_data_dir
 
 
 def split(path, folder):
@@ -65,13 +64,13 @@ def main():
     shape = [word for flag, value in pairwise(flags) for word in (flag, value) if flag in kept]
     qa_task("--predict", gold, "--output", output, "--save", model, *shape)
 
-    data, odds = json.loads(gold.read_text()), json.loads(output.with_suffix(".null_odds.json").read_text())
-    lists = json.loads(output.with_suffix(".nbest.json").read_text())
+    data, odds = read_json(gold), read_json(output.with_suffix(".null_odds.json"))
+    lists = read_json(output.with_suffix(".nbest.json"))
     spans = {id: next((entry["text"] for entry in found if entry["text"]), "") for id, found in lists.items()}
     never = squad_scores(data, spans, odds)
     table = {
         "always empty": squad_scores(data, dict.fromkeys(spans, "")), "never empty": never,
-        "--predict": squad_scores(data, json.loads(output.read_text())),
+        "--predict": squad_scores(data, read_json(output)),
         "in hindsight": {"exact": never["best_exact"], "f1": never["best_f1"]},
     }  # fmt: skip
     print(f"\n{'':14} {'exact':>7} {'F1':>7} {'F1 with answer':>15} {'without':>8}   of {never['total']} questions")

@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine, vocabulary  # noqa: E402
-from text.places import default_data_dir  # noqa: E402
+from benchmarks.common import machine, vocabulary
+from text.places import default_data_dir
 
 
 def resident(folder):

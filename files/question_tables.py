@@ -49,6 +49,7 @@ def question_of(row: Row, answers_needed: bool) -> tuple[str, dict[str, Any], st
     gold = entries.get("answers")
     unanswered = "is_impossible" in entries or (isinstance(gold, dict) and gold.get("text") == [])
     if answers_needed:
+        want("answers" in entries, where, "no 'answers'", 'write "answers": {"text": ["Anna"], "answer_start": [0]}')
         gold = entry(entries, "answers", dict, where)
         texts, starts = (entry(gold, name, list, where) for name in ("text", "answer_start"))
         want(len(texts) == len(starts), where, f"answers with {len(texts)} text and {len(starts)} answer_start")

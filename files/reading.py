@@ -11,7 +11,7 @@ from files.mistakes import UserError
 
 CHUNK = 1 << 20  # bytes
 CACHE_TAG = "CACHEDIR.TAG"  # marks a folder as a cache for all who search or save what is around it, bford.info/cachedir
-CONVERT = "convert it, e.g. with iconv -f latin1 -t utf-8"  # iconv takes UTF-8 for what it reads unless -f says otherwise
+CONVERT = "convert it, with iconv -f cp1252 -t utf-8, or of what Windows calls Unicode -f utf-16"
 
 
 def read_text(path: str | Path) -> str:

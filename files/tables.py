@@ -22,7 +22,8 @@ from files.reading import CHUNK, CONVERT, files_in, parse_json, read_text
 PACKED = ("", ".gz", ".zst")
 TEXTS = tuple(f".txt{packed}" for packed in PACKED)
 TABLES = (*(f".jsonl{packed}" for packed in PACKED), ".parquet")
-OTHER_ROWS = (".csv", ".tsv", ".ndjson", ".xls", ".xlsx", ".arrow", ".feather")
+OTHER_ROWS = (".csv", ".tsv", ".xls", ".xlsx", ".arrow", ".feather")
+ALIKE = (".ndjson", ".ndjson.gz", ".ndjson.zst", ".json.gz", ".json.zst")  # what is mostly .jsonl by another name
 NO_TEXT = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub")
 LINE = 1 << 26  # bytes of a row at most: a file without line ends is no .jsonl
 BATCH = 64  # rows of Parquet at a time: each may be a book
@@ -51,6 +52,9 @@ def tables_at(path: Path) -> list[Path]:
 def check_kind(path: Path) -> None:
     """Raises UserError where a file's name says that it holds rows, or text, as nothing here reads them."""
     kind = path.suffix.lower()
+    if path.name.lower().endswith(ALIKE):
+        packed = kind if kind in PACKED else ""
+        raise UserError(f"{path}: where each of its lines is a JSON object, call it .jsonl{packed}")
     if kind in OTHER_ROWS:
         raise UserError(f"{path}: rows of {kind} are not read; write them as .jsonl, a JSON object a line (pandas: "
                         "to_json(orient='records', lines=True)), or as .parquet")  # fmt: skip

@@ -39,7 +39,9 @@ def needed(files: list[str]) -> list[str]:
     """Those of a repository's files that are read: config, weights in the first layout that is there, vocabulary."""
     weights = next((name for name in WEIGHTS if name in files), "")
     vocabulary = next((name for name in VOCABULARIES if name in files), "")
-    read = ("config.json", "tokenizer_config.json", "added_tokens.json", weights, vocabulary)
+    rules = "tokenizer.json" if vocabulary == "vocab.txt" else ""  # read beside it
+    read = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", weights, vocabulary,
+            rules)  # fmt: skip
     return [name for name in files if name in read or fnmatch(name, PARTS.get(weights, ""))]
 
 

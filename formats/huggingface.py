@@ -208,7 +208,9 @@ def read_weights(folder):
             return read_parts(folder / f"{name}.index.json", read)
     if any(".ckpt" in file.name or file.name == "tf_model.h5" for file in folder.iterdir()):
         raise tensorflow(folder)
-    raise UserError(f"{folder}: holds neither model.safetensors nor pytorch_model.bin; fetch the weights too")
+    others = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    remedy = f"rename {others[0]} to one of these" if len(others) == 1 else "fetch the weights too"
+    raise UserError(f"{folder}: holds neither model.safetensors nor pytorch_model.bin; {remedy}")
 
 
 def tensorflow(path: Path) -> UserError:

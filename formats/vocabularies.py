@@ -6,6 +6,7 @@
 What a file says that is not applied here is refused by name: ids that are nearly right are wrong.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -42,12 +43,14 @@ def read_tokenizer(folder: Path, config: BertConfig) -> Tokenizer:
 
 
 def settings_of(folder):
-    """What tokenizer_config.json says, if it is there."""
-    path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: holds no settings; fetch it again")
-    return settings
+    """What tokenizer_config.json says, and of special tokens special_tokens_map.json, where they are there."""
+    found: dict = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings = read_json(folder / name) if (folder / name).is_file() else {}
+        if not isinstance(settings, dict):
+            raise UserError(f"{folder / name}: holds no settings; fetch it again")
+        found |= settings
+    return found
 
 
 def special_tokens(settings, defaults):
@@ -77,6 +80,11 @@ def read_vocab_txt(path, settings):
     lowercase = settings.get("do_lower_case")
     tokenizer = wordpiece(path, None if lowercase is None else bool(lowercase), specials)
     refuse_wordpiece(path, settings, tokenizer.lowercase)
+    beside = path.with_name("tokenizer.json")  # by which transformers goes where both are there
+    found = read_json(beside) if beside.is_file() else {}
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # damaged, and not read
+        if model_type(found["model"]) == "WordPiece":
+            refuse_other_rules(beside, found)
     return with_added(path, tokenizer, added_beside(path))
 
 

@@ -50,6 +50,24 @@ def noted(args, ranks):
     torch.save(args.function(args, ranks), args.folder / f"rank{ranks.rank}")
 
 
+def test_a_step_learns_at_the_rate_that_was_lowered_when_the_run_went_back(tmp_path):
+    run, found = trainer(Namespace(parallel="None", folder=tmp_path), Ranks()), []
+    for run.state.lowered in (1.0, 0.3):
+        steps(run, 1)
+        found.append([group["lr"] for group in run.engine.optimizer.param_groups])
+    assert 0 not in found[0] and found[1] == pytest.approx([0.3 * rate for rate in found[0]])
+
+
+def test_what_drops_out_differs_by_step_and_rank(tmp_path):
+    seeds = []
+    for rank in (0, 1):
+        run = trainer(Namespace(parallel="None", folder=tmp_path), Ranks())
+        run.ranks.rank, loss = rank, run.task.loss
+        run.task.loss = lambda model, batch, loss=loss: seeds.append(torch.initial_seed()) or loss(model, batch)
+        steps(run, 3)
+    assert len(seeds) == len(set(seeds)) == 6
+
+
 # A save that fails
 
 

@@ -170,9 +170,10 @@ def test_only_the_first_rank_looks(folder, impatient):
 @pytest.mark.parametrize("changes, told", [
     ({}, ""), ({"batch_size": 1}, "of 2 ranks some have nothing to do"), ({"epochs": 2}, ""),
     ({"epochs": 2, "number": 12}, "200 examples: 12 steps in 2 epochs"), ({"steps": 12, "number": 12}, ""),
+    ({"epochs": 2, "number": 12, "checkpoint": "m.pt"}, ""),
 ])  # fmt: skip
 def test_sizes_that_are_hardly_meant_are_told(capsys, changes, told):
-    given = {"batch_size": 16, "epochs": None, "steps": None, "number": 1000, **changes}
+    given = {"batch_size": 16, "epochs": None, "steps": None, "checkpoint": None, "number": 1000, **changes}
     number = given.pop("number")
     beginning.tell_of_sizes(Namespace(**given), 200, number, SimpleNamespace(world=2, queued=False))
     error = capsys.readouterr().err
@@ -180,6 +181,6 @@ def test_sizes_that_are_hardly_meant_are_told(capsys, changes, told):
 
 
 def test_gpus_that_get_a_few_rows_each_are_told(capsys):
-    args = Namespace(batch_size=16, epochs=None, steps=None)
+    args = Namespace(batch_size=16, epochs=None, steps=None, checkpoint=None)
     beginning.tell_of_sizes(args, 10**6, None, SimpleNamespace(world=16, queued=True))
     assert "is of all 16 GPUs together" in capsys.readouterr().err

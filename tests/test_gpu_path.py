@@ -135,6 +135,13 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted_one_step_la
     assert not any(torch.equal(p, weights[name]) for name, p in run.engine.model.named_parameters() if p.dim() == 2)
 
 
+def test_clipping_and_weight_decay_are_those_of_the_flags(places, tmp_path, monkeypatch):
+    asked, clip = [], sharding.clip
+    monkeypatch.setattr(sharding, "clip", lambda model, largest: asked.append(largest) or clip(model, largest))
+    run = steps(trainer("mlm", places, tmp_path, clip=0.37, weight_decay=0.2), 1)
+    assert asked == [0.37] and {group["weight_decay"] for group in run.engine.optimizer.param_groups} == {0.2, 0.0}
+
+
 def numbered(run):
     """All that the optimizer keeps, but for Muon's steps, which nobody reads."""
     return {(number, name): value for number, values in run.engine.optimizer.state_dict()["state"].items()
@@ -235,6 +242,7 @@ def test_scores_are_the_same_in_larger_batches_without_masks_that_hide_nothing(p
     other.task.rows = run.task.rows
     found = other.compute.rows(other.task, "train", 20)
     assert [index for index, _ in found] == [index for index, _ in expected]
+    assert (found[0][0], found[-1][0]) == (0, len(run.task.examples["train"]) - 1)  # spread over all
     for (_, one), (_, two) in zip(found, expected, strict=True):
         torch.testing.assert_close(torch.tensor(numbers(one)), torch.tensor(numbers(two)), atol=1e-4, rtol=1e-4)
 

@@ -121,7 +121,9 @@ def test_options_that_are_compared_do_see_each_other(places):
 @pytest.mark.parametrize("show", ["question", "options"])
 def test_a_part_without_tokens_gives_finite_scores_and_gradients(places, settings, layout, show):
     data, model = options(articles(), places, layout, show=show), loud(**settings)
-    race_task.loss(model, data.collate([0, 1, 2, 3], 0)).backward()
+    batch = data.collate([0, 1, 2, 3], 0)
+    assert not (batch["parts"] == PASSAGE).any() and bool((batch["parts"] == QUESTION).any()) == (show == "question")
+    race_task.loss(model, batch).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 

@@ -58,6 +58,14 @@ def imports(path):
         yield from ((node.lineno, name) for name in dict.fromkeys(beside) if name in NAMES)
 
 
+def importers(*modules):
+    """The files that import one of these modules, or something of it."""
+    return {name_of(path) for path in FILES for node in ast.walk(tree_of(path))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+            if name and name.split(".")[0] in modules}  # fmt: skip
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_run_one_way(path):
     own = name_of(path).split(".")[0]
@@ -83,11 +91,7 @@ def test_the_network_and_the_scores_stand_almost_alone():
 
 
 def test_the_libraries_of_vocabularies_are_imported_in_one_file():
-    wanted = ("torchtext", "sentencepiece")
-    found = {name_of(path) for path in FILES for node in ast.walk(tree_of(path))
-             if isinstance(node, ast.Import | ast.ImportFrom)
-             for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
-             if name and name.split(".")[0] in wanted}  # fmt: skip
+    found = importers("torchtext", "sentencepiece")
     assert {name for name in found if not name.startswith("benchmarks")} == {"text.subwords"}
 
 
@@ -97,6 +101,24 @@ def test_no_pickle_of_a_stranger_is_run():
              if isinstance(node, ast.Call)}  # fmt: skip
     wanted = ("torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler")
     assert {call for call in calls if call[1] in wanted} == {("text.cache", "pickle.loads")}
+    assert importers("pickle", "marshal", "shelve") == {"text.cache", "files.torch_zip", "formats.torchtext_files"}
+    assert not [path for path in FILES for node in ast.walk(tree_of(path))
+                if isinstance(node, ast.keyword) and node.arg == "allow_pickle"]  # fmt: skip
+
+
+def test_files_are_written_whole_or_not_at_all():
+    """By `atomic_write`, or into a folder that gets its name when it is full (`atomic_folder`, `build_once`), or as a part
+    that is renamed; the lock and the mark of a cache hold nothing to lose."""
+    def writes(call):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        modes = [part.value for part in (*call.args[1:2], *(word.value for word in call.keywords if word.arg == "mode"))
+                 if isinstance(part, ast.Constant)]  # fmt: skip
+        return name in ("write_text", "write_bytes") or (name == "open" and any(set(mode) & set("wax") for mode in modes))
+
+    found = {name_of(path) for path in FILES if path.parent.name != "benchmarks" for node in ast.walk(tree_of(path))
+             if isinstance(node, ast.Call) and writes(node)}  # fmt: skip
+    assert found == {"files.archives", "files.downloads", "text.cache", "text.sample", "text.vocabularies",
+                     "formats.vocabularies", "data"}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -63,7 +63,7 @@ def test_a_name_gives_the_model_and_only_what_is_read_is_fetched(hub, here, caps
     own, _ = load_model(QuestionAnswerTask, here / "made")
     assert same(model, own)
     assert tokenizer.fingerprint == toys.letters().fingerprint
-    wanted = {"config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"}
+    wanted = {"config.json", "model.safetensors", "tokenizer_config.json", "tokenizer.json", "vocab.txt"}
     assert {line.rpartition("/")[2] for line in hub.asked if "/resolve/" in line} == wanted
     asked = len(hub.asked)
     load_model(QuestionAnswerTask, "someone/tiny")  # the same process does not ask again

@@ -7,7 +7,7 @@ import torch
 from their_models import LETTERS, V, change_json, change_weights, refused, safetensors_torch, save, theirs, transformers
 
 from checkpoint import load_model
-from model import NextSentenceTask
+from model import BertModel, NextSentenceTask
 
 
 @pytest.fixture
@@ -57,10 +57,12 @@ def test_rules_of_a_tokenizer_that_are_unknown_here_are_refused(rules, words, tm
     ("pre_tokenizer", {"type": "Whitespace"}, "pre_tokenizer Whitespace is not supported"),
     ("model", {"continuing_subword_prefix": "@@"}, "continuing_subword_prefix @@ is not supported, only ##"),
 ])  # fmt: skip
-def test_rules_of_a_tokenizer_json_that_are_unknown_here_are_refused(part, value, words, tmp_path):
+@pytest.mark.parametrize("alone", [True, False])
+def test_rules_of_a_tokenizer_json_that_are_unknown_here_are_refused(part, value, words, alone, tmp_path):
     save(theirs("bert", "Model"), tmp_path)
     transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False).save_pretrained(tmp_path)
-    (tmp_path / "vocab.txt").unlink()
+    if alone:  # beside vocab.txt it is what transformers goes by
+        (tmp_path / "vocab.txt").unlink()
     old = json.loads((tmp_path / "tokenizer.json").read_text())[part]
     refused(change_json(tmp_path, "tokenizer.json", **{part: {**old, **value}}), words)
 
@@ -71,6 +73,20 @@ def test_a_tokenizer_json_without_berts_rules_is_refused(part, tmp_path):
     transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False).save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").unlink()
     refused(change_json(tmp_path, "tokenizer.json", **{part: None}), f"{part} null is not supported")
+
+
+@pytest.mark.parametrize("beside", ["special_tokens_map.json", "tokenizer_config.json"])
+def test_special_tokens_of_a_name_of_their_own_are_those_of_either_file(tmp_path, beside):
+    own = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+    save(theirs("bert", "Model"), tmp_path)
+    tokens = (tmp_path / "vocab.txt").read_text()
+    for name, token in own.items():
+        tokens = tokens.replace(f"[{name.upper()}]", token)
+    (tmp_path / "vocab.txt").write_text(tokens)
+    (tmp_path / "tokenizer_config.json").unlink(missing_ok=True)
+    refused(tmp_path, "lacks [PAD] [UNK] [CLS] [SEP] [MASK]", "name its own in tokenizer_config.json (pad_token,")
+    (tmp_path / beside).write_text(json.dumps({f"{name}_token": token for name, token in own.items()}))
+    assert load_model(BertModel, tmp_path)[1].specials == tuple(own.values())
 
 
 @pytest.mark.parametrize("name", ["T5Tokenizer", "BertJapaneseTokenizer"])
@@ -185,6 +201,9 @@ def test_a_tensorflow_checkpoint_is_refused_with_the_remedy(tmp_path):
 
 def test_weights_alone_are_no_model(folder):
     refused(folder / "model.safetensors", "name the folder")
+    (folder / "model.safetensors").rename(folder / "bert.safetensors")
+    refused(folder / "bert.safetensors", "name the folder")
+    refused(folder, "holds neither model.safetensors nor", f"rename {folder / 'bert.safetensors'} to one of these")
     torch.save({"weight": torch.zeros(2)}, folder / "x.pt")
     refused(folder / "x.pt", "bare weights such as weight")
 

@@ -48,5 +48,5 @@ def test_the_hint_for_text_of_another_encoding_is_a_command_that_works(tmp_path)
     path = tmp_path / "latin.txt"
     path.write_bytes(b"caf\xe9")
     for read in (read_text, lambda path: decode_piece((str(path), 0, path.read_bytes(), True))):
-        with pytest.raises(UserError, match=r"not UTF-8 at byte 3; convert it, e\.g\. with iconv -f latin1 -t utf-8"):
+        with pytest.raises(UserError, match="not UTF-8 at byte 3; convert it, with iconv -f cp1252 -t utf-8"):
             read(path)

@@ -1,5 +1,6 @@
 """What a run leaves beside its result."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -87,3 +88,19 @@ def test_a_picture_that_cannot_be_written_does_not_end_the_run(logs, tmp_path, m
 def test_settings_name_each_of_several_data_sets():
     told = settings("mlm", SimpleNamespace(dataset=["BookCorpus", "SQuAD1"], lr=0.1, words=["a"], no_test=False), 9)
     assert told == {"task": "mlm", "dataset": "BookCorpus, SQuAD1", "lr": 0.1, "parameters": 9}
+
+
+@pytest.mark.parametrize(("missing", "told"), [
+    (["matplotlib"], "no loss.png, without pip install matplotlib"),
+    (["tensorboard", "torch.utils.tensorboard"], "nothing for TensorBoard, without pip install tensorboard"),
+])  # fmt: skip
+def test_what_is_left_out_without_a_library_is_told_with_its_name(logs, monkeypatch, capsys, missing, told):
+    for name in ("matplotlib", "tensorboard"):
+        pytest.importorskip(name)
+    made, _ = logs
+    monkeypatch.setattr("files.mistakes.TOLD", set())
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    made.schedule.steps, made.ranks.rank = 10, 0
+    made.open(State(), 1000)
+    assert capsys.readouterr().err == f"note: {told}\n"

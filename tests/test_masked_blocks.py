@@ -87,6 +87,25 @@ def test_a_special_token_is_never_masked(unit):
     assert chosen.any() and not chosen[originals < 5].any()
 
 
+@many
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.floats(0.01, 0.99), st.integers(0, 999),
+       st.sampled_from(["token", "whole-word"]), st.booleans())  # fmt: skip
+def test_the_share_of_ordinary_tokens_is_chosen_and_one_at_least(ordinary, fraction, seed, unit, scored):
+    data, rng, count = blocks(toys.corpus([40]), mask_frac=fraction, unit=unit), np.random.default_rng(seed), len(ordinary)
+    tokens = np.where(ordinary, rng.integers(5, 9000, count), rng.integers(0, 4, count))[None]
+    chosen = data.choose(tokens, rng.random((1, count)), scored)[0]
+    share = max(1, round((0.15 if scored else fraction) * sum(ordinary))) if any(ordinary) else 0
+    assert not chosen[~np.array(ordinary)].any()
+    assert chosen.sum() == share if unit == "token" or scored else chosen.sum() >= share
+
+
+def test_no_place_of_a_block_is_masked_more_often_than_another():
+    data = blocks(toys.corpus(*LONG))
+    found = torch.cat([data.collate(range(len(data) - 2), epoch)["positions"][:, 1:] for epoch in range(40)]).float()
+    share = found.mean()
+    assert (found.mean(0) - share).abs().max() < 4.5 * (share * (1 - share) / len(found)) ** 0.5  # standard errors
+
+
 def test_nothing_but_special_tokens_means_nothing_to_restore():
     corpus = toys.corpus([40])
     corpus.tokens[:] = UNK

@@ -417,7 +417,11 @@ def test_broken_json_exits_with_code_2(tmp_path, run_script):
 def test_metrics_needs_the_standard_library_only(run_script, tmp_path):
     for package in ("torch", "torchtext", "numpy", "tqdm"):
         (tmp_path / f"{package}.py").write_text("raise ImportError('metrics.py must not need this')")
-    assert "usage" in run_script("metrics.py", "--help", fresh=True, PYTHONPATH=str(tmp_path)).stdout
+    write_race(tmp_path, "RACE/high/1.txt", answers=["A"])
+    for name, value in (("d", squad(GOLD)), ("p", {"a": "Broncos"}), ("a", {"high1.txt": ["A"]})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    for words in ("--help", "squad d.json p.json", "race RACE a.json"):
+        assert run_script("metrics.py", *words.split(), fresh=True, PYTHONPATH=str(tmp_path)).stdout
 
 
 # Rows, of the command

@@ -109,6 +109,16 @@ def test_mlm_loss_in_one_piece_equals_the_cross_entropy_of_its_logits(dtype):
     assert (found[1] - expected[1]).norm() < (1e-5 if exact else 0.02) * expected[1].norm()
 
 
+def test_each_labels_loss_is_that_of_the_full_logits(monkeypatch):
+    monkeypatch.setattr(MLMTask, "SCORED", 3)
+    ids, types, mask = batch(MLMTask)
+    positions, model = mask.bool(), loud(MLMTask)
+    labels = torch.randint(V, (int(positions.sum()),))
+    found = model(ids, types, mask, positions=positions, labels=labels, each=True)
+    expected = F.cross_entropy(model(ids, types, mask)[positions], labels, reduction="none")
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
 def test_mlm_output_is_tied_to_the_word_embedding():
     model = loud(MLMTask)
     big = [name for name, weight in model.state_dict().items() if V in weight.shape]
@@ -218,10 +228,11 @@ def test_gradients_reach_every_parameter(head, norm_first):
 # Dropout
 
 
+@pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("place", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 @every_head
-def test_dropout_varies_training_and_never_evaluation(head, place):
-    other = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+def test_dropout_varies_training_and_never_evaluation(head, place, window):
+    other = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attention_window": window}
     inputs = batch(head)
     model = loud(head, **{**other, place: 0.5})
     assert torch.equal(joined(model(*inputs)), joined(model(*inputs)))

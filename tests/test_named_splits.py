@@ -151,6 +151,24 @@ def test_what_nothing_here_reads_is_told_with_what_to_make_of_it(write, places, 
         corpus_parts(f"{folder}/{name}", "train", places)
 
 
+def test_in_a_folder_as_well(write, places):
+    folder = write({"train.csv": "a,b\n1,2\n"})
+    for load in (lambda: load_squad_splits(folder, places), lambda: corpus_parts(folder, "train", places)):
+        with pytest.raises(UserError, match=r"train\.csv: rows of \.csv are not read"):
+            load()
+
+
+@pytest.mark.parametrize("name, meant", [("c4.json.gz", ".jsonl.gz"), ("a.ndjson", ".jsonl"), ("a.JSON.zst", ".jsonl.zst")])
+def test_lines_of_json_by_another_name_are_told_the_one_to_give_them(write, places, capsys, name, meant):
+    folder = write({name: '{"text": "A cat."}\n'})
+    for path in (folder, f"{folder}/{name}"):
+        with pytest.raises(UserError, match=rf"{name}: where each of its lines is a JSON object, call it {meant}$"):
+            corpus_parts(path, "train", places)
+    write({"LICENSE.txt": "Do as you like.\n" * 50})
+    corpus_parts(folder, "train", places)
+    assert f"1 files are left out, such as {folder}/{name}" in capsys.readouterr().err
+
+
 def test_settings_and_predictions_beside_questions_are_no_split(write, places, capsys):
     """Of SQuAD's JSON or of rows, which a stray JSON does not hide."""
     files = {"train.json": squad("train"), "dev.json": squad("dev"), "test-predictions.json": {"dev-0": "cat"}}

@@ -1,13 +1,15 @@
 """Questions with four options: articles read to their end or shortened, and rows in the separate and the joint layout."""
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import toys
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import LETTERS, options, parts, some
+from toys import LETTERS, options, parts, same_batches, some
 
 import race_task
 from files.mistakes import UserError
@@ -47,6 +49,19 @@ def test_windows_cover_the_article_to_its_end(places, seed, max_length):
         size, room, starts = int(data.sizes[index]), int(data.room[index]), data.starts(index)
         shown = set().union(*(range(start, min(start + room, size)) for start in starts))
         assert shown == set(range(size)) and len(set(starts)) == len(starts) and max(starts) + room <= max(size, room)
+
+
+@pytest.mark.parametrize("layout", ["separate", "joint"])
+@pytest.mark.parametrize("passage", ["truncate", "window", "select"])
+@pytest.mark.parametrize("marks", ["none", "question"])
+def test_what_is_shown_does_not_depend_on_which_option_is_right(places, layout, passage, marks):
+    moved = copy.deepcopy(ARTICLES)
+    for article in moved:
+        article.answers = [(answer + 1) % 4 for answer in article.answers]
+    one, other = (options(each, places, layout=layout, passage=passage, marks=marks) for each in (ARTICLES, moved))
+    for epoch in (0, 1, EVALUATION):
+        a, b = (data.collate(range(len(data)), epoch) for data in (one, other))
+        assert (a.pop("labels") != b.pop("labels")).all() and same_batches(a, b)
 
 
 @pytest.mark.parametrize("layout", ["separate", "joint"])
@@ -195,10 +210,18 @@ def test_the_sentences_that_the_question_is_about_are_kept_with_their_neighbours
     assert LETTERS.encode(shown[0]).ids and len(LETTERS.encode(shown[0]).ids) <= data.room[0]
 
 
-def test_an_article_with_room_is_read_whole_and_one_long_sentence_is_cut(places):
-    data, shown = shortened(places, "separate", room=400)
+def test_an_article_with_room_is_read_whole(places):
+    _, shown = shortened(places, "separate", room=400)
     assert shown[0].count("a b c d e .") == 37
-    article = Article("high2.txt", "a b c d e " * 40, ["who?"], [["x", "y", "z", "a"]], [0])
+
+
+@pytest.mark.parametrize("others", ["", "X y. "])
+def test_a_sentence_longer_than_the_room_is_read_in_parts_the_telling_one_first(places, others):
+    told = "a b c d e " * 20 + "the red cat sat in the garden " + "a b c d e " * 20
+    article = Article("high2.txt", others + told, ["where is the red cat?"], [["garden", "river", "house", "mat"]], [0])
     data = options([article], places, 64, passage="select")
     batch = data.collate([0], EVALUATION)
-    assert (batch["parts"][0, 0] == PASSAGE).sum() == data.room[0]
+    shown = batch["input_ids"][0, 0][batch["parts"][0, 0] == PASSAGE]
+    assert "the red cat sat in the garden" in LETTERS.decode(shown)
+    assert data.room[0] * 2 // 3 <= len(shown) <= data.room[0]
+    assert np.all(np.diff(data.selected(0)) > 0)

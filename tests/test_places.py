@@ -143,3 +143,16 @@ def test_text_is_text_also_beside_settings_that_other_software_left(places, tmp_
     assert kinds_of(str(tmp_path), places) == ["text"]
     write_all(tmp_path, {"train.json": small_squad(1)})  # before trainer_state.json, as files are sorted
     assert kinds_of(str(tmp_path), places) == ["questions"]
+
+
+def test_folders_are_those_of_the_environment_where_it_names_some(monkeypatch):
+    for name, place, usual in (("BERT_DATA", places_module.default_data_dir, "data"),
+                               ("BERT_CACHE", places_module.default_cache_dir, "cache")):  # fmt: skip
+        monkeypatch.setenv(name, "/elsewhere")
+        assert place() == "/elsewhere"
+        monkeypatch.delenv(name)
+        assert place() == usual
+
+
+def test_all_that_is_fetched_has_a_checksum():
+    assert all(source.checksum.startswith(("md5:", "sha256:")) for source in places_module.SOURCES.values() if source.url)

@@ -122,7 +122,7 @@ BROKEN_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("content", "message"), BROKEN_FILES)
+@pytest.mark.parametrize(("content", "message"), [*BROKEN_FILES, (b"[]", "a list, not SQuAD's layout; write it as .jsonl")])
 def test_a_broken_squad_file_is_named(write, content, message):
     with pytest.raises(UserError, match=rf"file\.json: {message}"):
         load_squad(write(content))

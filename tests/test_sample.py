@@ -3,6 +3,9 @@
 import itertools
 from collections import Counter
 
+import pytest
+from toys import refused
+
 from metrics import squad_scores
 from text import sample
 from text.places import Places
@@ -66,3 +69,24 @@ def test_the_most_frequent_answer_is_none(tmp_path, task_cache):
         for q in squad.questions
     ]}]}]}  # fmt: skip
     assert 10 < squad_scores(gold, {q.id: "" for q in squad.questions})["f1"] < 30
+
+
+def test_neither_form_place_nor_length_tells_whether_there_is_an_answer():
+    count, none = Counter(), Counter()
+    for paragraph in sample.squad("train", 4000)["data"][0]["paragraphs"]:
+        for place, question in enumerate(paragraph["qas"]):
+            words = question["question"].split()
+            clues = [("place", place), ("first", words[0]), ("words", len(words)),
+                     ("sentences", paragraph["context"].count("."))]  # fmt: skip
+            count.update([*clues, "all"])
+            none.update([*clues, "all"] if question["is_impossible"] else [])
+    share = none["all"] / count["all"]
+    for clue, number in count.items():  # six standard deviations: questions of one story are not independent
+        assert abs(none[clue] - share * number) < 6 * (number * share * (1 - share)) ** 0.5, clue
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/within"])
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatch, place):
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setattr("sys.argv", ["sample.py", str(tmp_path / place)])
+    refused(sample.main, f"{tmp_path / place}: cannot be written (")

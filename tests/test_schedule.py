@@ -80,6 +80,16 @@ def test_under_steps_it_is_five_times_whatever_they_cost(clock):
     assert due_steps(clock, 1, 3, State()) == [1, 2, 3]
 
 
+def test_under_epochs_it_is_at_the_end_of_each(clock):
+    args = SimpleNamespace(minutes=None, steps=None, epochs=3, valid_examples=300, batch_size=16)
+    schedule, state, due = Schedule(args, 4, Ranks()), State(), []
+    for state.step in range(1, 13):
+        state.epoch, state.batch = divmod(state.step, 4)
+        if schedule.validation_due(schedule.progress(state), state):
+            due.append(state.step)
+    assert due == [4, 8, 12]
+
+
 def test_a_run_whose_steps_are_raised_goes_on_validating(clock):
     state = State()
     due_steps(clock, 1, 100, state)

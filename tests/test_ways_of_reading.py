@@ -235,9 +235,12 @@ def test_a_body_with_an_attention_window_reads_whole_articles_in_rows_of_their_o
     ("race", "--minutes 10 --attention-window 9", False, (0.0, 512, "adamw"), "--dropout 0"),
     ("race", "--evaluate", False, (None, None, "adamw"), ""),
     ("qa", "--evaluate --minutes 10", False, (None, None, "adamw"), ""),
-    ("qa", "--minutes 10 --lr 1e-4", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16 --marks question"),
+    ("qa", "--minutes 10 --lr 1e-4", False, (0.0, 384, "adamw"), "--dropout 0 --marks question"),
+    ("qa", "--minutes 10 --bert-model owner/name", False, (0.0, 384, "adamw"), "--dropout 0 --marks question"),
+    ("qa", "--minutes 10 --bert-model /", False, (0.0, 384, "adamw"), "--dropout 0 --marks question"),
+    ("qa", "--minutes 10 --batch-size 8", False, (0.0, 384, "muon"), "--dropout 0 --optimizer muon --marks question"),
     ("qa", "--minutes 10", False, (0.0, 384, "muon"), "--dropout 0 --optimizer muon --batch_size 16 --marks question"),
-    ("qa", "--minutes 10 --parallel FSDP --marks none", False, (0.0, 384, "adamw"), "--dropout 0 --batch_size 16"),
+    ("qa", "--minutes 10 --parallel FSDP --marks none", False, (0.0, 384, "adamw"), "--dropout 0"),
     ("qa", "--minutes 10 --checkpoint m.pt", False, (0.0, None, "muon"), "--dropout 0 --optimizer muon --batch_size 16"),
     ("qa", "--steps 10", False, (0.1, 384, "adamw"), ""),
     ("mlm", "--minutes 10", False, (0.0, 128, "muon"), "--batch_size 32"),
@@ -320,3 +323,20 @@ def test_a_language_of_sentences_is_wanted_only_by_who_looks_for_sentences(monke
     refused(lambda: flags.reading(race_task.arguments(["--evaluate"]), model, race_task.READING), "pip install sentencex")
     args = race_task.arguments(["--evaluate", "--sentences", "rules"])
     assert flags.reading(args, model, race_task.READING).sentences == "rules"
+
+
+def test_flags_of_the_examples_reach_them(call, monkeypatch):
+    made, blocks, pairs = [], mlm_task.MaskedBlocks, ns_task.SentencePairs
+    monkeypatch.setattr(mlm_task, "MaskedBlocks", lambda *given: made.append(given[4:]) or blocks(*given))
+    monkeypatch.setattr(ns_task, "SentencePairs", lambda *given: made.append(given[4:]) or pairs(*given))
+    call("mlm", f"{TRAIN} --bptt 16 --mask-unit whole-word --mask_frac 0.2 --no-test")
+    call("ns", f"{TRAIN} --bptt 24 --frac_ns 0.7 --objective sop --min_sentence_len 3 --no-test")
+    assert set(made) == {(0.2, "whole-word"), (0.7, "sop", 3)}
+
+
+def test_a_score_of_the_embedded_data_set_says_that_it_is_one(call, capsys, monkeypatch):
+    monkeypatch.setattr("files.mistakes.TOLD", set())
+    save_model("m.pt", MLMTask(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=32)), LETTERS, {"bptt": 32})
+    monkeypatch.setattr("sys.argv", "mlm_task.py --evaluate --bert-model m.pt --cache-dir cache".split())
+    mlm_task.run(mlm_task.arguments(), Ranks())
+    assert "note: scored on Sample, the embedded data set" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from typing import Any
 
 from files.mistakes import UserError, warn
 from files.reading import CONVERT, files_in
-from files.tables import TABLES, TEXTS, check_kind
+from files.tables import ALIKE, NO_TEXT, OTHER_ROWS, TABLES, TEXTS, check_kind
 from text import cache
 from text.passages import passage_files
 from text.places import CORPORA, Corpus, Places, kinds_of
@@ -136,8 +136,13 @@ def text_files(path):
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; name a .txt file or a folder of them")
     found = files_in(path, (*TEXTS, *TABLES))
+    passed = files_in(path, (*ALIKE, *OTHER_ROWS, *NO_TEXT))
+    if not found and passed:
+        check_kind(passed[0])
     if not found:
         raise UserError(f"{path}: holds no .txt file; put plain UTF-8 text there, or .jsonl or .parquet files")
+    if passed:
+        warn(f"{path}: {len(passed)} files are left out, such as {passed[0]}; read are .txt, .jsonl and .parquet")
     return found
 
 

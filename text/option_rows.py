@@ -178,7 +178,7 @@ class OptionRows:
 
         A sentence counts by its ROUGE-1 plus ROUGE-2 recall of question and option, for the option that it suits best, so
         that all options are read beside the same sentences. From the best on, each is taken, and its two neighbours, as
-        long as there is room.
+        long as there is room. One that is longer than all the room is taken in parts, as if they were sentences.
         """
         if index not in self.kept:  # which takes as long as to train on it
             self.kept[index] = self.most_telling(index).astype(np.int32)
@@ -190,6 +190,9 @@ class OptionRows:
         ends = sentence_ends(article.text, self.language)
         owners = np.searchsorted(ends, self.texts.text_spans(base)[:, 0], side="right")
         sentences = np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(owners)) + 1)
+        part = max(1, room // 3)  # with its neighbours they fill the row
+        sentences = [some for one in sentences
+                     for some in (np.split(one, range(part, len(one), part)) if len(one) > room else [one])]  # fmt: skip
         alone = self.layout.alone(article.questions[number])
         options = self.options(index)
         asked = self.texts.text(first + options).tolist() if alone else []  # else each statement holds the question
@@ -203,7 +206,7 @@ class OptionRows:
                 if 0 <= number < len(sentences) and number not in taken and len(sentences[number]) <= room:
                     taken.append(number)
                     room -= len(sentences[number])
-        return np.concatenate([sentences[number] for number in sorted(taken)] or [sentences[order[0]][:room]])
+        return np.concatenate([sentences[number] for number in sorted(taken)] or [np.arange(0)])
 
     def stated(self, index, option):
         """The piece that states an option, each token marked as the question's or the option's."""

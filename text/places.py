@@ -23,7 +23,7 @@ from files.hub import PREFIX
 from files.mistakes import UserError
 from files.question_tables import kind_of
 from files.reading import CHUNK, files_in, shown, texts_in
-from files.tables import TABLES, TEXTS, columns_of, ending, tables_at
+from files.tables import TABLES, TEXTS, check_kind, columns_of, ending, tables_at
 from files.writing import check_writable
 from text import cache, hub_sets, sample
 from text.splits import NAMES, SPLITS, folders_by_name, question_files, says_data
@@ -180,6 +180,7 @@ class Places:
             return hub_sets.fetched(name, self.cache)
         path = Path(name)
         if path.name.lower().endswith(ARCHIVES) and not ending(path) and path.is_file():
+            check_kind(path)
             content = self.unpacked(path, path.name)
             entries = [entry for entry in content.iterdir() if shown(entry.name)]
             only = entries[0] if len(entries) == 1 and entries[0].is_dir() else content

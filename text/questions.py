@@ -20,9 +20,9 @@ from pathlib import Path
 
 from files.mistakes import UserError, warn
 from files.question_tables import CHOICE_COLUMNS, QUESTIONS, choice_of, question_of
-from files.reading import read_json, texts_in
+from files.reading import files_in, read_json, texts_in
 from files.records import Records, Skip, entry, want
-from files.tables import rows, tables_at
+from files.tables import OTHER_ROWS, check_kind, rows, tables_at
 from metrics import LETTERS, race_id
 from text.places import RACE_SETS, SPLITS, SQUAD_SETS, Places
 from text.splits import folders_by_name, hashed, of_split, set_apart, split_files, table_files, warn_of_twins
@@ -95,7 +95,9 @@ def read_question_tables(tables, found, answers_needed, records):
 
 
 def read_articles(path, found, answers_needed, records):
-    for a, article in enumerate(entry(read_json(path), "data", list, path)):
+    content = read_json(path)
+    want(not isinstance(content, list), path, "a list, not SQuAD's layout", "write it as .jsonl, an object a line")
+    for a, article in enumerate(entry(content, "data", list, path)):
         where = f"{path}: article {a + 1}"
         named = article.get("title") if isinstance(article, dict) else None
         title = named or f"article {a + 1}"  # by which articles are told apart
@@ -191,6 +193,8 @@ def squad_source(name: str, split: str, places: Places) -> Source:
         raise UserError(f"{folder}: one file; of SQuAD's layout name the folder in which it is train.json, or rows of "
                         ".jsonl or .parquet")  # fmt: skip
     names = {"train": "train*.json", "valid": "valid*.json or dev*.json", "test": "test*.json or dev*.json"}[split]
+    for path in files_in(folder, OTHER_ROWS) if not found else ():
+        check_kind(path)
     want(len(found) == 1, folder, f"{len(found)} files {names}; exactly one is needed", "name a folder that has it")
     return found[0]
 

@@ -21,7 +21,6 @@ options. Design choices:
   questions, and nothing is learned from them.
 """
 
-import argparse
 import functools
 import json
 import os
@@ -32,6 +31,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from files.command_line import CommandLine
+from files.mistakes import run_main
+from files.writing import unwritable
 from metrics import LETTERS
 
 # 64 names each: more than a run could learn by heart what each of them does.
@@ -257,7 +259,15 @@ def write(folder: str | Path) -> None:
         os.sync()  # once for all of these files
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m text.sample", description=write.__doc__)
+def main() -> None:
+    parser = CommandLine(prog="python -m text.sample", description=write.__doc__)
     parser.add_argument("folder", help="where it goes")
-    write(parser.parse_args().folder)
+    folder = parser.parse_args().folder
+    try:
+        write(folder)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+
+
+if __name__ == "__main__":
+    run_main(main)

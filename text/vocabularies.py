@@ -210,7 +210,9 @@ def wordpiece(
     missing = [special for special in specials if special not in tokens]
     if not text or missing:
         what = f"lacks {' '.join(missing)}" if text else "empty file"
-        raise UserError(f"{vocab_path}: {what}; give the vocab.txt of a BERT model, one token a line")
+        raise UserError(f"{vocab_path}: {what}; give the vocab.txt of a BERT model, one token a line, "
+                        "or, of a model's folder, name its own in tokenizer_config.json (pad_token, unk_token, cls_token, "
+                        "sep_token, mask_token)")  # fmt: skip
     first_line: dict[str, int] = {}
     for number, token in enumerate(tokens, start=1):
         if first_line.setdefault(token, number) != number:

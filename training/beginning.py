@@ -103,6 +103,6 @@ def tell_of_sizes(args: Namespace, examples: int, steps: int | None, ranks: Rank
     elif ranks.queued and args.batch_size < 8 * ranks.world:
         warn(f"--batch_size {args.batch_size}: is of all {ranks.world} GPUs together, and each wants some 256 rows of 128 "
              "tokens; raise it", word="note")  # fmt: skip
-    if not args.steps and steps is not None and steps < FEW:
+    if not args.steps and not args.checkpoint and steps is not None and steps < FEW:
         warn(f"{examples:,} examples: {steps} steps in {args.epochs} epochs, in which a new model or head learns next to "
              "nothing; take more --epochs, and by --checkpoint a model that has the head", word="note")  # fmt: skip

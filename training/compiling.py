@@ -25,8 +25,6 @@ def compile_layers(model: Any, args: Namespace, ranks: Ranks) -> None:
     short = (getattr(args, "minutes", None) or SHORT) < SHORT
     if wanted == "off" or (wanted == "auto" and (ranks.device.type != "cuda" or short)):
         return
-    if args.parallel == "FSDP" and ranks.world > 1:  # which cuts up what would be compiled
-        return
     if reason := unable(ranks.device):
         if wanted == "on":
             raise UserError(f"--compile on: torch cannot compile here ({reason}); leave the flag out")

@@ -103,8 +103,9 @@ class Parser(CommandLine):
                 usual |= {name: values[0] for name, values in self.ways.items()} | self.new
         usual = {name: value for name, value in usual.items() if getattr(args, name) is None}
         short = {name: value for name, value in self.short.items() if name in usual and usual[name] != value}
-        if args.parallel == "FSDP" or args.lr:  # Muon wants whole matrices, and another rate
-            short.pop("optimizer", None)
+        if "optimizer" in self.short and (args.parallel == "FSDP" or args.lr or of_others(args)):
+            for name in ("optimizer", "batch_size"):  # Muon, which wants whole matrices, and another rate, and its batches
+                short.pop(name, None)
         if getattr(args, "attention_window", None) or getattr(args, "passage", None) not in (None, "select"):
             short.pop("bptt", None)  # what is read of an article is not chosen
         short = short if training and hurried(args) else {}
@@ -112,6 +113,13 @@ class Parser(CommandLine):
         if short:
             flags = " ".join(f"--{name} {value}" for name, value in short.items())
             warn(f"--minutes {args.minutes:g} without a GPU: taking {flags}; say otherwise by the same flags", word="note")
+
+
+def of_others(args: argparse.Namespace) -> bool:
+    """Does a training begin with a model of other software, a folder or a name of the hub? What has read as much as those
+    learns questions sooner by AdamW; what was made here in hours, by Muon (benchmarks/LOG.md)."""
+    model = args.checkpoint or args.bert_model
+    return any(os.path.isdir(path) or is_name(path) for path in (model if isinstance(model, list) else [model]) if path)
 
 
 def hurried(args: argparse.Namespace) -> bool:
@@ -288,7 +296,7 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
     if args.checkpoint:
         args.checkpoint, = resolved([args.checkpoint], own, flag="checkpoint")
     if args.bert_model is None:
-        args.bert_model = trained_here(args, own) if trained else start
+        args.bert_model = trained_here(args, own) if trained and not args.checkpoint else start
     else:
         given = args.bert_model if isinstance(args.bert_model, list) else [args.bert_model]
         named = resolved(given, own if trained else start or own)
@@ -315,9 +323,9 @@ def trained_here(args, own):
 
     Raises UserError for --evaluate instead: a score is of a model that one has named.
     """
-    instead = [] if args.checkpoint or args.save != own or os.path.exists(own) else shipped(own)
+    instead = [] if args.save != own or os.path.exists(own) else shipped(own)
     if not instead:
-        if not args.checkpoint and not args.evaluate and os.path.exists(args.save):
+        if not args.evaluate and os.path.exists(args.save):
             warn(f"by {args.save}, which lies here", word="note")
         return args.save
     if args.evaluate:

@@ -8,6 +8,7 @@ A terminal gets a bar, anything else the log lines of the old example.
 """
 
 import contextlib
+import importlib.util
 import sys
 import time
 from argparse import Namespace
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from files.mistakes import UserError, warn
 from files.writing import atomic_write, write_json
+from text.tokens import names_of
 from training.memory import peak_memory
 from training.ranks import Ranks
 from training.schedule import Schedule
@@ -37,7 +39,6 @@ class Logs:
         self.task, self.summary, self.args, self.ranks, self.schedule = task, summary, args, ranks, schedule
         self.folder = Path(args.log_dir)
         self.board: Any = None
-        self.waited = 0.0  # seconds for batches, since the last log line
 
     def open(self, state: State, parameters: int) -> None:
         self.restart(state)
@@ -46,12 +47,15 @@ class Logs:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.bar = tqdm(total=self.schedule.steps, initial=state.step, desc=self.task, unit="step", disable=None)
         write_json(self.folder / "settings.json", settings(self.task, self.args, parameters))
+        missing = {} if importlib.util.find_spec("matplotlib") else {"matplotlib": "no loss.png"}
         try:
             from torch.utils.tensorboard import SummaryWriter  # here for start-up time
 
             self.board = SummaryWriter(str(self.folder), purge_step=state.step + 1 if state.step else None)
         except ImportError:
-            warn("nothing for TensorBoard, and no loss.png, without pip install tensorboard matplotlib", word="note")
+            missing["tensorboard"] = "nothing for TensorBoard"
+        if missing:
+            warn(f"{' and '.join(missing.values())}, without pip install {' '.join(missing)}", word="note")
 
     def restart(self, state: State) -> None:
         """Take the time from here on; the steps that the next line also tells of, done before, are not in its rate."""
@@ -156,10 +160,8 @@ class Logs:
 
 def settings(task: str, args: Namespace, parameters: int) -> dict:
     """What a run was told, and the size of its model; what the flags leave open is not in it."""
-    plain = str | int | float
-    told = {name: ", ".join(value) if name == "dataset" and isinstance(value, list) else value
-            for name, value in vars(args).items()}  # fmt: skip
-    told = {name: value for name, value in told.items() if isinstance(value, plain) and value is not False}
+    told = {**vars(args), "dataset": ", ".join(names_of(args.dataset))}
+    told = {name: value for name, value in told.items() if isinstance(value, str | int | float) and value is not False}
     return {"task": task, **told, "parameters": parameters}
 
 

@@ -302,31 +302,25 @@ def run_rank(place, function, args, parent=None):
         code = function(args, Ranks(rank, world, device)) or 0
         if device.type == "cuda":
             close_nccl(device)
-    except UserError as error:
-        if rank:
-            time.sleep(GRACE)
-        sys.stderr.write(f"error: {error}\n")  # not print(), which writes the end of the line by itself: ranks would mix
-        code = 2
     except KeyboardInterrupt:  # not in a training, which stops where its state is whole
         code = INTERRUPTED
     except Exception as error:
-        code = 1
-        if line := refused(error):
+        where, code = f"rank {rank} of {world} on {socket.gethostname()}", 1
+        if mistake := error if isinstance(error, UserError) else refused(error):
+            told, code = mistake, 2
             if rank:
-                time.sleep(GRACE)  # as above
-            sys.stderr.write(f"error: {line}\n")
-            code = 2
+                time.sleep(GRACE)
         elif waited_too_long(error):
-            sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()} has waited for another rank for "
-                             f"{timeout_of(args).total_seconds() / 60:g} minutes; look for one that does not say so, and "
-                             "go on with --resume, or with more --timeout-minutes\n")  # fmt: skip
+            told = (f"{where} has waited for another rank for {timeout_of(args).total_seconds() / 60:g} minutes; look for "
+                    "one that does not say so, and go on with --resume, or with more --timeout-minutes")  # fmt: skip
         elif lost_a_peer(error):
-            sys.stderr.write(f"error: rank {rank} stops, for it has lost another rank, whose message tells why; where none "
-                             f"does, it is this: {' '.join(str(error).split())}\n")  # fmt: skip
+            told = (f"rank {rank} stops, for it has lost another rank, whose message tells why; where none does, it is "
+                    f"this: {' '.join(str(error).split())}")  # fmt: skip
         elif full := out_of_memory(error):
-            sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()}: {full}\n")
+            told = f"{where}: {full}"
         else:
-            sys.stderr.write(f"error: rank {rank} of {world} on {socket.gethostname()}:\n{traceback.format_exc()}\n")
+            told = f"{where}:\n{traceback.format_exc()}"
+        sys.stderr.write(f"error: {told}\n")  # not print(), which writes the end of the line by itself: ranks would mix
     # Not dist.destroy_process_group(), nor Python's own clean-up, which calls it: gloo then joins its threads while it
     # holds the interpreter's lock, and hangs now and then, when one of them is waiting for that lock (torch 2.3).
     sys.stdout.flush()

@@ -72,7 +72,7 @@ def share(model: torch.nn.Module, args: Namespace, ranks: Ranks, dtype: torch.dt
         shell = copy.deepcopy(model) if ranks.first else None
     else:
         shell = model.to(ranks.device)
-    compile_layers(model, args, ranks)
+        compile_layers(model, args, ranks)  # which FSDP would cut up
     parallel, optimizer = module_and_optimizer(model, args, ranks, dtype)
     return Engine(model, shell, parallel, optimizer, make_scaler(parallel, enabled=dtype == torch.float16), ranks)
 
@@ -154,20 +154,18 @@ def make_scaler(parallel, enabled):
 
 def clip(parallel: torch.nn.Module, largest: float) -> torch.Tensor:
     """Scale the gradients down to this norm at most; gives the norm that they had, the same on every rank."""
+    if not hasattr(parallel, "no_sync"):  # one rank
+        return torch.nn.utils.clip_grad_norm_(parallel.parameters(), largest)
+    gradients = [parameter.grad for parameter in parallel.parameters() if parameter.grad is not None]
     if is_cut(parallel):  # FSDP's own adds up in the order of a set, which no two runs have the same
-        gradients = [parameter.grad for parameter in parallel.parameters() if parameter.grad is not None]
         square = torch.zeros((), dtype=torch.float64, device=next(parallel.parameters()).device)
         for gradient in gradients:
             square += gradient.double().square().sum()
         dist.all_reduce(square)
         norm = square.sqrt().float()
-        torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
-        return norm
-    if not hasattr(parallel, "no_sync"):
-        return torch.nn.utils.clip_grad_norm_(parallel.parameters(), largest)
-    gradients = [parameter.grad for parameter in parallel.parameters() if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    dist.broadcast(norm, 0)  # its last bits depend on a rank's threads, and weights that differ would never meet again
+    else:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        dist.broadcast(norm, 0)  # its last bits depend on a rank's threads, and weights that differ would never meet again
     torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
     return norm
 

@@ -22,6 +22,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -204,25 +205,20 @@ class Hashed:
 
 
 def check_layout(saved: dict) -> None:
-    """Raises UserError where what was loaded lacks a part of a saved state, or has one of another kind."""
-    if not well_formed(saved):
-        raise UserError(f"{saved['path']}: not the state of a run; remove it to start anew")
-
-
-def well_formed(saved):
+    """Raises UserError where what `States.load` gave lacks a part of a saved state, or has one of another kind."""
     kinds = {"task": str, "arguments": dict, "examples": int, "sizes": dict, "state": dict, "model": dict,
              "optimizer": dict, "scaler": dict}  # fmt: skip
-    if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
-        return False
     state, number = saved["state"], int | float
     special = {"best": number | None, "finished": bool, "recent": list, "history": list, "valid_examples": int | None,
                "minutes": number | None, "best_file": str | None}  # fmt: skip
-    fields = {name: special.get(name, number) for name in State.__dataclass_fields__}
-    return (set(fields) - ADDED <= set(state) <= set(fields)
+    fields: dict[str, Any] = {name: special.get(name, number) for name in State.__dataclass_fields__}
+    if not (all(isinstance(saved.get(name), kind) for name, kind in kinds.items())
+            and set(fields) - ADDED <= set(state) <= set(fields)
             and all(isinstance(state[name], fields[name]) for name in state)
             and all(isinstance(row, tuple) and len(row) == 3 for row in [*state["recent"], *state["history"]])
             and isinstance(saved["arguments"].get("lr"), number) and isinstance(saved["arguments"].get("save", ""), str)
-            and holds_weights(saved["model"]))  # fmt: skip
+            and holds_weights(saved["model"])):  # fmt: skip
+        raise UserError(f"{saved['path']}: not the state of a run; remove it to start anew")
 
 
 def undamaged(path):
