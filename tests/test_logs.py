@@ -36,7 +36,7 @@ def logs(tmp_path, monkeypatch):
     """The logs of a run, with a line every 4 steps, and ``clock.time``, the seconds that it sees."""
     clock = SimpleNamespace(time=100.0)
     monkeypatch.setattr("training.logs.time.monotonic", lambda: clock.time)
-    args = SimpleNamespace(log_dir=tmp_path, log_interval=4)
+    args = SimpleNamespace(log_dir=tmp_path, log_interval=4, dataset="Sample")
     schedule = SimpleNamespace(batches_per_epoch=10, seconds=lambda state: 1.0)
     made = Logs("mlm", lambda part, figures: "", args, SimpleNamespace(first=True, device=torch.device("cpu")), schedule)
     made.bar, made.said = SimpleNamespace(update=lambda: None, disable=True), []

@@ -90,7 +90,8 @@ def test_long_articles_are_read_with_any_number_of_options(places, layout, passa
     assert tuple(map(len, found(model, data, [0, 1, 2, 3]))) == COUNTS
     assert race_task.loss(model, batch).isfinite()
     if layout == "joint":
-        assert batch["input_ids"].size(1) == data.lengths.max()
+        left = 2 if passage == "select" else 0  # a sentence longer than the room is read by thirds of it
+        assert data.lengths.max() - left <= batch["input_ids"].size(1) <= data.lengths.max()
 
 
 @both_layouts

@@ -237,6 +237,8 @@ def test_a_body_with_an_attention_window_reads_whole_articles_in_rows_of_their_o
     ("qa", "--evaluate --minutes 10", False, (None, None, "adamw"), ""),
     ("qa", "--minutes 10 --lr 1e-4", False, (0.0, 384, "adamw"), "--dropout 0 --marks question"),
     ("qa", "--minutes 10 --bert-model owner/name", False, (0.0, 384, "adamw"), "--dropout 0 --marks question"),
+    ("qa", "--minutes 10 --bert-model none", False, (0.0, 384, "muon"),
+     "--dropout 0 --optimizer muon --batch_size 16 --marks question"),
     ("qa", "--minutes 10 --bert-model /", False, (0.0, 384, "adamw"), "--dropout 0 --marks question"),
     ("qa", "--minutes 10 --batch-size 8", False, (0.0, 384, "muon"), "--dropout 0 --optimizer muon --marks question"),
     ("qa", "--minutes 10", False, (0.0, 384, "muon"), "--dropout 0 --optimizer muon --batch_size 16 --marks question"),

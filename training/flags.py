@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from files.command_line import CommandLine, Help, check_not_empty, positive, spellings
 from files.hub import is_name
 from files.mistakes import UserError, run_main, warn
+from files.pretrained import NAME as PRETRAINED
 from files.pretrained import resolved, shipped
 from text.corpus import TEXT_FLAGS
 from text.places import Places, default_cache_dir, default_data_dir
@@ -119,7 +120,8 @@ def of_others(args: argparse.Namespace) -> bool:
     """Does a training begin with a model of other software, a folder or a name of the hub? What has read as much as those
     learns questions sooner by AdamW; what was made here in hours, by Muon (benchmarks/LOG.md)."""
     model = args.checkpoint or args.bert_model
-    return any(os.path.isdir(path) or is_name(path) for path in (model if isinstance(model, list) else [model]) if path)
+    named = model if isinstance(model, list) else [model]
+    return any(os.path.isdir(path) or is_name(path) for path in named if path not in (None, "none", PRETRAINED))
 
 
 def hurried(args: argparse.Namespace) -> bool:
@@ -296,7 +298,7 @@ def with_default_model(args: argparse.Namespace, own: str, start: str | None = N
     if args.checkpoint:
         args.checkpoint, = resolved([args.checkpoint], own, flag="checkpoint")
     if args.bert_model is None:
-        args.bert_model = trained_here(args, own) if trained and not args.checkpoint else start
+        args.bert_model = trained_here(args, own) if trained else start
     else:
         given = args.bert_model if isinstance(args.bert_model, list) else [args.bert_model]
         named = resolved(given, own if trained else start or own)
@@ -323,9 +325,9 @@ def trained_here(args, own):
 
     Raises UserError for --evaluate instead: a score is of a model that one has named.
     """
-    instead = [] if args.save != own or os.path.exists(own) else shipped(own)
+    instead = [] if args.checkpoint or args.save != own or os.path.exists(own) else shipped(own)
     if not instead:
-        if not args.evaluate and os.path.exists(args.save):
+        if not args.checkpoint and not args.evaluate and os.path.exists(args.save):
             warn(f"by {args.save}, which lies here", word="note")
         return args.save
     if args.evaluate:
