@@ -95,11 +95,13 @@ class Schedule:
 
 
 def default_rate(task: str, config: BertConfig, optimizer: str) -> float:
-    """The peak learning rate that trained well: found at width 128, for questions with an answer in the text and by Muon in
-    fine-tuning at 384 (benchmarks/LOG.md), falling with the width.
+    """The peak learning rate that trained well: found at width 128, by Muon in fine-tuning at 384, and for questions with
+    an answer in the text at both (benchmarks/LOG.md), falling with the width.
 
     Too high a rate shows as a loss that stays at chance: the first token's state stops depending on what was read.
     """
     rates = {"mlm": (2e-3, 0.5), "ns": (2e-4, 0.5), "qa": (1.04e-3, 1.5), "race": (4e-4, 1.5)}
-    rate, power = (1.5e-3, 1.0) if optimizer == "muon" and task in ("qa", "race") else rates[task]
-    return rate * (128 / config.hidden_size) ** power
+    by_muon = optimizer == "muon" and task in ("qa", "race")
+    rate, power = (1.5e-3, 1.0) if by_muon else rates[task]
+    found = rate * (128 / config.hidden_size) ** power
+    return min(found, 4e-4) if task == "qa" and not by_muon else found
