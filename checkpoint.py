@@ -291,7 +291,7 @@ def save_as(args):
     check_writable(args.new, args.file, "another file")
     content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
     task, notes = content["task"], content["notes"]
-    if hub.is_name(args.file) or os.path.isdir(args.file):  # what tells such models, which read whole texts, from ours
+    if hub.is_of_others(args.file):  # what tells such models, which read whole texts, from ours
         notes = {"longest": content["config"].max_position_embeddings, **notes}
     body, head = (in_precision(part, args) for part in (content["body"], content["heads"].get(task, {})))
     write_model(args.new, task, content["config"], content["tokenizer"], body, head, notes)

@@ -46,7 +46,7 @@ import numpy as np
 import torch
 
 import utils
-from files.hub import is_name
+from files.hub import is_of_others
 from files.mistakes import UserError, run_main, warn
 from files.reading import read_lines
 from files.writing import check_writable, write_json
@@ -114,7 +114,7 @@ def layout(args: Namespace, model: MLMTask) -> tuple[int, bool]:
     have, unless their tokenizer's settings say less.
     """
     named, notes = args.checkpoint or args.bert_model, getattr(model, "notes", {})
-    if is_name(named) or Path(named).is_dir() or ("longest" in notes and "bptt" not in notes):  # the last: by save-as
+    if is_of_others(named) or ("longest" in notes and "bptt" not in notes):  # the last: by save-as
         return args.bptt or read_at_once(notes, model.bert.config), True
     return flags.reading(args, model, READING).bptt, False
 

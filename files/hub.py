@@ -42,6 +42,11 @@ def is_name(text: str | Path) -> bool:
     return not path and NAME.fullmatch(text) is not None
 
 
+def is_of_others(path: str | Path) -> bool:
+    """Is this a model in other software's layout, a folder or a name of the hub, and no file of one?"""
+    return is_name(path) or os.path.isdir(path)
+
+
 class Repository:
     """What lies under a name, ``owner/name`` or ``owner/name@revision``; ``kind`` is "model" or "dataset".
 

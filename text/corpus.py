@@ -26,7 +26,7 @@ from typing import Any
 
 from files.mistakes import UserError, warn
 from files.reading import CONVERT, files_in
-from files.tables import ALIKE, NO_TEXT, OTHER_ROWS, TABLES, TEXTS, check_kind
+from files.tables import ALIKE, NO_TEXT, OTHER_ROWS, TABLES, TEXTS, check_kind, ending
 from text import cache
 from text.passages import passage_files
 from text.places import CORPORA, Corpus, Places, kinds_of
@@ -135,8 +135,8 @@ def text_files(path):
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; name a .txt file or a folder of them")
-    found = files_in(path, (*TEXTS, *TABLES))
-    passed = files_in(path, (*ALIKE, *OTHER_ROWS, *NO_TEXT))
+    there = files_in(path, (*TEXTS, *TABLES, *ALIKE, *OTHER_ROWS, *NO_TEXT))
+    found, passed = [file for file in there if ending(file)], [file for file in there if not ending(file)]
     if not found and passed:
         check_kind(passed[0])
     if not found:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from files.command_line import CommandLine, Help, check_not_empty, positive, spellings
-from files.hub import is_name
+from files.hub import is_name, is_of_others
 from files.mistakes import UserError, run_main, warn
 from files.pretrained import NAME as PRETRAINED
 from files.pretrained import resolved, shipped
@@ -121,7 +121,7 @@ def of_others(args: argparse.Namespace) -> bool:
     learns questions sooner by AdamW; what was made here in hours, by Muon (benchmarks/LOG.md)."""
     model = args.checkpoint or args.bert_model
     named = model if isinstance(model, list) else [model]
-    return any(os.path.isdir(path) or is_name(path) for path in named if path not in (None, "none", PRETRAINED))
+    return any(is_of_others(path) for path in named if path not in (None, "none", PRETRAINED))
 
 
 def hurried(args: argparse.Namespace) -> bool:
