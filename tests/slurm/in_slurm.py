@@ -111,16 +111,16 @@ BATCH = ("sbatch --parsable --nodes=2 --cpus-per-task=2 --time=10 --job-name={na
 LONG = f"{MODEL} --dataset BookCorpus --vocab-size 300 --dropout 0.1 --epochs 5"
 
 
-@pytest.mark.parametrize("told", [
-    "--signal=USR1 --batch",  # what --signal=B:USR1@360 does before the time limit
-    "--signal=TERM",  # to the tasks alone, as preemption with a grace time does
+@pytest.mark.parametrize("name, told", [
+    ("script-told", "--signal=USR1 --batch"),  # what --signal=B:USR1@360 does before the time limit
+    ("tasks-told", "--signal=TERM"),  # to the tasks alone, as preemption with a grace time does
 ])  # fmt: skip
-def test_a_job_that_is_to_make_room_is_requeued_and_goes_on(shell, folder, told):  # noqa: F811
+def test_a_job_that_is_to_make_room_is_requeued_and_goes_on(shell, folder, name, told):  # noqa: F811
     (folder / "slurm").mkdir(exist_ok=True)
     (folder / "slurm" / "pretrain.sbatch").write_text((ROOT / "slurm" / "pretrain.sbatch").read_text())
     shell(f"srun --nodes=2 --ntasks-per-node=1 python mlm_task.py {LONG} --parallel DDP --save whole.pt --log-dir whole")
-    job = shell(BATCH.format(name="again", flags=f"{LONG} --save again.pt")).strip()
-    log = folder / "again.out"
+    job = shell(BATCH.format(name=name, flags=f"{LONG} --save {name}.pt")).strip()
+    log = folder / f"{name}.out"
     wait_until(lambda: log.exists() and "| epoch   2" in log.read_text())
     shell(f"scancel {told} {job}")
     wait_until(lambda: "requeued" in log.read_text())
@@ -129,8 +129,8 @@ def test_a_job_that_is_to_make_room_is_requeued_and_goes_on(shell, folder, told)
     output = log.read_text()
     print(*re.findall(r"^(?:stopped|told to|resuming|\| End).*", output, re.MULTILINE), sep="\n")
     assert re.search(r"stopped at step \d+.*resuming from .* at step [1-9].*End of training", output, re.DOTALL), output
-    assert losses(folder / "runs" / "again") == losses(folder / "whole")
-    assert figures(folder / "runs" / "again") == figures(folder / "whole")
+    assert losses(folder / "runs" / name) == losses(folder / "whole")
+    assert figures(folder / "runs" / name) == figures(folder / "whole")
 
 
 def test_fine_tuning_has_a_job_too(shell, folder):  # noqa: F811
