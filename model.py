@@ -164,8 +164,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     """softmax(Q Kᵀ / sqrt(d)) V (Vaswani et al. 2017, section 3.2.1); Q, K, V are (N, H, S, d).
 
     ``mask`` (N or 1, 1, S or 1, S) is True where a query may look at a key, of which each needs one. GPUs run torch's
-    fused kernel, unless the bits must be the same each time. CPUs run the formula as it stands: there the kernel is no
-    faster at BERT's lengths, and without dropout its backward pass takes several times as long.
+    fused kernel, unless the bits must be the same each time. CPUs run the formula as it stands: there the kernel takes
+    two to three times as long to train in bf16, and with dropout longer in fp32 too (benchmarks/LOG.md).
     """
     if query.is_cuda and not torch.are_deterministic_algorithms_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
