@@ -33,6 +33,7 @@ READING = {  # how a model reads, unless a flag or its file says otherwise
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
         "qa", __doc__, READING, short={"optimizer": "muon", "batch_size": 16, "marks": "question"},
+        short_for=dict.fromkeys(["optimizer", "batch_size"], " of a body made here"),
         save="qa_model.pt", epochs=2, batch_size=32, optimizer="adamw",
     )  # fmt: skip
     p.flag("stride", "tokens from one window of a long text to the next", type=int)

@@ -28,6 +28,7 @@ READING = {  # how a model reads, unless a flag or its file says otherwise
 def arguments(words: list[str] | None = None) -> "Namespace":
     p = flags.parser(
         "race", __doc__, READING, new={"head": "dcmn", "passage": None, "layout": None}, short={"bptt": 128},
+        short_for={"bptt": " of selected sentences"},
         save="race_model.pt", epochs=3, batch_size=16, optimizer="adamw",
         valid_examples=300,  # each is a row an option, and costs as much as ten in pretraining
     )  # fmt: skip

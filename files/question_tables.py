@@ -96,7 +96,10 @@ def choice_of(row: Row, answers_needed: bool) -> Choice:
 def options_of(entries, column, where):
     """The options, and their labels where they have some."""
     if column == ENDINGS[0]:
-        return [entries[name] for name in itertools.takewhile(lambda name: entries.get(name) is not None, ENDINGS)], []
+        found = [entries[name] for name in itertools.takewhile(lambda name: entries.get(name) is not None, ENDINGS)]
+        while found and found[-1] == "":  # a spreadsheet's empty cell, beside questions that have more options
+            found.pop()
+        return found, []
     if isinstance(entries[column], dict):
         return entry(entries[column], "text", list, where), entry(entries[column], "label", list, where)
     return entries[column], []
@@ -106,5 +109,7 @@ def letter_of(answer, labels, count):
     """A number or a label as the letter of its option; what is neither as it is, which will be told."""
     if answer in labels[: len(LETTERS)]:
         return LETTERS[labels.index(answer)]
+    if not labels and isinstance(answer, str) and answer.isascii() and answer.isdigit():  # of a spreadsheet
+        answer = int(answer)
     number = isinstance(answer, int) and not isinstance(answer, bool)
     return LETTERS[answer] if number and 0 <= answer < min(count, len(LETTERS)) else answer

@@ -218,10 +218,14 @@ def test_a_model_is_not_saved_under_a_name_that_would_be_read_as_anothers(run, t
     assert "model.safetensors: the name of weights alone" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("line, told", [("data.py prepare", "(default: Sample)"),
-                                        ("checkpoint.py embed", "(default: vectors.npy)")])  # fmt: skip
+@pytest.mark.parametrize("line, told", [
+    ("data.py prepare", "(default: Sample)"), ("checkpoint.py embed", "(default: vectors.npy)"),
+    ("mlm_task.py", "(default: 16, under --minutes without a GPU 32)"),
+    ("qa_task.py", "(default: adamw, under --minutes without a GPU muon of a body made here)"),
+    ("race_task.py", "under --minutes without a GPU 128 of selected sentences, or the trained model's)"),
+])  # fmt: skip
 def test_help_shows_the_defaults(run_script, line, told):
-    assert told in run_script(*line.split(), "--help").stdout
+    assert told in " ".join(run_script(*line.split(), "--help").stdout.split())
 
 
 @pytest.mark.parametrize("size, layers, width", [

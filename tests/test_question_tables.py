@@ -110,6 +110,8 @@ CHOICES = {
     "a passage": {**{k: v for k, v in RACE.items() if k != "article"}, "passage": "The cat sat."},
     "swag": {"sent1": "The cat sat.", "sent2": "Who sat?", "ending0": "a dog", "ending1": "a cat", "label": 1,
              "startphrase": "The cat sat. Who sat?"},
+    "a spreadsheet, whose cells are text": {"context": "The cat sat.", "question": "Who sat?", "ending0": "a dog",
+                                            "ending1": "a cat", "ending2": "", "answer": "1"},
     "commonsense_qa": {"id": "7", "question": "Who sat?", "choices": {"label": ["1", "2"], "text": ["a dog", "a cat"]},
                        "answerKey": "2"},
     "openbookqa": {"id": "7", "question_stem": "Who sat?", "choices": LABELLED, "answerKey": "B"},

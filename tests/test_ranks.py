@@ -257,6 +257,14 @@ def test_a_mistake_in_one_rank_is_one_line(started, rank, mistake, line):
 
 
 @slow
+def test_memory_that_one_rank_lacks_is_one_line_and_a_mistake_as_it_is_alone(started):
+    process = started("if ranks.rank == 1:\n    import torch\n    torch.empty(1 << 50)", world_size=2)
+    _, errors = process.communicate(timeout=240)
+    (line,) = (line for line in errors.splitlines() if "has lost another rank" not in line)
+    assert process.returncode == 2 and line.startswith("error: rank 1 of 2 on ") and "no memory is left" in line
+
+
+@slow
 def test_ctrl_c_ends_ranks_that_do_not_train(started):
     work = "sys.stdout.write('at work\\n')  # in one piece: print writes the end of the line by itself"
     process = started(f"{work}\nsys.stdout.flush()\ntime.sleep(60)", world_size=2)

@@ -89,6 +89,17 @@ def test_the_list_of_files_names_every_module():
     assert {path.relative_to(ROOT).as_posix() for path in modules if path.name != "__init__.py"} == set(named)
 
 
+@pytest.mark.parametrize("script", [
+    "mlm_task.py", "ns_task.py", "qa_task.py", "race_task.py", "demo.py", "report.py", "data.py prepare", "tune.py race",
+    "metrics.py squad", "metrics.py race", "checkpoint.py embed",
+])  # fmt: skip
+def test_some_page_tells_of_every_flag(run_script, script):
+    pages = "\n".join(TEXTS.values()).replace("_", "-")
+    told = run_script(*script.split(), "--help").stdout
+    flags = {name.replace("_", "-") for name in re.findall(r"^ +(?:-\w, )?(--[\w-]+)", told, re.MULTILINE)}
+    assert not {name for name in flags - {"--help"} if not re.search(rf"(?<![\w-]){name}(?![\w-])", pages)}
+
+
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "SECURITY.md"])
 def test_the_modules_that_it_names_are_there(page):
     named = re.findall(r"(?<![\w/.])(?:\w+/)*\w+\.py\b", (ROOT / page).read_text())

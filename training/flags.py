@@ -49,19 +49,21 @@ class Parser(CommandLine):
 
     ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it. ``ways`` are
     the flags that a trained model's file answers, too; where there is no such model, they have their defaults, or those of
-    ``new``. ``short`` are the defaults of a training under --minutes where there is no GPU, as far as they are others.
+    ``new``. ``short`` are the defaults of a training under --minutes where there is no GPU, as far as they are others;
+    ``short_for`` says for the help what of them is for some trainings only.
     """
 
     def __init__(
-        self, about: str, ways: Ways | None = None, new: dict | None = None, short: dict | None = None, **defaults: Any
-    ):
+        self, about: str, ways: Ways | None = None, new: dict | None = None, short: dict | None = None,
+        short_for: dict | None = None, **defaults: Any
+    ):  # fmt: skip
         first, *rest = about.splitlines()
         commands = "".join(f"{line[2:]}\n" for line in rest if line.startswith("    "))
         super().__init__(
             description=first, epilog=commands and f"examples:\n{commands}", formatter_class=Help
         )
         self.task_defaults, self.ways, self.new = defaults, ways or {}, new or {}
-        self.short = {"dropout": 0, **(short or {})}
+        self.short, self.short_for = {"dropout": 0, **(short or {})}, short_for or {}
         self.place: argparse._ActionsContainer = self
 
     def group(self, title: str) -> None:
@@ -75,6 +77,7 @@ class Parser(CommandLine):
             way = destination in self.ways
             help += f" (default: {self.ways[destination][0] if way else self.task_defaults[destination]}"
             help += f", under --minutes without a GPU {self.short[destination]}" if destination in self.short else ""
+            help += self.short_for.get(destination, "")
             help += ", or the trained model's)" if way else ")"
         self.place.add_argument(*spellings(name), dest=destination, help=help, **options)
 
@@ -104,9 +107,10 @@ class Parser(CommandLine):
                 usual |= {name: values[0] for name, values in self.ways.items()} | self.new
         usual = {name: value for name, value in usual.items() if getattr(args, name) is None}
         short = {name: value for name, value in self.short.items() if name in usual and usual[name] != value}
-        if "optimizer" in self.short and (args.parallel == "FSDP" or args.lr or of_others(args)):
-            for name in ("optimizer", "batch_size"):  # Muon, which wants whole matrices, and another rate, and its batches
-                short.pop(name, None)
+        if "optimizer" in self.short:  # Muon, which wants whole matrices, and another rate, and its batches
+            by_adamw = args.parallel == "FSDP" or args.lr or of_others(args)
+            if (args.optimizer or ("adamw" if by_adamw else "muon")) == "adamw":
+                short = {name: value for name, value in short.items() if name not in ("optimizer", "batch_size")}
         if getattr(args, "attention_window", None) or getattr(args, "passage", None) not in (None, "select"):
             short.pop("bptt", None)  # what is read of an article is not chosen
         short = short if training and hurried(args) else {}

@@ -2,7 +2,7 @@
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) replaces a matrix's momentum by the nearest matrix
 with equal singular values, so that rare directions move as far as frequent ones. On short runs from random weights it
-needs several times fewer steps here, and in a short fine-tuning on SQuAD two thirds of them, though AdamW made the weights.
+needs several times fewer steps here. Weights that AdamW made of much text are better trained by AdamW (benchmarks/LOG.md).
 
 A GPU is given its work ahead of time, in few calls: AdamW is torch's fused kernel, Muon takes all matrices of a shape
 in one product, and whether a step counts is a number on the device, which nobody waits for. A CPU takes one parameter

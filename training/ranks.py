@@ -317,7 +317,7 @@ def run_rank(place, function, args, parent=None):
             told = (f"rank {rank} stops, for it has lost another rank, whose message tells why; where none does, it is "
                     f"this: {' '.join(str(error).split())}")  # fmt: skip
         elif full := out_of_memory(error):
-            told = f"{where}: {full}"
+            told, code = f"{where}: {full}", 2
         else:
             told = f"{where}:\n{traceback.format_exc()}"
         sys.stderr.write(f"error: {told}\n")  # not print(), which writes the end of the line by itself: ranks would mix
