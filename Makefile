@@ -48,7 +48,7 @@ browser:  # the pages' tests click through them; without one they skip
 
 test-new:
 	@$(MAKE) --no-print-directory test STACK=new TESTS="$(addprefix tests/test_,$(addsuffix .py,model initial gpu_path optimizer tokenizer \
-	vocabularies stacks torch_zip checkpoint states agreement sharding ranks resume))"
+	vocabularies stacks torch_zip checkpoint states agreement sharding ranks resume toy_runs))"
 
 test-slurm: $(STAMP)
 	@tests/slurm/with_slurm.sh $(VENV) -m pytest -q -rP tests/slurm/in_slurm.py

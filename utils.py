@@ -420,12 +420,15 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
         trainer.state = trainer.saving.begin()
         trainer.run()
         trainer.stop = trainer.stop or ranks.sum(trainer.stop_wanted)[0] > 0  # the signal may have come in the last step
-        trainer.state.finished = not trainer.stop
+        trainer.state.finished = not trainer.stop and args.no_test  # before the scores a run is not over
         trainer.saving.state(trainer.state, wait=True)
+        trainer.state.finished = not trainer.stop
+        whole = ranks.told(lambda: trainer.saving.states.whole)
         trainer.logs.close(trainer.state)
         ranks.gather(None)  # until rank 0 has written state and best model
         if trainer.stop:
-            trainer.logs.say(f"stopped at step {trainer.state.step}; go on with the same command and --resume")
+            lost = "" if whole else ", which could not be saved: make room"
+            trainer.logs.say(f"stopped at step {trainer.state.step}{lost}; go on with the same command and --resume")
             return trainer.stop_wanted or STOPPED
         if trainer.state.best is None:
             raise UserError(f"no validation gave a finite score, so there is no model in {args.save}; try a lower --lr")
@@ -455,7 +458,7 @@ def finish(trainer: Trainer) -> int:
     write_json(folder / "result.json", {
         "task": task.name, "dataset": ", ".join(names_of(args.dataset)),
         "seconds": round(state.seconds, 3), "validation_seconds": round(state.validating, 3), "steps": state.step,
-        "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.seconds - state.validating, 1e-9), 1),
+        "tokens": state.tokens, "tokens_per_second": round(state.tokens / max(state.stepping, 1e-9), 1),
         "peak_memory_bytes": peak_memory(ranks.device), "skipped_steps": state.skipped, **for_result(task, figures),
     })  # fmt: skip
     note_hparams(folder, settings(task.name, args, trainer.parameters), figures)

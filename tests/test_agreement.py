@@ -1,10 +1,16 @@
 """What one rank decides or reads, all ranks are told: they never go different ways."""
 
+import os
+import signal
+import time
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
 import toys
+from conftest import needs_proc
+from test_ranks import started  # noqa: F401  a fixture
 
 import checkpoint
 import mlm_task
@@ -101,6 +107,27 @@ def validate(args, ranks):
     run.state.best = 2.0
     run.validate(0.5)
     return asked
+
+
+def write_where_there_is_no_room(args, ranks):
+    ranks.told(lambda: (_ for _ in ()).throw(OSError(28, "No space", "out")))
+
+
+@slow
+def test_a_full_disk_that_rank_0_finds_is_one_line_of_all_ranks(capfd):
+    assert launch(write_where_there_is_no_room, Namespace(parallel="DDP", world_size=3)) == 2
+    assert capfd.readouterr().err == "error: out: No space; free space, or write elsewhere\n"
+
+
+@needs_proc
+@slow
+def test_ctrl_c_that_comes_while_the_ranks_import_is_not_lost(started):  # noqa: F811
+    process = started("time.sleep(60)", world_size=2)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while sum(b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children.read_text().split()) < 2:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 130
 
 
 @slow

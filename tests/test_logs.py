@@ -39,7 +39,7 @@ def logs(tmp_path, monkeypatch):
     args = SimpleNamespace(log_dir=tmp_path, log_interval=4, dataset="Sample")
     schedule = SimpleNamespace(batches_per_epoch=10, seconds=lambda state: 1.0)
     made = Logs("mlm", lambda part, figures: "", args, SimpleNamespace(first=True, device=torch.device("cpu")), schedule)
-    made.bar, made.said = SimpleNamespace(update=lambda: None, disable=True), []
+    made.bar, made.said = SimpleNamespace(n=0, update=lambda _: None, disable=True), []
     made.say = made.said.append
     return made, clock
 

@@ -115,6 +115,14 @@ def test_more_minutes_choose_the_model_by_more_examples_where_they_allow_it(cloc
     assert (state.valid_examples, state.best) == (examples, best)
 
 
+def test_twice_the_minutes_bring_five_validations_more_of_as_many_examples_and_keep_the_best_model(clock):
+    """Where a tenth of the minutes was just enough for the first five."""
+    state = State(step=100, seconds=600.0, validating=60.0, validations=5, minutes=10, valid_examples=107, best=61.0)
+    args = SimpleNamespace(minutes=20, steps=None, epochs=None, valid_examples=300, batch_size=16)
+    Schedule(args, 100, Ranks()).given_more(state)
+    assert (state.valid_examples, state.best, state.validations) == (107, 61.0, 0)
+
+
 @pytest.mark.parametrize(("there", "best"), [(40, 61.0), (100, None)])
 def test_of_a_set_that_all_was_scored_of_more_minutes_change_nothing(clock, there, best):
     state = State(step=25, seconds=600.0, validations=2, due=1.0, minutes=5, valid_examples=50, best=61.0)

@@ -211,3 +211,8 @@ def refused(function, *words):
 def complaint(pattern):
     """What is called in this ``with`` tells a user's mistake, in words that match."""
     return pytest.raises(UserError, match=pattern)
+
+
+def saved(folder, name="state.pt"):
+    """The state of a run whose logs are in ``folder``."""
+    return torch.load(folder / name, weights_only=True)

@@ -88,7 +88,7 @@ class Logs:
         """Count a step that is done; every --log-interval steps, tell of those since the last time."""
         if not self.ranks.first:
             return
-        self.bar.update()
+        self.bar.update(state.step - self.bar.n)  # less than before, where the run has gone back
         if not self.due(state):
             return
         losses, counts, _ = (sum(column) for column in zip(*state.recent, strict=True))

@@ -16,6 +16,7 @@ another for longer than ``--timeout-minutes``. Nodes may start different numbers
 
 import contextlib
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import re
 import signal
@@ -104,7 +105,8 @@ class Ranks:
             except Exception as raised:
                 error = raised
         shown = with_tensors(value, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"))
-        parcel: list = [(shown, None if error is None else str(error), isinstance(error, UserError))]
+        line = None if error is None else str(error) if isinstance(error, UserError) else refused(error)
+        parcel: list = [(shown, None if error is None else line or str(error), line is not None)]
         dist.broadcast_object_list(parcel)
         if error is not None:
             raise error
@@ -192,11 +194,16 @@ def start_ranks(function, args, nodes):
                      **address)  # fmt: skip
         processes.append(context.Process(target=run_rank, args=(place, function, args, os.getpid())))
     hand_on = {number: lambda number, _: tell(processes, number) for number in CODES}
-    hand_on[signal.SIGINT] = signal.SIG_IGN  # Ctrl-C reaches the ranks as well
+    hand_on[signal.SIGINT] = lambda *_: None  # Ctrl-C reaches the ranks as well
     handlers = {number: signal.signal(number, handler) for number, handler in hand_on.items()}
+    multiprocessing.resource_tracker.ensure_running()  # which else is started with the first of them, and lets Ctrl-C in
     try:
-        for process in processes:
-            process.start()
+        with_ctrl_c("SIG_BLOCK")  # until the ranks, who begin so as well, have imported what takes seconds
+        try:
+            for process in processes:
+                process.start()
+        finally:
+            with_ctrl_c("SIG_UNBLOCK")
         return wait_for(processes)
     finally:
         for number, handler in handlers.items():
@@ -225,6 +232,11 @@ def counts_of_nodes(here, gpus, node, nodes, address, timeout):
     if without and any(count != "0" for _, count, _ in told):
         raise UserError(f"{without}: no GPU there, but on other nodes of this step; leave that node out")
     return [int(count) for count, _, _ in told], store
+
+
+def with_ctrl_c(how):
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(getattr(signal, how), {signal.SIGINT})
 
 
 def timeout_of(args):
@@ -283,7 +295,7 @@ def run_rank(place, function, args, parent=None):
     tqdm.set_lock(threading.RLock())  # its own, between processes, is reported as leaked when a rank leaves (see below)
     if parent:
         threading.Thread(target=leave_with, args=(parent,), daemon=True).start()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # which the parent, that ignores it, has handed on
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if torch.cuda.is_available():  # Slurm may show each task its own GPU only
         local %= torch.cuda.device_count()
@@ -294,6 +306,7 @@ def run_rank(place, function, args, parent=None):
     torch.set_num_threads(threads())  # a GPU's rank has little to do on the CPU, but beside the others'
     take_any_text()
     try:
+        with_ctrl_c("SIG_UNBLOCK")
         # Beside NCCL, gloo for what lies in the CPU's memory: plain values, and states that no GPU has room for.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=meeting_store(rank, world, timeout_of(args)), timeout=timeout_of(args),
@@ -329,9 +342,11 @@ def run_rank(place, function, args, parent=None):
 
 
 def check_gpus(device):
-    """Raises UserError where several ranks would share a GPU, but for one that Slurm shows to each, which is its own."""
+    """Raises UserError where several ranks would share a GPU, but for one that Slurm, or who sets CUDA_VISIBLE_DEVICES,
+    shows to each, which is its own."""
     gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if device.type == "cuda" and 1 < gpus < here and "SLURM_GPUS_PER_TASK" not in os.environ:
+    apart = {"SLURM_GPUS_PER_TASK"} if gpus > 1 else {"SLURM_GPUS_PER_TASK", "SLURM_STEP_ID", "CUDA_VISIBLE_DEVICES"}
+    if device.type == "cuda" and gpus < here and not apart & set(os.environ):
         raise UserError(f"{here} ranks on {socket.gethostname()}, which has {gpus} GPUs; start one for each, by srun's "
                         "--ntasks-per-node or torchrun's --nproc-per-node")  # fmt: skip
 

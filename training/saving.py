@@ -180,12 +180,13 @@ class Saving:
         if saved is None:
             again = "again, after going back" if state.lowered < 1 else "and no saved state to go back to"
             raise UserError(f"{what}, {again}; go on from {self.args.log_dir} with --resume --optimizer "
-                            f"{self.args.optimizer} and a lower --lr (now {self.args.lr:g}), or with --precision fp32"
-                            )  # fmt: skip
+                            f"{self.args.optimizer} and a lower --lr (it was {self.args.lr * state.lowered:g}), or with "
+                            "--precision fp32")  # fmt: skip
         self.schedule.count(state)
         earlier = self.restored(saved)
-        earlier.lost += state.seconds - earlier.seconds
-        earlier.seconds, earlier.skipped, earlier.lowered, earlier.bad = state.seconds, state.skipped, LOWER, 0
+        earlier.lost += state.seconds - earlier.seconds - (state.validating - earlier.validating)
+        earlier.seconds, earlier.validating = state.seconds, state.validating
+        earlier.skipped, earlier.lowered, earlier.bad = state.skipped, LOWER, 0
         earlier.best, earlier.best_file = state.best, state.best_file  # which may have come since
         self.schedule.given_more(earlier)
         self.say(f"{what}: going back to step {earlier.step}, on with {LOWER:g} of the learning rate")
@@ -199,9 +200,12 @@ def copy(source: Path, target: Path) -> None:
 
 
 def job() -> str | None:
-    """What Slurm, or torchrun with --rdzv-id, calls the job of this process, the same after a restart; else None."""
+    """What Slurm, or torchrun, calls the job of this process, the same after a restart; else None. Where it got no
+    --rdzv-id, torchrun calls every job so: then it is torchrun's process, if there is but one."""
     named = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
-    return None if named == "none" else named  # torchrun's default
+    if named == "none":
+        return f"torchrun {os.getppid()}" if os.environ.get("GROUP_WORLD_SIZE") == "1" else None
+    return named
 
 
 def is_best(state: State, path: str | Path) -> bool:

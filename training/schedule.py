@@ -62,14 +62,15 @@ class Schedule:
         return state.batch == 0
 
     def affordable(self, state: State) -> int:
-        """Examples of a validation: those of --valid-examples, under --minutes fewer where TIMES times so many would take
-        more than VALIDATING of the minutes, by what steps have taken so far."""
+        """Examples of a validation: those of --valid-examples, under --minutes fewer where those still to come would make
+        all together take more than VALIDATING of the minutes, by what steps have taken so far."""
         wanted = self.args.valid_examples
         if not self.args.minutes or not state.step:
             return wanted
         stepping = self.seconds(state) - state.lost - state.validating
         one = FORWARD * stepping / (state.step * self.args.batch_size)  # seconds of an example
-        return int(self.ranks.of_first(min(wanted, max(FEWEST, VALIDATING * 60 * self.args.minutes / TIMES / one))))
+        room = VALIDATING * 60 * self.args.minutes - state.validating
+        return int(self.ranks.of_first(min(wanted, max(FEWEST, room / max(1, TIMES - state.validations) / one))))
 
     def validated(self, state: State, progress: float, seconds: float) -> None:
         """Note a validation that has taken so long: the next comes so late that all together take VALIDATING of the minutes

@@ -47,7 +47,7 @@ class State:
     epoch: int = 0
     batch: int = 0  # global batches of this epoch that are done
     seconds: float = 0.0
-    lost: float = 0.0  # seconds of ``seconds`` in steps that the run has gone back over
+    lost: float = 0.0  # seconds of ``seconds`` in steps that the run has gone back over, but for their validations
     tokens: int = 0
     validations: int = 0
     validating: float = 0.0  # seconds of ``seconds`` that validations took
@@ -69,6 +69,11 @@ class State:
         return self.epoch + (self.batch > 0)
 
     @property
+    def stepping(self) -> float:
+        """Seconds, up to the last time they were counted, in steps that count."""
+        return self.seconds - self.lost - self.validating
+
+    @property
     def validated(self) -> bool:
         """Was the step just done scored? The history, which tells, is rank 0's."""
         return any(step == self.step and kind == "valid" for step, kind, _ in self.history)
@@ -80,6 +85,7 @@ class States:
     def __init__(self, folder: str | Path, say: Callable[[str], None]):
         self.folder, self.say = Path(folder), say
         self.writer: threading.Thread | None = None
+        self.whole = True  # what was to be written last has been
         self.newest, self.before = self.folder / "state.pt", self.folder / "state-before.pt"
 
     # Writing
@@ -110,9 +116,10 @@ class States:
                 if self.newest.exists():
                     os.replace(self.newest, self.before)
             sync_folder(self.folder)
+            self.whole = True
         except (OSError, RuntimeError, UserError) as error:  # RuntimeError: torch's writer, whose own writing failed
             reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-            kept = next(iter(self.found()), None)
+            kept, self.whole = next(iter(self.found()), None), False
             self.say(f"warning: the state of step {content['state']['step']} could not be saved ({reason}); "
                      + (f"the one in {kept} stays" if kept else "there is none yet") + "; the run goes on")  # fmt: skip
 
@@ -156,10 +163,11 @@ class States:
         """Before a new run: keep the state of an unfinished one under another name, remove that of a finished one and what
         it has left, but what --evaluate has."""
         boards = (path.name for path in self.folder.glob("events.out.tfevents.*"))
+        scored = (self.folder / "result.json").exists()
         self.remove("result.json", "examples.json", "history.json", "loss.png", *boards)
         whole = self.newest_whole()
         state = noted(whole) if whole else {}
-        if whole and not state.get("finished"):
+        if whole and not scored and not state.get("finished"):
             kept = free(lambda number: self.folder / f"earlier-{number}.pt")
             os.replace(whole, kept)
             self.say(f"{self.folder} held an unfinished run, at step {state.get('step', '?')}: kept as {kept}; to go on "
