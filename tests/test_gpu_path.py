@@ -20,7 +20,7 @@ from model import BertConfig, MLMTask, NextSentenceTask, QuestionAnswerTask, Rac
 from training import compiling, sharding
 from training.compiling import compile_layers, unable
 from training.optimizer import MuonAdamW
-from training.ranks import Ranks, precision_of, settle
+from training.ranks import Ranks, check_gpus, precision_of, settle
 
 CORPUS = toys.corpus(*LONG)
 
@@ -280,3 +280,22 @@ def test_the_benchmark_for_gpus_runs_on_a_cpu_and_says_where_there_is_none(monke
     monkeypatch.setattr("sys.argv", ["gpu.py"])
     gpu.main()
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("gpus", "variable", "shared"), [
+    (1, None, True), (2, None, True), (4, None, False),  # torchrun shows all of them to each of four ranks
+    (1, "SLURM_STEP_ID", False), (2, "SLURM_STEP_ID", True), (2, "SLURM_GPUS_PER_TASK", False),
+    (1, "CUDA_VISIBLE_DEVICES", False), (2, "CUDA_VISIBLE_DEVICES", True),
+])  # fmt: skip
+def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch, gpus, variable, shared):
+    for name in ("SLURM_STEP_ID", "SLURM_GPUS_PER_TASK", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if shared:
+        with pytest.raises(UserError, match=f"4 ranks on .*, and GPUs for {gpus} of them; start one"):
+            check_gpus(torch.device("cuda", 0))
+    else:
+        check_gpus(torch.device("cuda", 0))

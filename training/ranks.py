@@ -347,8 +347,8 @@ def check_gpus(device):
     gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     apart = {"SLURM_GPUS_PER_TASK"} if gpus > 1 else {"SLURM_GPUS_PER_TASK", "SLURM_STEP_ID", "CUDA_VISIBLE_DEVICES"}
     if device.type == "cuda" and gpus < here and not apart & set(os.environ):
-        raise UserError(f"{here} ranks on {socket.gethostname()}, which has {gpus} GPUs; start one for each, by srun's "
-                        "--ntasks-per-node or torchrun's --nproc-per-node")  # fmt: skip
+        raise UserError(f"{here} ranks on {socket.gethostname()}, and GPUs for {gpus} of them; start one for each, by "
+                        "srun's --ntasks-per-node or torchrun's --nproc-per-node")  # fmt: skip
 
 
 def meeting_store(rank, world, timeout):
