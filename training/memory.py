@@ -1,7 +1,6 @@
 """Memory: how much a device has, what a process has taken, what a step may take.
 
     keep_freed_memory()                                       # once, before a process computes on a CPU
-    give_back_freed()                                         # now and then
     parts = micro_batches(config, data, examples, world=2)    # of a step, so that each takes MICRO_BYTES
 """
 
@@ -30,13 +29,6 @@ def keep_freed_memory() -> None:
         if not allocator.mallopt(-3, 1 << 30):  # M_MMAP_THRESHOLD: bytes from which a block is a mapping of its own
             allocator.mallopt(-3, 32 << 20)  # the most that an older one takes
         allocator.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: free bytes that are kept
-
-
-def give_back_freed() -> None:
-    """Give the system what is kept but not used: once in some minutes, for steps of many lengths leave more and more of it
-    between what is used, where no larger block fits."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_of(device: torch.device) -> int:

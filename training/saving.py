@@ -17,7 +17,6 @@ import checkpoint
 from files.mistakes import UserError
 from files.reading import digest_of
 from files.writing import atomic_write, followed
-from training.memory import give_back_freed
 from training.ranks import Ranks, restarted
 from training.schedule import Schedule
 from training.sharding import Engine
@@ -53,7 +52,6 @@ class Saving:
         if state.bad and not wait:
             return
         self.saved = time.monotonic()
-        give_back_freed()  # a copy is about to be made
         content = self.engine.content()
         if self.ranks.first:
             self.states.save({
