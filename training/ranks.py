@@ -196,14 +196,10 @@ def start_ranks(function, args, nodes):
     hand_on = {number: lambda number, _: tell(processes, number) for number in CODES}
     hand_on[signal.SIGINT] = lambda *_: None  # Ctrl-C reaches the ranks as well
     handlers = {number: signal.signal(number, handler) for number, handler in hand_on.items()}
-    multiprocessing.resource_tracker.ensure_running()  # which else is started with the first of them, and lets Ctrl-C in
     try:
-        with_ctrl_c("SIG_BLOCK")  # until the ranks, who begin so as well, have imported what takes seconds
-        try:
+        with ctrl_c_kept():  # by the ranks as well, until they have imported what takes seconds
             for process in processes:
                 process.start()
-        finally:
-            with_ctrl_c("SIG_UNBLOCK")
         return wait_for(processes)
     finally:
         for number, handler in handlers.items():
@@ -234,9 +230,21 @@ def counts_of_nodes(here, gpus, node, nodes, address, timeout):
     return [int(count) for count, _, _ in told], store
 
 
-def with_ctrl_c(how):
+@contextlib.contextmanager
+def ctrl_c_kept():
+    """Within it a Ctrl-C waits, and so it does in processes that begin in it, until `let_ctrl_c_in`."""
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
-        signal.pthread_sigmask(getattr(signal, how), {signal.SIGINT})
+        multiprocessing.resource_tracker.ensure_running()  # which else begins with the first process, and lets it in
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        let_ctrl_c_in()
+
+
+def let_ctrl_c_in():
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def timeout_of(args):
@@ -306,7 +314,7 @@ def run_rank(place, function, args, parent=None):
     torch.set_num_threads(threads())  # a GPU's rank has little to do on the CPU, but beside the others'
     take_any_text()
     try:
-        with_ctrl_c("SIG_UNBLOCK")
+        let_ctrl_c_in()
         # Beside NCCL, gloo for what lies in the CPU's memory: plain values, and states that no GPU has room for.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=meeting_store(rank, world, timeout_of(args)), timeout=timeout_of(args),
