@@ -181,7 +181,7 @@ def test_torchruns_restart_does_not_go_on_from_what_another_torchrun_left(toy, m
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     toy("--steps 5")
     assert "resuming from" in capsys.readouterr().out
-    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "getppid", lambda: -1)  # nobody's
     toy("--steps 5")
     assert "resuming from" not in capsys.readouterr().out
 
