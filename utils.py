@@ -423,11 +423,10 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
         trainer.state.finished = not trainer.stop and args.no_test  # before the scores a run is not over
         trainer.saving.state(trainer.state, wait=True)
         trainer.state.finished = not trainer.stop
-        whole = ranks.told(lambda: trainer.saving.states.whole)
         trainer.logs.close(trainer.state)
         ranks.gather(None)  # until rank 0 has written state and best model
         if trainer.stop:
-            lost = "" if whole else ", which could not be saved: make room"
+            lost = "" if trainer.saving.states.whole else ", which could not be saved: make room"
             trainer.logs.say(f"stopped at step {trainer.state.step}{lost}; go on with the same command and --resume")
             return trainer.stop_wanted or STOPPED
         if trainer.state.best is None:
