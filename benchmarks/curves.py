@@ -12,8 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.common import needs
 from files.mistakes import UserError, run_main
 from files.reading import read_json
+from files.writing import check_writable
 
 
 def points(folder: Path, figure: str) -> list[tuple[int, float]]:
@@ -32,6 +34,8 @@ def main():
     parser.add_argument("figure", help="what is drawn, such as f1, accuracy or loss")
     parser.add_argument("runs", nargs="+", help="NAME=FOLDER, as the curve is called and where the run's logs are")
     args = parser.parse_args()
+    needs("matplotlib", "the picture")
+    check_writable(args.picture, instead="another picture")
     curves = {name: points(Path(folder), args.figure) for name, _, folder in (run.partition("=") for run in args.runs)}
     from matplotlib.figure import Figure
 

@@ -29,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import qa_task
 import race_task
 from benchmarks.common import KEPT, alternate, differing, machine, take_turns, their_optimizer, vocabulary
+from files.command_line import positive
+from files.mistakes import run_main
 from model import BertConfig, QuestionAnswerTask, RaceTask
 from text import batches
 from text.option_rows import OptionRows
@@ -187,7 +189,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=list(BATCH))
     parser.add_argument("--data-dir", default=default_data_dir())
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive(int), default=3)
     parser.add_argument("--kind", choices=("training", "prediction"), default="training", help="of --contestant")
     parser.add_argument("--beside", metavar="PYTHON", help="let another Python run them as well: the separate layout and "
                         "the peer at its best, no others; RACE's four want more than 24 GB")  # fmt: skip
@@ -212,4 +214,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -20,11 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine
+from benchmarks.common import machine, needs
+from files.command_line import positive
 from files.mistakes import UserError, run_main
 from files.reading import read_json
 from files.writing import write_json
 from text.places import default_data_dir
+from training.stopping import leave_with_parent
 
 TEXTS = ("--valid-share", "--valid_share", "--test", "--text", "--sentences")  # what the texts of mlm_task.py are
 PRETRAINING = 0.35, 0.5  # of the minutes, by default, for masked words: of less than two hours, and of more
@@ -48,7 +50,7 @@ class Chain:
             return done["minutes"]
         with open(self.folder / f"{name}.log", "a") as log:
             process = subprocess.Popen([sys.executable, ROOT / script, *command[1:]], cwd=self.folder, stdout=log,
-                                       stderr=log)  # fmt: skip
+                                       stderr=log, preexec_fn=leave_with_parent)  # fmt: skip
             code = None
             while code is None:
                 with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -92,7 +94,7 @@ def draw(folder: Path, times: dict[str, tuple[float, float]]) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--minutes", type=positive(float), default=30)
     parser.add_argument("--dataset", nargs="+", default=["BookCorpus", "SQuAD1"], help="texts to pretrain on")
     parser.add_argument("--text-flags", default="", help="more flags of those texts, such as '--test-share 0.01', for all "
                         "that reads them")  # fmt: skip
@@ -105,6 +107,7 @@ def main():
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--cache-dir", help="default: FOLDER/cache, so that all that is made counts")
     args = parser.parse_args()
+    needs("matplotlib", "the curve")  # at its end
     paths = [str(Path(name).resolve()) if Path(name).exists() else name for name in args.dataset]
     cache = Path(args.cache_dir or args.folder / "cache")
     places = ["--data-dir", str(Path(args.data_dir).resolve()), "--cache-dir", str(cache.resolve())]

@@ -302,10 +302,11 @@ def overflows(device, quick):
         return ["fp16 with overflows        left out: needs a GPU"]
     run = small_run(device, precision="fp16")
     run.engine.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40)
-    found = losses(run, 60)
-    return [f"fp16 with overflows        {run.state.skipped} of 60 steps skipped, the scale from 2^40 to "
-            f"2^{np.log2(run.engine.scaler.get_scale()):.0f}, loss {found[run.state.skipped]:.3f} to {found[-1]:.3f}: "
-            f"{'well' if 0 < run.state.skipped < 40 and found[-1] < found[run.state.skipped] else 'NOT well'}"]  # fmt: skip
+    found, skipped = losses(run, 60), run.state.skipped
+    first = found[min(skipped, len(found) - 1)]
+    return [f"fp16 with overflows        {skipped} of 60 steps skipped, the scale from 2^40 to "
+            f"2^{np.log2(run.engine.scaler.get_scale()):.0f}, loss {first:.3f} to {found[-1]:.3f}: "
+            f"{'well' if 0 < skipped < 40 and found[-1] < first else 'NOT well'}"]  # fmt: skip
 
 
 def repeated(device, quick):

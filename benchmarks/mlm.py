@@ -36,6 +36,8 @@ from benchmarks.common import (
     their_optimizer,
 )
 from benchmarks.roofline import matrix_rate
+from files.command_line import positive
+from files.mistakes import run_main
 from model import BertConfig, MLMTask
 from training.memory import keep_freed_memory
 from training.optimizer import make_optimizer
@@ -102,8 +104,8 @@ CONTESTANTS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12, help="steps of a turn that count")
+    parser.add_argument("--rounds", type=positive(int), default=5)
+    parser.add_argument("--steps", type=positive(int), default=12, help="steps of a turn that count")
     parser.add_argument("--beside", metavar="PYTHON", help="let another Python run all contestants as well")
     parser.add_argument("--contestant", choices=CONTESTANTS, help="be this one, and take a turn for each line read")
     args = parser.parse_args()
@@ -130,4 +132,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

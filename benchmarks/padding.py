@@ -16,6 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import vocabulary
+from files.command_line import positive
 from files.mistakes import run_main
 from text import batches
 from text.option_rows import OptionRows
@@ -33,6 +34,8 @@ def padding(data, batch_size, parts, count):
     tokens = places = 0
     for number in np.random.default_rng(0).choice(len(order), min(count, len(order)), replace=False):
         for part in np.array_split(order[number], parts):
+            if not len(part):
+                continue
             mask = data.collate(part, 0)["attention_mask"]
             tokens, places = tokens + int(mask.sum()), places + mask.numel()
     return 100 * (1 - tokens / places)
@@ -43,7 +46,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--cache-dir", default=default_cache_dir())
-    parser.add_argument("--batches", type=int, default=60, help="of the epoch, drawn at random (default: 60)")
+    parser.add_argument("--batches", type=positive(int), default=60, help="of the epoch, drawn at random (default: 60)")
     args = parser.parse_args()
     places, tokenizer = Places(args.data_dir, args.cache_dir), load_vocab(vocabulary())
     squad = load_squad_splits("SQuAD1", places, ("train",))["train"]

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine
+from files.command_line import positive
 from files.mistakes import UserError, run_main
 from files.reading import read_json
 from files.writing import write_json
@@ -45,8 +46,10 @@ VARIANTS = {  # flags after the recipe's: of a flag given twice the last counts
 
 def race_task(log, *words):
     with open(log, "a") as stream:
-        subprocess.run([sys.executable, str(ROOT / "race_task.py"), *RECIPE, *map(str, words)], check=True, stdout=stream,
-                       stderr=stream, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+        code = subprocess.run([sys.executable, str(ROOT / "race_task.py"), *RECIPE, *map(str, words)], stdout=stream,
+                              stderr=stream, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode  # fmt: skip
+    if code:
+        raise UserError(f"race_task.py ended with code {code}; see {log}, and start again to go on")
 
 
 def fine_tune(folder, variant, seed, flags, places, dev):
@@ -55,7 +58,8 @@ def fine_tune(folder, variant, seed, flags, places, dev):
     folder.mkdir(parents=True, exist_ok=True)
     result, answers, model = (folder / name for name in ("result.json", "dev.json", "race_model.pt"))
     kept = folder / "flags.json"
-    if kept.exists() and read_json(kept) != flags:
+    begun = result.exists() or (folder / "state.pt").exists()
+    if begun and kept.exists() and read_json(kept) != flags:
         raise UserError(f"{folder}: was made with {' '.join(read_json(kept))}; name another folder")
     write_json(kept, flags)
     words = [*flags, *places, *VARIANTS[variant].split(), "--seed", seed]
@@ -70,12 +74,14 @@ def fine_tune(folder, variant, seed, flags, places, dev):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--jobs", type=positive(int), default=os.cpu_count())
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--cache-dir", default=default_cache_dir())
     args, flags = parser.parse_known_args()
+    if any(flag.startswith("--level") for flag in flags):
+        raise UserError("--level: the table is of middle, high and all; leave it out")
     dev = Places(args.data_dir, args.cache_dir).find("RACE", "RACE") / "dev"
     gold = read_race_answers(dev)
     runs = list(itertools.product(args.variants, args.seeds))

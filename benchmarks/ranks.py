@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine
+from files.command_line import positive
+from files.mistakes import UserError, run_main
 
 CONTESTANTS = {  # the flags of each program that runs at the same time
     "1 rank": [["--batch_size", "64"]],
@@ -50,10 +52,12 @@ def tokens_per_second(folder, programs, size, steps):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive(int), default=3)
     parser.add_argument("--size", default="mini", help="of the model, as mlm_task.py has it (default: mini)")
-    parser.add_argument("--steps", type=int, default=60, help="of each program (default: 60)")
+    parser.add_argument("--steps", type=positive(int), default=60, help="of each program (default: 60)")
     args = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        raise UserError("two ranks want two cores, and this process may use one; give it more")
     rates = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as folder:
         tokens_per_second(folder, CONTESTANTS["1 rank"], args.size, 1)  # makes the cache
@@ -67,4 +71,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

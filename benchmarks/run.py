@@ -15,14 +15,16 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
+from files.mistakes import run_main
+from files.writing import atomic_write, check_writable
 from text.places import default_data_dir
 
-SCRIPTS = [  # what it is about, the script and its flags, what it needs in the data folder
+SCRIPTS = [  # what it is about, the script and its flags, of which it needs one in the data folder
     ("Masked language modelling", ["mlm.py"], None),
     ("The commands themselves", ["commands.py"], None),
-    ("SQuAD", ["finetune.py", "squad"], "squad/train-v1.1.json"),
-    ("RACE", ["finetune.py", "race"], "RACE.tar.gz"),
-    ("Tokenising into the cache", ["tokenise.py"], "books.tar.gz"),
+    ("SQuAD", ["finetune.py", "squad"], ["squad/train-v1.1.json"]),
+    ("RACE", ["finetune.py", "race"], ["RACE", "RACE.tar.gz"]),
+    ("Tokenising into the cache", ["tokenise.py"], ["books.tar.gz"]),
     ("Ranks", ["ranks.py"], None),
     ("Start-up", ["startup.py"], None),
 ]
@@ -33,12 +35,14 @@ def main():
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--save", help="also write the table to this file")
     args = parser.parse_args()
+    if args.save:
+        check_writable(args.save, instead="another --save")
     failed: list[int] = []
     text = f"# Benchmarks\n\nWritten by `make bench` on {date.today()}.\n"
     print(text, flush=True)
     for title, (script, *flags), needed in SCRIPTS:
-        if needed and not (Path(args.data_dir) / needed).exists():
-            part = f"left out: no {needed} in {args.data_dir}\n"
+        if needed and not any((Path(args.data_dir) / name).exists() for name in needed):
+            part = f"left out: no {' or '.join(needed)} in {args.data_dir}\n"
         else:
             flags += ["--data-dir", args.data_dir] if needed else []
             command = [sys.executable, str(FOLDER / script), *flags]
@@ -49,9 +53,10 @@ def main():
         print(part, flush=True)
         text += part
         if args.save:  # now, for the next may take the machine with it
-            Path(args.save).write_text(text)
+            with atomic_write(args.save) as stream:
+                stream.write(text.encode())
     return int(any(failed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -49,6 +49,13 @@ def qa_task(*arguments):
         sys.exit(code)
 
 
+def for_answers(flags: list[str]) -> list[str]:
+    """Those of the flags of a training on which answers depend besides the model."""
+    kept = {"cache_dir", "precision", "max_answer_length", "n_best", "show"}
+    words = [part for word in flags for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    return [word for flag, value in pairwise(words) if flag.lstrip("-").replace("-", "_") in kept for word in (flag, value)]
+
+
 def main():
     parser = argparse.ArgumentParser(description="SQuAD 2.0 from its development set alone.", allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="where files, model and answers go")
@@ -60,9 +67,7 @@ def main():
     split(args.data_dir / "squad" / "dev-v2.0.json", args.folder)
     gold, model, output = args.folder / "squad" / "dev-v2.0.json", args.folder / "qa_model.pt", args.folder / "answers.json"
     qa_task("--dataset", "SQuAD2", "--data-dir", args.folder, "--log-dir", args.folder / "log", "--save", model, *flags)
-    kept = ("--cache-dir", "--precision")  # what the answers depend on besides the model
-    shape = [word for flag, value in pairwise(flags) for word in (flag, value) if flag in kept]
-    qa_task("--predict", gold, "--output", output, "--save", model, *shape)
+    qa_task("--predict", gold, "--output", output, "--save", model, *for_answers(flags))
 
     data, odds = read_json(gold), read_json(output.with_suffix(".null_odds.json"))
     lists = read_json(output.with_suffix(".nbest.json"))

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine
+from files.command_line import positive
 
 
 def until(command, folder, line):
@@ -28,7 +29,8 @@ def until(command, folder, line):
             if line and line in text:
                 break
         else:
-            process.wait()
+            if process.wait() or line:
+                sys.exit(f"{' '.join(command)} failed")
         seconds = time.perf_counter() - begun
         process.kill()
     return seconds
@@ -36,7 +38,7 @@ def until(command, folder, line):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=positive(int), default=5)
     args = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import machine, vocabulary
+from files.mistakes import UserError, run_main
 from text.places import default_data_dir
 
 
@@ -86,7 +87,10 @@ def main():
     args = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
-        shutil.unpack_archive(Path(args.data_dir) / "books.tar.gz", folder)
+        archive = Path(args.data_dir) / "books.tar.gz"
+        if not archive.is_file():
+            raise UserError(f"{archive}: no such file; put the books there, or name their folder by --data-dir")
+        shutil.unpack_archive(archive, folder)
         books = sorted(Path(folder).rglob("*.txt"))
         if args.forms:
             for path in write_forms(books, Path(folder), args.forms * 10**6):
@@ -104,4 +108,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

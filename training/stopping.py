@@ -5,10 +5,12 @@ signal all the same, and a thread that waits for such notes ends the process whe
 """
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +63,12 @@ def watch(noted, first):
                 leave(came, first, "a second SIGTERM")
             if number in CODES:
                 came.setdefault(number, now)
+
+
+def leave_with_parent() -> None:
+    """Called in a new process: let it be told to stop when the one that started it is killed. Only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def leave(came, first, why):
