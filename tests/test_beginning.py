@@ -74,7 +74,8 @@ def test_what_a_run_will_write_is_tried_before_anything_is_loaded(run_script, fo
 def train(folder, **flags):
     """A run in this folder that only looks whether it may begin."""
     usual = dict(log_dir=str(folder / "run"), save=str(folder / "x.pt"), evaluate=False, predict=None, precision="fp32",
-                 parallel="None", optimizer="adamw", compile="auto")  # fmt: skip
+                 parallel="None", optimizer="adamw", compile="auto", dataset="RACE", checkpoint=None,
+                 bert_model=None)  # fmt: skip
     return beginning.in_its_place(lambda args, ranks: "begun")(Namespace(**{**usual, **flags}), Ranks())
 
 
@@ -93,6 +94,17 @@ def test_two_runs_do_not_save_their_models_as_one_file(folder, impatient):
             train(folder)
         assert train(folder, save=str(folder / "y.pt")) == "begun"
     assert train(folder) == "begun"
+
+
+@pytest.mark.parametrize("flags, told", [
+    (dict(dataset="Sample"), False), (dict(bert_model="m.pt"), False), (dict(dataset="Sample", bert_model="none"), False),
+    (dict(dataset="Sample", bert_model="m.pt"), True), (dict(dataset="Sample", checkpoint="m.pt"), True),
+    (dict(dataset="Sample", bert_model="m.pt", evaluate=True), False),
+])  # fmt: skip
+def test_a_model_that_goes_on_with_the_embedded_set_is_told(folder, monkeypatch, capsys, flags, told):
+    monkeypatch.setattr("files.mistakes.TOLD", set())
+    assert train(folder, **flags) == "begun"
+    assert ("note: training on Sample, the embedded data set" in capsys.readouterr().err) is told
 
 
 @pytest.mark.parametrize("flags, named", [

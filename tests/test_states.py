@@ -172,6 +172,20 @@ def test_learning_rate_budget_and_places_may_change():
     check(lr=0.01, minutes=5.0, log_dir="b", bert_model="elsewhere/one.pt")
 
 
+def test_another_model_of_the_same_name_is_another_run_and_a_moved_one_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a/one.pt").touch()
+    check(bert_model="b/one.pt")  # which is not there: others tell
+    (tmp_path / "b/one.pt").touch()
+    with pytest.raises(UserError, match=r"one\.pt in b: the run in a/state.pt began by that in .*/a; resume with that"):
+        check(bert_model="b/one.pt")
+    check(bert_model=str(tmp_path / "a/one.pt"))
+    (tmp_path / "a/one.pt").unlink()
+    check(bert_model="b/one.pt")
+
+
 FREE = """lr clip warmup epochs steps minutes save_minutes log_interval accumulate precision compile deterministic parallel
     world_size timeout_minutes data_dir cache_dir log_dir save""".split()
 

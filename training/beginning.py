@@ -33,6 +33,8 @@ def in_its_place(run: Run) -> Run:
         if not ranks.first:
             return run(args, ranks)
         training = not uses_trained(args)
+        if training and args.dataset == "Sample" and (args.checkpoint or args.bert_model not in (None, "none")):
+            warn("training on Sample, the embedded data set, as where --dataset names no other", word="note")
         with alone(Path(args.log_dir)) if training else contextlib.nullcontext():
             for path in outputs(args):
                 check_writable(path, args.predict)

@@ -224,7 +224,8 @@ def check_layout(saved: dict) -> None:
             and set(fields) - ADDED <= set(state) <= set(fields)
             and all(isinstance(state[name], fields[name]) for name in state)
             and all(isinstance(row, tuple) and len(row) == 3 for row in [*state["recent"], *state["history"]])
-            and isinstance(saved["arguments"].get("lr"), number) and isinstance(saved["arguments"].get("save", ""), str)
+            and isinstance(saved["arguments"].get("lr"), number)
+            and all(isinstance(saved["arguments"].get(name, ""), str) for name in ("save", "began_at"))
             and holds_weights(saved["model"])):  # fmt: skip
         raise UserError(f"{saved['path']}: not the state of a run; remove it to start anew")
 
@@ -267,14 +268,17 @@ UNSAID = {"head": "cls", "layout": "separate"}  # what None meant in states of b
 def kept_arguments(args: Namespace) -> dict:
     """The arguments that are saved with a state: those that must agree, the learning rate, and where the best model is."""
     kept = {name: value for name, value in vars(args).items() if name in ("lr", "save") or name not in FREE}
-    return {**kept, "began": began(args)}
+    return {**kept, "began": began(args), "began_at": str(Path(start(args)).absolute())}
+
+
+def start(args):
+    """The model that a run starts from."""
+    return getattr(args, "checkpoint", None) or getattr(args, "bert_model", None) or "none"
 
 
 def began(args):
     """What a run started from, by its flag and the file's name, for files are moved."""
-    if getattr(args, "checkpoint", None):
-        return f"--checkpoint {Path(args.checkpoint).name}"
-    return f"--bert-model {Path(getattr(args, 'bert_model', None) or 'none').name}"
+    return f"--{'checkpoint' if getattr(args, 'checkpoint', None) else 'bert-model'} {Path(start(args)).name}"
 
 
 def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, examples: int, vocabulary: str) -> None:
@@ -288,6 +292,10 @@ def check_same_run(saved: dict, task: str, sizes: dict, args: Namespace, example
     if since != from_here:
         raise UserError(f"{from_here}: the run in {where} began by {since}; resume with that flag, or use another "
                         "--log-dir")  # fmt: skip
+    at, now = Path(saved["arguments"].get("began_at", "none")), Path(start(args))
+    if at.exists() and now.exists() and not now.samefile(at):  # else it was moved
+        raise UserError(f"{from_here} in {now.parent}: the run in {where} began by that in {at.parent}; resume with that, "
+                        "or use another --log-dir")  # fmt: skip
     differing = {}  # name of a flag -> its value now, and that of the run
     for name, value in saved["arguments"].items():
         now = getattr(args, name, value)
