@@ -2,7 +2,7 @@
 
     python mlm_task.py                                              # the embedded data set
     python mlm_task.py --dataset BookCorpus --minutes 60            # data/books/*.txt, or data/books.tar.gz
-    python mlm_task.py --evaluate --bert-model mlm_bert.pt          # perplexity on the test split
+    python mlm_task.py --evaluate --bert-model mlm_bert.pt --dataset BookCorpus          # perplexity on the test split
     python mlm_task.py --fill "the capital of france is [MASK]"     # by mlm_bert.pt, or --bert-model FILE
     python mlm_task.py --predict lines.txt --output words.json      # the same for each line of a file
 

@@ -163,6 +163,7 @@ def some_race(name, questions=30):
 @pytest.mark.parametrize(("files", "of_squad", "of_race"), [
     (("train", "validation"), ("train", "train", "validation"), ("train", "validation", "train")),  # the hub's SQuAD
     (("train", "valid"), ("train", "valid", "train"), ("train", "valid", "train")),
+    (("train", "val"), ("train", "val", "train"), ("train", "val", "train")),
     (("train", "dev", "test"), ("train", "dev", "test"), ("train", "dev", "test")),
     (("all",), ("all", "all", "all"), ("all", "all", "all")),
     (("one", "two", "test"), ("one two", "one two", "test"), ("one two", "one two", "test")),

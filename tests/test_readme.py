@@ -31,6 +31,7 @@ python ns_task.py --parallel DDP --bert-model mlm_bert.pt --dataset BookCorpus
 python qa_task.py --bert-model ns_bert.pt --epochs 30
 python race_task.py --bert-model ns_bert.pt
 """.strip().splitlines()
+OVERWRITES = [f"{task}_task.py" for task in ("mlm", "ns", "qa", "race")]
 SMALL = "--steps 2 --nlayers 1 --emsize 32 --nhid 64 --nhead 2 --batch_size 4 --bptt 64 --valid-examples 8".split()
 
 every_page = pytest.mark.parametrize("page", PAGES)
@@ -106,13 +107,28 @@ def test_the_modules_that_it_names_are_there(page):
     assert not {name for name in named if not (ROOT / name).is_file()}
 
 
+def of_sample(words):
+    """Does this command train on the embedded data set and keep the model as its task's own?"""
+    return not {"--dataset", "--save", "--evaluate", "--predict", "--ask", "--fill"} & set(words)
+
+
+@every_page
+def test_no_command_replaces_a_model_of_real_text_by_a_toy(page):
+    trained = set()
+    for words in (shlex.split(line.strip()[2:]) for line in TEXTS[page].splitlines() if line.strip().startswith("$ ")):
+        script = next((word for word in words if word in OVERWRITES), None)
+        assert script not in trained or not of_sample(words), " ".join(words)
+        if script and "--dataset" in words and not {"--save", "--evaluate", "--predict"} & set(words):
+            trained.add(script)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A user's folder: the scripts and wings, small data under data/, and an srun that runs what follows its options."""
     folder = tmp_path_factory.mktemp("readme")
     for path in [*ROOT.glob("*.py"), ROOT / "demo.html"]:
         shutil.copy(path, folder)
-    for wing in WINGS:
+    for wing in (*WINGS, "pretrained"):
         shutil.copytree(ROOT / wing, folder / wing, ignore=shutil.ignore_patterns("__pycache__"))
     data = folder / "data"
     (data / "books").mkdir(parents=True)

@@ -123,7 +123,7 @@ def table_files(path: Path, dev_is_test: bool = False) -> dict[str, list[Path]]:
     train, valid, test = found["train"] or found[None], found["valid"], found["test"]
     if dev_is_test and not test:
         top = top_of(files, path)
-        test = [file for file in valid if word_of(file, top) != "valid"]
+        test = [file for file in valid if word_of(file, top) in ("dev", "validation")]
         valid = [file for file in valid if file not in test]
     return {"train": train, "valid": valid, "test": test}
 

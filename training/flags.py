@@ -184,7 +184,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
             p.flag(name, help, **options)
     p.flag("data-dir", "where data sets lie", default=default_data_dir())
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
-    p.flag("sentences", "where they end: by rules for the common scripts, or as sentencex has it for a language such as de",
+    p.flag("sentences", "where sentences end: by rules for common scripts, or as sentencex says for a language such as de",
            type=sentence_language, metavar="{rules,LANGUAGE}",
            default=None if "sentences" in (ways or {}) else "rules")  # fmt: skip
     p.flag("log-dir", "logs, result.json, evaluation.json, resume state")
@@ -202,7 +202,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
         p.flag("strict", "refuse a training set with bad records, which otherwise are left out with a warning; those of "
                "dev and test are always refused", action="store_true", default=False)  # fmt: skip
     p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
-    p.flag("evaluate", "no training: score the model on the test split", action="store_true", default=False)
+    p.flag("evaluate", "no training: score the model on the test split of --dataset", action="store_true", default=False)
 
     p.group("a new model")
     p.flag("size", "layers and width of a new model (default: 4 layers of 128 for Sample, under --minutes without a GPU "
@@ -253,7 +253,7 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
            choices=["auto", "on", "off"], default="auto")  # fmt: skip
     p.flag("deterministic", "the same bits each time on a GPU too, for some of its speed", action="store_true",
            default=False)  # fmt: skip
-    p.flag("parallel", "one process for each GPU; ZeRO: the optimizer, FSDP: the model as well is shared out",
+    p.flag("parallel", "one process for each GPU: DDP; ZeRO: which share out the optimizer; FSDP: the weights, too",
            choices=["None", "DDP", "ZeRO", "FSDP"], default="None")  # fmt: skip
     p.flag("world_size", "processes of --parallel on each machine (default: its GPUs)", type=positive(int))
     p.flag("timeout-minutes", "how long a process of --parallel waits for another", type=positive(float), default=30.0)
