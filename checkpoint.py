@@ -286,8 +286,8 @@ def push(args):
 
 def save_as(args):
     """Write a model as a model file of this project, its weights in another precision."""
-    if Path(args.new).name == "model.safetensors":  # which would be read as other software's
-        raise UserError(f"{args.new}: the name of weights alone in a Hugging Face folder; give another")
+    if Path(args.new).suffix == ".safetensors":  # which would be read as other software's
+        raise UserError(f"{args.new}: a name of weights alone, as others write them; let it end in .pt")
     check_writable(args.new, args.file, "another file")
     content = read_model(args.file, vocab=args.save_vocab, heads=args.nhead)
     task, notes = content["task"], content["notes"]

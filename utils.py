@@ -422,6 +422,7 @@ def run(task: Task, args: Namespace, ranks: Ranks) -> int:
         trainer.stop = trainer.stop or ranks.sum(trainer.stop_wanted)[0] > 0  # the signal may have come in the last step
         trainer.state.finished = not trainer.stop and args.no_test  # before the scores a run is not over
         trainer.saving.state(trainer.state, wait=True)
+        trainer.stop = trainer.stop or ranks.sum(trainer.stop_wanted)[0] > 0  # or while that was written
         trainer.state.finished = not trainer.stop
         trainer.logs.close(trainer.state)
         ranks.gather(None)  # until rank 0 has written state and best model

@@ -25,6 +25,7 @@ TABLES = (*(f".jsonl{packed}" for packed in PACKED), ".parquet")
 OTHER_ROWS = (".csv", ".tsv", ".xls", ".xlsx", ".arrow", ".feather")
 ALIKE = (".ndjson", ".ndjson.gz", ".ndjson.zst", ".json.gz", ".json.zst")  # what is mostly .jsonl by another name
 NO_TEXT = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub")
+OTHER_PACKED = (".xz", ".bz2", ".7z", ".rar", ".tar.zst")
 LINE = 1 << 26  # bytes of a row at most: a file without line ends is no .jsonl
 BATCH = 64  # rows of Parquet at a time: each may be a book
 # Of compressed .zst at a time: what is made of it comes at once, and of zeros that is 30,000 times as much.
@@ -55,6 +56,8 @@ def check_kind(path: Path) -> None:
     if path.name.lower().endswith(ALIKE):
         packed = kind if kind in PACKED else ""
         raise UserError(f"{path}: where each of its lines is a JSON object, call it .jsonl{packed}")
+    if path.name.lower().endswith(OTHER_PACKED):
+        raise UserError(f"{path}: is not unpacked here; unpack it by hand, or pack it as .tar.gz or .zip")
     if kind in OTHER_ROWS:
         raise UserError(f"{path}: rows of {kind} are not read; write them as .jsonl, a JSON object a line (pandas: "
                         "to_json(orient='records', lines=True)), or as .parquet")  # fmt: skip

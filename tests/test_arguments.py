@@ -214,8 +214,8 @@ def test_a_variable_of_the_shell_that_is_not_set_is_no_choice(run_script, line):
 
 
 def test_a_model_is_not_saved_under_a_name_that_would_be_read_as_anothers(run, tmp_path):
-    error = run("mlm", f"--steps 1 --save {tmp_path}/model.safetensors", code=2).stderr
-    assert "model.safetensors: the name of weights alone" in error and error.count("\n") == 1
+    error = run("mlm", f"--steps 1 --save {tmp_path}/best.safetensors", code=2).stderr
+    assert "best.safetensors: a name of weights alone" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("line, told", [

@@ -9,7 +9,7 @@ from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_until
 
 from files.mistakes import UserError
 from files.writing import check_writable
@@ -103,6 +103,8 @@ def test_two_runs_do_not_save_their_models_as_one_file(folder, impatient):
 ])  # fmt: skip
 def test_a_model_that_goes_on_with_the_embedded_set_is_told(folder, monkeypatch, capsys, flags, told):
     monkeypatch.setattr("files.mistakes.TOLD", set())
+    monkeypatch.chdir(folder)
+    (folder / "m.pt").touch()
     assert train(folder, **flags) == "begun"
     assert ("note: training on Sample, the embedded data set" in capsys.readouterr().err) is told
 
@@ -133,6 +135,33 @@ def test_the_lock_dies_with_its_process(folder, impatient):
     script = HOLDER.format(root=str(ROOT), path=str(folder / "run/lock"))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "True\n"
+    with pytest.raises(UserError, match="another run is at work"):
+        train(folder)
+    process.kill()
+    process.wait()
+    assert train(folder) == "begun"
+
+
+WORKS = """
+import sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from text.vocabularies import _in_a_process
+from training.beginning import alone
+
+def work(path):
+    Path(path).touch()
+    time.sleep(30)
+
+with alone(Path({path!r})):
+    _in_a_process(work, {path!r} + "/begun")
+"""
+
+
+def test_what_a_killed_run_has_begun_does_not_hold_its_locks(folder, impatient):
+    script = WORKS.format(root=str(ROOT), path=str(folder / "run"))
+    process = subprocess.Popen([sys.executable, "-c", script])
+    wait_until((folder / "run/begun").exists)
     with pytest.raises(UserError, match="another run is at work"):
         train(folder)
     process.kill()

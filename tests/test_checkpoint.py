@@ -308,7 +308,7 @@ def test_show_without_a_file_is_a_users_mistake(run_script, tmp_path):
 
 
 @pytest.mark.parametrize("new, words", [
-    ("m.pt", "is what is read"), ("model.safetensors", "the name of weights alone"), ("", "is a folder"),
+    ("m.pt", "is what is read"), ("m.safetensors", "a name of weights alone"), ("", "is a folder"),
 ])  # fmt: skip
 def test_save_as_takes_no_name_that_costs_the_model_or_that_is_read_otherwise(tmp_path, new, words):
     save_model(tmp_path / "m.pt", make(MLMTask), LETTERS)

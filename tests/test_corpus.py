@@ -63,6 +63,18 @@ def test_books_are_divided_85_to_5_to_10_by_book(forty_books):
     assert books[0] != sorted(books[0])  # no split is all of one author, whose books may stand together
 
 
+def test_files_of_one_name_are_divided_by_their_folders_hashes(tmp_path):
+    found = []
+    for place in ("here", "there"):
+        for number in range(40):
+            (tmp_path / place / f"{number:02}").mkdir(parents=True)
+            (tmp_path / place / f"{number:02}" / "text.txt").write_text("A cat sat. " * 100)
+        places = Places(tmp_path, tmp_path / "cache")
+        parts = corpus_parts(str(tmp_path / place), "test", places)[0]
+        found.append(sorted(path.parent.name for path, _, _ in parts))
+    assert len(found[0]) == 4 and found[0] != ["36", "37", "38", "39"] and found[0] == found[1]
+
+
 def test_books_are_divided_in_the_same_way_whatever_the_order_of_the_listing(forty_books, monkeypatch):
     before = [corpus_parts("BookCorpus", split, forty_books) for split in SPLITS]
     listing = sorted(forty_books.data.rglob("*.txt"), key=lambda path: path.name[::-1], reverse=True)
@@ -199,7 +211,7 @@ After the tables. [[Batman: Year One]]
 [[Category:Cats]] [[de:Katze]] [[zh-min-nan:X]] __NOTOC__ &lt;math&gt;x^2&lt;/math&gt;
 </text></revision></page>
   <page><title>R</title><revision><text xml:space="preserve">#REDIRECT [[Cat]]</text></revision></page>
-  <page><title>E</title><revision><text xml:space="preserve" /></revision></page>
+  <page><title>E</title><revision><text bytes="0" xml:space="preserve" /><sha1>phoiac9h</sha1></revision></page>
   <page><title>Dog</title><revision><text xml:space="preserve">A dog barks.
 It wags.</text><sha1>0</sha1></revision></page>
   <page><title>Cut</title><revision><text xml:space="preserve">The file ends he"""
@@ -276,3 +288,7 @@ def test_what_the_cache_holds_is_no_text_of_the_folder_in_which_it_lies(tmp_path
     places = Places(tmp_path, tmp_path / "cache")
     found = [[corpus_parts(str(tmp_path), split, places)[0] for split in SPLITS] for _ in range(2)]
     assert found[0] == found[1] and len(text_files(tmp_path)) == 12
+    within = Places(tmp_path, tmp_path)  # beside the text
+    for split in SPLITS:
+        corpus_parts(str(tmp_path), split, within)
+    assert len(text_files(tmp_path)) == 12

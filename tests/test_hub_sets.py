@@ -113,8 +113,9 @@ def test_a_test_split_with_secret_answers_is_left_out(given, capsys, hidden):
     assert "hub:someone/set: its test split has no answers, and is left out" in capsys.readouterr().err
 
 
-def test_a_test_split_in_which_no_question_has_an_answer_is_left_out(given, capsys):
-    secret = [{**row, "answers": {"text": [], "answer_start": []}} for row in some_squad("secret")]
+@pytest.mark.parametrize("answers", [{"text": [], "answer_start": []}, {"text": [""], "answer_start": [-1]}], ids=str)
+def test_a_test_split_in_which_no_question_has_an_answer_is_left_out(given, capsys, answers):
+    secret = [{**row, "answers": answers} for row in some_squad("secret")]
     places = given({f"data/{split}.parquet": table(rows, ".parquet") for split, rows in (
         ("train", some_squad("train")), ("validation", some_squad("valid")), ("test", secret))})  # fmt: skip
     found = load_squad_splits("hub:someone/set", places)

@@ -126,6 +126,11 @@ def test_several_sets_in_one_folder_are_not_mixed(write, places):
         corpus_parts(name, "train", places)
     name = write({f"{author}/{book}.txt": LONG for author in ("a", "b") for book in ("one", "test")}, "books")
     assert len(corpus_files(name, places)["train"]) == 4  # one title is no division
+    name = write({"a/test.txt": LONG, "b/dev.txt": LONG, "b/one.txt": LONG}, "titles")
+    assert len(corpus_files(name, places)["train"]) == 3  # nor two in two places
+    for names in (("a/train/x/1.txt", "a/test/x/2.txt", "b/3.txt"), ("a/train.txt", "b/test.txt")):
+        with pytest.raises(UserError, match="several sets, each divided"):
+            corpus_parts(write(dict.fromkeys(names, LONG), f"deep{len(names)}"), "train", places)
 
 
 def test_who_scores_a_set_without_a_test_is_told_how_much_of_it_that_is(write, places, capsys):
@@ -142,6 +147,7 @@ def test_who_scores_a_set_without_a_test_is_told_how_much_of_it_that_is(write, p
 @pytest.mark.parametrize("load", [load_squad_splits, load_race_splits])
 @pytest.mark.parametrize(("name", "message"), [
     ("q.csv", r"rows of \.csv are not read; write them as \.jsonl"), ("q.pdf", r"\.pdf is no plain text; save it as \.txt"),
+    ("q.tar.xz", "is not unpacked here; unpack it by hand"), ("q.txt.bz2", "is not unpacked here; unpack it by hand"),
 ])  # fmt: skip
 def test_what_nothing_here_reads_is_told_with_what_to_make_of_it(write, places, load, name, message):
     folder = write({name: "a,b\n1,2\n"})

@@ -168,7 +168,7 @@ def some_race(name, questions=30):
     (("all",), ("all", "all", "all"), ("all", "all", "all")),
     (("one", "two", "test"), ("one two", "one two", "test"), ("one two", "one two", "test")),
 ])  # fmt: skip
-@pytest.mark.parametrize("form", ["{}.jsonl", "{}/a.jsonl", "{}-00000-of-00001.jsonl"])
+@pytest.mark.parametrize("form", ["{}.jsonl", "{}/a.jsonl", "{}-00000-of-00001.jsonl", "{}.jsonl/part-0.jsonl"])
 def test_files_and_folders_are_the_split_that_they_are_called(write, places, files, of_squad, of_race, form):
     for make, load, expected in ((some_squad, load_squad_splits, of_squad), (some_race, load_race_splits, of_race)):
         name = write({form.format(file): table(make(file), "a.jsonl") for file in files}, make.__name__)

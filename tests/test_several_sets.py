@@ -61,6 +61,16 @@ def test_several_sets_are_one_corpus_in_their_order(sets, places):
     assert at in joined.documents and tokens[joined.sentences[at, 0] - 1] == TOKENIZER.sep_id
 
 
+def test_sets_are_joined_stretch_by_stretch(sets, places, monkeypatch):
+    """So that no array of a large one is in memory as a whole."""
+    whole = load_corpus(sets, "train", TOKENIZER, places)
+    monkeypatch.setattr("text.cache.STRETCH", 100)
+    pieces = load_corpus(sets, "train", TOKENIZER, Places(places.data, places.cache.with_name("other")))
+    assert len(whole.tokens) > 1000 and len(whole.sentences) > 100
+    for name in whole.meta["arrays"]:
+        assert np.array_equal(getattr(whole, name), getattr(pieces, name))
+
+
 def test_an_epoch_reads_each_set_once(sets, places):
     joined = load_corpus(sets, "train", TOKENIZER, places)
     blocks = MaskedBlocks(joined, TOKENIZER, 32, seed=1)

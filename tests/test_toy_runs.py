@@ -23,7 +23,7 @@ import utils
 from files.mistakes import UserError
 from model import BertConfig, MLMTask
 from text.masked_blocks import MaskedBlocks
-from training import flags, logs, sharding, states
+from training import flags, logs, saving, sharding, states
 from training.ranks import Ranks
 from training.saving import PATIENCE
 
@@ -223,6 +223,40 @@ def test_a_run_that_was_stopped_before_its_scores_is_not_over(toy, monkeypatch, 
     assert toy("--steps 5")[0] == 0 and "unfinished run, at step 5: kept as" in capsys.readouterr().out
     assert (tmp_path / "runs/earlier-1.pt").exists()
     assert toy("--steps 5")[0] == 0 and "unfinished" not in capsys.readouterr().out
+
+
+def test_the_best_model_of_an_unfinished_run_is_kept_with_its_state(toy, monkeypatch, tmp_path, capsys):
+    with monkeypatch.context() as cut, pytest.raises(ZeroDivisionError):
+        cut.setattr(utils, "score_test", lambda *_: 1 / 0)
+        toy("--steps 5")
+    best = (tmp_path / "toy.pt").read_bytes()
+    toy("--steps 3")
+    assert "toy.pt: the best model of the unfinished run, and this one writes it; kept as" in capsys.readouterr().out
+    assert (tmp_path / "toy-before-1.pt").read_bytes() == best != (tmp_path / "toy.pt").read_bytes()
+    (tmp_path / "toy-before-1.pt").replace(tmp_path / "toy.pt")  # and on, as is told
+    (tmp_path / "runs/earlier-1.pt").replace(tmp_path / "runs/state.pt")
+    assert toy("--steps 5 --resume")[0] == 0
+
+
+def test_a_run_that_goes_on_from_another_folder_finds_its_best_model(toy, monkeypatch, tmp_path):
+    for folder, more in (("a", ""), ("b", "--resume")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        assert toy(f"--steps 3 --save toy.pt {more}")[0] == 0
+    assert (tmp_path / "b/toy.pt").read_bytes() == (tmp_path / "a/toy.pt").read_bytes()
+
+
+def test_a_signal_while_the_last_state_is_written_is_obeyed(toy, monkeypatch):
+    save = saving.Saving.state
+
+    def told_to_stop(self, state, wait=False):
+        save(self, state, wait)
+        if wait and state.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(saving.Saving, "state", told_to_stop)
+    monkeypatch.setattr(utils, "score_test", lambda *_: 1 / 0)
+    assert toy("--steps 5")[0] == 75
 
 
 @pytest.mark.parametrize("flags, earlier", [("", True), ("--no-test", False)], ids=["with scores", "without"])

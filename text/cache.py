@@ -43,6 +43,7 @@ from files.reading import CACHE_TAG, CHUNK, read_json
 from files.writing import write_json
 
 VERSION = 4  # raise it when the same files would give other arrays: cutting, cleaning, layout
+STRETCH = 1 << 20  # rows of an array that are written at a time
 LONG = 1 << 30  # bytes of text: of so much a line tells that work begins, where no bar can be seen
 CHECKED = 1 << 28  # bytes of an array; more would make the start wait, and the folder is the user's own
 WORKERS = 64  # at most; each takes about 100 MB
@@ -148,6 +149,8 @@ def build_once(folder: str | Path) -> Iterator[Path | None]:
             remove_stale(folder, held)
             mark(folder.parent)
             temporary.mkdir()
+            if not (folder.parent / CACHE_TAG).exists():  # its owner keeps other things there
+                mark(temporary)
             yield temporary
             try:
                 if not is_built(folder):  # of folders without files
@@ -328,17 +331,19 @@ def _write(folder, work, vocab_size, meta, total, description, empty=""):
             for name, array in arrays.items():
                 points_into = POINTS_INTO[name]
                 kind = token_type if name == "tokens" else np.int64 if points_into else np.int32
-                array = array.astype(kind, copy=False)  # a map of tokens to be joined stays on the disk
-                if points_into:
-                    array = array + bases[points_into]
+                base = bases[points_into] if points_into else 0
                 if name == "documents":
+                    array = array.astype(kind, copy=False) + base
+                    base = 0
                     count = bases["sentences"] + len(arrays["sentences"])
                     array, begun = with_sentences(np.concatenate([begun, array]), count)
                 if name not in streams:
                     streams[name] = stack.enter_context(open(folder / f"{name}.bin", "wb"))
-                array.tofile(streams[name])
+                for at in range(0, len(array), STRETCH):  # a map of what is to be joined stays on the disk
+                    part = array[at : at + STRETCH].astype(kind, copy=False)
+                    (part + base if base else part).tofile(streams[name])
                 lengths[name] = bases[name] + len(array)
-                shapes[name] = (array.dtype.str, [lengths[name], *array.shape[1:]])
+                shapes[name] = (np.dtype(kind).str, [lengths[name], *array.shape[1:]])
             bar.update(size)
         for stream in streams.values():
             stream.flush()

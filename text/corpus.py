@@ -26,7 +26,7 @@ from typing import Any
 
 from files.mistakes import UserError, warn
 from files.reading import CONVERT, files_in
-from files.tables import ALIKE, NO_TEXT, OTHER_ROWS, TABLES, TEXTS, check_kind, ending
+from files.tables import ALIKE, NO_TEXT, OTHER_PACKED, OTHER_ROWS, TABLES, TEXTS, check_kind, ending
 from text import cache
 from text.passages import passage_files
 from text.places import CORPORA, Corpus, Places, kinds_of
@@ -135,7 +135,7 @@ def text_files(path):
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; name a .txt file or a folder of them")
-    there = files_in(path, (*TEXTS, *TABLES, *ALIKE, *OTHER_ROWS, *NO_TEXT))
+    there = files_in(path, (*TEXTS, *TABLES, *ALIKE, *OTHER_ROWS, *NO_TEXT, *OTHER_PACKED))
     found, passed = [file for file in there if ending(file)], [file for file in there if not ending(file)]
     if not found and passed:
         check_kind(passed[0])
@@ -329,7 +329,7 @@ def wiki_pages(text, begins, _):
     """Paragraphs of EnWik9's pages without XML and wiki markup; a text that begins within a page goes on with it."""
     for number, page in enumerate(re.split(r"(?=<page>)", text)):
         begins = begins if number == 0 else True
-        inside = re.search(r"<text[^<>]*>(.*?)(?:</text>|$)", page, re.DOTALL)
+        inside = re.search(r"<text(?![^<>]*/>)[^<>]*>(.*?)(?:</text>|$)", page, re.DOTALL)
         if inside:
             body = html.unescape(inside[1])
         else:  # the rest of a page that was cut in two

@@ -108,7 +108,7 @@ def is_secret(path):
     """
     kind = kind_of(columns_of(path))
     if kind == "questions":  # one without an answer may be meant so, all of them are not
-        return not any(answers.get("text") for row in rows(path, QUESTIONS)
+        return not any(any(answers.get("text") or ()) for row in rows(path, QUESTIONS)
                        if isinstance(answers := row.entries().get("answers"), dict))  # fmt: skip
     if kind != "choices":
         return False

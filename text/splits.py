@@ -16,6 +16,7 @@ Design choices:
 import argparse
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -36,11 +37,13 @@ MOST = 10_000_000  # bytes, for what is scored takes its time
 def word_of(path: Path, folder: Path) -> str:
     """What a file below a folder is called: as its folder at the top, else by its own name.
 
-    Of a table that is the first word of it: train-00000-of-00002.parquet, dev_v2.jsonl.
+    Of a table that is the first word of it: train-00000-of-00002.parquet, dev_v2.jsonl, and train.parquet/part-0.parquet,
+    as Spark writes it.
     """
     first, *deeper = path.relative_to(folder).parts
-    name = (first if deeper else stem(path)).lower()
-    return name if deeper or ending(path) in ("", *TEXTS) else re.split(r"[^a-z]", name)[0]
+    top = Path(first)
+    name = (stem(top) if ending(top) or not deeper else first).lower()
+    return re.split(r"[^a-z]", name)[0] if ending(top) in TABLES else name
 
 
 def by_name(files: Iterable[Path], folder: Path) -> dict[str | None, list[Path]]:
@@ -51,10 +54,16 @@ def by_name(files: Iterable[Path], folder: Path) -> dict[str | None, list[Path]]
     for path in files:
         found[NAMES.get(word_of(path, top))].append(path)
     if len(found[None]) == len(files):  # all/train.parquet beside middle/train.parquet, all/test.parquet and so on
-        inner = [(NAMES.get(word_of(path, path.parent)) or NAMES.get(path.parent.name.lower()), path) for path in files]
-        named = {split: path for split, path in reversed(inner) if split}
-        if len(named) > 1:
-            raise UserError(f"{folder}: several sets, each divided, such as {min(named.values())}; name the folder of one")
+        divided: dict[Path | None, dict[str, Path]] = {None: {}}  # by the folder that is; None: by all of them together
+        for path in files:
+            for inner in path.relative_to(top).parents:
+                if split := NAMES.get(word_of(path, top / inner)):
+                    divided.setdefault(inner, {}).setdefault(split, path)
+                    divided[None].setdefault(split, path)
+        several = [named for place, named in divided.items() if len(named) > 1 and (place or "train" in named)]
+        if several:
+            such = min(several[-1].values())
+            raise UserError(f"{folder}: several sets, each divided, such as {such}; name the folder of one")
     return found
 
 
@@ -194,7 +203,8 @@ def whole_files(sizes: dict[Path, int], percent: dict[str, float] | None = None)
 
     By their number, as long as that gives about the wanted bytes.
     """
-    rest = sorted(sizes, key=lambda path: (hashed(path.name), str(path)))
+    common = os.path.commonpath([path.parent for path in sizes]) if sizes else ""  # a folder may be moved
+    rest = sorted(sizes, key=lambda path: (hashed(path.name), hashed(path.relative_to(common).as_posix()), str(path)))
     count = len(rest)
     total = sum(sizes.values())
     percent = held_out(total) if percent is None else percent

@@ -33,7 +33,7 @@ def in_its_place(run: Run) -> Run:
         if not ranks.first:
             return run(args, ranks)
         training = not uses_trained(args)
-        if training and args.dataset == "Sample" and (args.checkpoint or args.bert_model not in (None, "none")):
+        if training and args.dataset == "Sample" and os.path.exists(args.checkpoint or args.bert_model or "none"):
             warn("training on Sample, the embedded data set, as where --dataset names no other", word="note")
         with alone(Path(args.log_dir)) if training else contextlib.nullcontext():
             for path in outputs(args):
@@ -60,8 +60,8 @@ def check_flags(args, ranks):
 def outputs(args):
     """The files that a run writes at its end."""
     if not uses_trained(args):
-        if Path(args.save).name == "model.safetensors":  # which would be read as other software's
-            raise UserError(f"--save {args.save}: the name of weights alone in a Hugging Face folder; give another")
+        if Path(args.save).suffix == ".safetensors":  # which would be read as other software's
+            raise UserError(f"--save {args.save}: a name of weights alone, as others write them; let it end in .pt")
         return [args.save, Path(args.log_dir) / "result.json"]
     if args.evaluate:
         return [Path(args.log_dir) / "evaluation.json"]

@@ -53,9 +53,10 @@ class Saving:
             return
         self.saved = time.monotonic()
         content = self.engine.content()
+        kept = {**kept_arguments(self.args), "save": os.path.abspath(self.args.save)}  # to be found from elsewhere, too
         if self.ranks.first:
             self.states.save({
-                "task": self.task.name, "arguments": kept_arguments(self.args), "examples": self.examples,
+                "task": self.task.name, "arguments": kept, "examples": self.examples,
                 "sizes": dataclasses.asdict(self.engine.model.bert.config), "state": dataclasses.asdict(state), **content,
                 "vocabulary": self.task.tokenizer.fingerprint, "job": job(), "command": sys.argv[1:],
             }, wait)  # fmt: skip
@@ -104,23 +105,26 @@ class Saving:
             return state
         if resume:
             self.say(f"nothing to resume in {self.args.log_dir}: starting")
-        self.ranks.told(self.states.set_aside)
-        self.ranks.told(self.keep_start)
+        unfinished = self.ranks.told(self.states.set_aside)
+        self.ranks.told(lambda: self.keep_start(unfinished))
         state = State(minutes=self.args.minutes)
         self.schedule.restart()
         self.state(state)  # to go back to; and a disk without room for it is told at once
         return state
 
-    def keep_start(self):
-        """A copy of what the first validation will write over, better or worse: the model to start from, or a file that
-        none of these scripts has written, as the torchtext example's of the same name."""
+    def keep_start(self, unfinished: str | None = None) -> None:
+        """A copy of what the first validation will write over, better or worse: the model to start from, the best one of an
+        ``unfinished`` run, by its digest, or a file that none of these scripts has written, as the torchtext example's of
+        the same name."""
         own = Path(self.args.save)
         start = getattr(self.args, "checkpoint", None) or getattr(self.args, "bert_model", None)
         is_start = start and own.is_file() and os.path.exists(start) and own.samefile(start)
-        if is_start or (own.is_file() and not checkpoint.is_ours(own)):
+        is_best_of = own.is_file() and unfinished is not None and digest_of(own) == unfinished
+        if is_start or is_best_of or (own.is_file() and not checkpoint.is_ours(own)):
             kept = free(lambda number: own.with_name(f"{own.stem}-before-{number}{own.suffix}"))
             copy(own, kept)
-            what = "this run starts from it and" if is_start else "no model of these scripts, and this run"
+            what = ("this run starts from it and" if is_start else "the best model of the unfinished run, and this one"
+                    if is_best_of else "no model of these scripts, and this run")  # fmt: skip
             self.say(f"{own}: {what} writes it; kept as {kept}")
 
     def find_best(self, state: State, before: str) -> None:

@@ -159,21 +159,24 @@ class States:
         for name in names:
             (self.folder / name).unlink(missing_ok=True)
 
-    def set_aside(self) -> None:
+    def set_aside(self) -> str | None:
         """Before a new run: keep the state of an unfinished one under another name, remove that of a finished one and what
-        it has left, but what --evaluate has."""
+        it has left, but what --evaluate has. Gives the digest of the unfinished one's best model."""
         boards = (path.name for path in self.folder.glob("events.out.tfevents.*"))
         scored = (self.folder / "result.json").exists()
         self.remove("result.json", "examples.json", "history.json", "loss.png", *boards)
         whole = self.newest_whole()
         state = noted(whole) if whole else {}
-        if whole and not scored and not state.get("finished"):
+        unfinished = whole and not scored and not state.get("finished")
+        if whole and unfinished:
             kept = free(lambda number: self.folder / f"earlier-{number}.pt")
             os.replace(whole, kept)
             self.say(f"{self.folder} held an unfinished run, at step {state.get('step', '?')}: kept as {kept}; to go on "
                      f"with it, rename that to {self.newest} and add --resume")  # fmt: skip
         self.newest.unlink(missing_ok=True)
         self.before.unlink(missing_ok=True)
+        best = state.get("best_file")
+        return best if unfinished and isinstance(best, str) else None
 
     def remove_unfinished(self, *paths: str | Path) -> None:
         """Remove what killed runs left half-written in --log-dir, and of ``paths`` elsewhere."""
