@@ -4,12 +4,16 @@
     layer.dropout = Dropout(0.1)                       # a module: in training only
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SERIAL_MASKS = torch.__version__ >= "2.4"  # whether torch draws a mask of dropout on one thread of a CPU, bit by bit
+try:
+    import numpy as np
+except ImportError:  # which torch can do without: its own masks, then
+    np = None  # type: ignore[assignment]
+# Whether torch draws a mask of dropout on one thread of a CPU, bit by bit, and numpy can do it instead.
+SERIAL_MASKS = np is not None and torch.__version__ >= "2.4"
 
 
 def drop_out(x: Tensor, p: float) -> Tensor:

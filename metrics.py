@@ -26,7 +26,7 @@ from typing import Any
 
 from files.command_line import CommandLine, spellings
 from files.mistakes import UserError, run_main
-from files.question_tables import CHOICE_COLUMNS, LETTERS, QUESTIONS, choice_of, question_of
+from files.question_tables import CHOICE_COLUMNS, LETTERS, QUESTIONS, choice_of, question_of, race_id
 from files.reading import read_json, texts_in
 from files.records import entry, want
 from files.tables import rows, tables_at
@@ -221,11 +221,6 @@ def race_scores(gold: dict[str, list[str]], answers: Mapping[str, Sequence[str |
         raise UserError("RACE: no questions to score; give a folder laid out like RACE/test")
     result = {f"{level}_accuracy".lstrip("_"): 100.0 * sum(hits) / len(hits) for level, hits in right.items() if hits}
     return result | {"total": len(right[""])} | _amiss(missing, unknown)
-
-
-def race_id(article: dict, path: Path) -> str:
-    """The article's id; where it has none, the names of its folder and its file: high/3132.txt is "high3132.txt"."""
-    return str(article.get("id", path.absolute().parent.name + path.name))
 
 
 def read_race_answers(folder: str | Path) -> dict[str, list[str]]:

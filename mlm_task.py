@@ -158,7 +158,7 @@ def guesses(logits, tokenizer, count):
 
 
 @torch.no_grad()
-def samples(compute, model, data, found):
+def samples(compute, model, data, _):
     """Some blocks as texts that stop before each chosen token, what stood there, and the model's first guesses."""
     tokenizer, found = data.tokenizer, []
     for index in range(min(len(data), utils.SAMPLES)):

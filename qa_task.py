@@ -24,6 +24,7 @@ text/answers.py.
 
 from files.mistakes import UserError, run_main, warn
 from training import flags
+from training.parser import uses_trained
 
 READING = {  # how a model reads, unless a flag or its file says otherwise
     "bptt": (384,), "stride": (128,), "marks": ("none", "question"),
@@ -52,7 +53,7 @@ def arguments(words: list[str] | None = None) -> "Namespace":
     p.flag("context", "the text in which --ask looks for the answer: a file, or - for standard input")
     args = flags.for_predict(p.parse_args(words), "predictions.json")
     flags.check_all_or_none(args, ask="the question", context="the file to look in")
-    if args.null_threshold is not None and not flags.uses_trained(args):
+    if args.null_threshold is not None and not uses_trained(args):
         raise UserError(f"--null-threshold {args.null_threshold:g}: training finds its own; add --predict, --evaluate or "
                         "--ask")  # fmt: skip
     return flags.with_default_model(args, "qa_model.pt", "ns_bert.pt")
@@ -341,7 +342,7 @@ def count_letters(text):
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
-    if flags.uses_trained(args):
+    if uses_trained(args):
         models = flags.trained_models(QuestionAnswerTask, args, READING)
         if not args.evaluate:
             return (predict if args.predict else ask)(args, ranks, models, places)

@@ -18,6 +18,7 @@ from files.tables import read_context
 from files.writing import write_json
 from metrics import LETTERS
 from training import flags
+from training.parser import uses_trained
 
 READING = {  # how a model reads, unless a flag or its file says otherwise
     "bptt": (512,), "passage": ("window", "truncate", "select"), "layout": ("separate", "joint"),
@@ -64,7 +65,7 @@ def arguments(words: list[str] | None = None) -> "Namespace":
         raise UserError("--scores: goes with the answers of --predict; add --predict FOLDER")
     check_layout(args.layout, args.attention_window)
     for name, head in (("duma_layers", "duma"), ("compare_options", "dcmn"), ("mix_layers", "mix")):
-        if getattr(args, name) and args.head != head and not (args.checkpoint or flags.uses_trained(args)):
+        if getattr(args, name) and args.head != head and not (args.checkpoint or uses_trained(args)):
             raise UserError(f"--{name.replace('_', '-')}: not of the head {args.head}; add --head {head}")
     return args
 
@@ -271,7 +272,7 @@ def ask(args, ranks, models, places):
 def run(args, ranks):
     places = Places(args.data_dir, args.cache_dir)
     name = f"{Path(args.dataset).name}-"
-    if flags.uses_trained(args):
+    if uses_trained(args):
         models = flags.trained_models(RaceTask, args, READING)
         if not args.evaluate:
             return (predict if args.predict else ask)(args, ranks, models, places)

@@ -9,9 +9,8 @@ A task script fills in a ``Task`` (its model, examples, loss and score) and hand
   neither ``--accumulate`` nor the number of ranks changes the gradient.
 - Every random choice is a function of seed, step and rank, never of what happened before, so that saved state needs no
   generators and a resumed run repeats the interrupted one bit for bit.
-- A signal to stop is noted and obeyed after the step, by all ranks after the same one (training/stopping.py). A step
-  whose loss or gradient is not finite is skipped; after several in a row the run goes back to its last saved state once,
-  with a lower rate.
+- A signal to stop is obeyed by all ranks after the same step (training/stopping.py). A step whose loss or gradient is not
+  finite is skipped; after several in a row the run goes back to its last saved state once, with a lower rate.
 - There is one way to score: rows, one per example, gathered in order, the same on any number of ranks; from them what
   the model found, which several models can put together; from that the figures.
 """
@@ -258,6 +257,8 @@ class Trainer:
     def run(self) -> None:
         """Train until the budget is spent. The best model so far is always in ``--save``."""
         self.logs.open(self.state, self.parameters)
+        if not self.state.step and "valid" in self.task.examples:
+            self.compute.rows(self.task, "valid", 2)  # what fails there should fail now, not after hours
         self.schedule.restart()
         progress = self.schedule.progress(self.state)
         if 0.0 < progress < 1.0 and self.schedule.validation_due(progress, self.state) and not self.scored():
@@ -468,10 +469,10 @@ def finish(trainer: Trainer) -> int:
 def evaluate(tasks: list[Task], args: Namespace, ranks: Ranks) -> int:
     """Score a trained model, or several together; write evaluation.json, which is apart from what the run that trained
     it left in the same folder. Gives the exit code."""
+    if ranks.first and args.dataset == "Sample":
+        warn("scoring on Sample, the embedded data set, as where --dataset names no other", word="note")
     figures, samples = score_test(tasks, args, ranks)
     if ranks.first:
-        if args.dataset == "Sample":
-            warn("scored on Sample, the embedded data set, since --dataset names no other", word="note")
         named = args.checkpoint or args.bert_model
         write_json(Path(args.log_dir) / "evaluation.json", {
             "task": tasks[0].name, "dataset": ", ".join(names_of(args.dataset)),

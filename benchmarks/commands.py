@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, machine, their_optimizer, vocabulary
+from benchmarks.common import KEPT, LENGTH, MASKED, ROWS, machine, needs, their_optimizer, vocabulary
 from benchmarks.common import SIZES as MODEL
 from benchmarks.mlm import BEST
 from files.command_line import positive
@@ -127,6 +127,7 @@ def main():
         return script(args.steps, args.kept)
     if args.steps < 10:
         raise UserError(f"--steps {args.steps}: too few log lines to tell a rate; at least 10")
+    needs("transformers", "the script beside which it is")
     rates: dict[str, list[float]] = {"the loop of benchmarks/mlm.py": [], **{name: [] for name in (*SCRIPTS, *COMMANDS)}}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):

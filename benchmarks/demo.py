@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from files.writing import atomic_write
 from text import sample
 
 RUNS = [  # each inner list is a stage; its runs go on at the same time
@@ -89,7 +90,8 @@ def main():
     table += [(name, *("-" if value is None else f"{value:.1f}" for value in values)) for name, *values in rows]
     lines = ["{:26}{:>12}{:>14}{:>18}{:>10}".format(*cells) for cells in table]
     lines.append(f"in {(time.monotonic() - begun) / 60:.1f} minutes on {os.cpu_count()} cores")
-    (folder / "table.txt").write_text("\n".join(lines) + "\n")
+    with atomic_write(folder / "table.txt") as stream:
+        stream.write(("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
     models = [os.path.relpath(folder / name) for name in ("mlm_bert.pt", "qa.pt", "race.pt")]
     print("ask them:", os.path.relpath(sys.executable), os.path.relpath(ROOT / "demo.py"), "--bert-model", *models)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import qa_task
 import race_task
-from benchmarks.common import KEPT, alternate, differing, machine, take_turns, their_optimizer, vocabulary
+from benchmarks.common import KEPT, alternate, differing, machine, needs, take_turns, their_optimizer, vocabulary
 from files.command_line import positive
 from files.mistakes import run_main
 from model import BertConfig, QuestionAnswerTask, RaceTask
@@ -197,6 +197,7 @@ def main():
     args = parser.parse_args()
     if args.contestant:
         return contestant(args.contestant, args.kind, args.task, args.data_dir)
+    needs("transformers", "the peer")
     own, peers = OURS[: 2 if args.task == "race" else 1], [*PEERS, *(name + KEPT for name in PEERS)]
     if args.beside:  # all twelve would want more than 24 GB, as would six
         own, peers = own[:1], peers[-1:]

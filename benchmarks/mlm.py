@@ -31,6 +31,7 @@ from benchmarks.common import (
     alternate,
     differing,
     machine,
+    needs,
     products,
     take_turns,
     their_optimizer,
@@ -116,6 +117,7 @@ def main():
         step = CONTESTANTS[args.contestant]()
         return take_turns(step, args.steps)
 
+    needs("transformers", "the peer")
     found = alternate(__file__, CONTESTANTS, args.rounds, "--steps", str(args.steps), beside=args.beside)
     faster = max((f"transformers {dtype}" for dtype in DTYPES), key=lambda name: found[name].steady)
     peers = faster, f"transformers {BEST}{KEPT}"

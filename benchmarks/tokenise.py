@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine, vocabulary
+from benchmarks.common import machine, needs, vocabulary
 from files.mistakes import UserError, run_main
 from text.places import default_data_dir
 
@@ -85,6 +85,8 @@ def main():
     parser.add_argument("--data-dir", default=default_data_dir())
     parser.add_argument("--forms", type=int, metavar="MB", help="so much text, in each of the forms that it comes in")
     args = parser.parse_args()
+    if args.forms:
+        needs("pyarrow", "--forms")
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(args.data_dir) / "books.tar.gz"

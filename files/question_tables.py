@@ -11,6 +11,7 @@ answer_start: [...]}`` (empty: no answer), ``id``, and ``title`` where there is 
 import itertools
 import string
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from files.records import entry, want
@@ -113,3 +114,9 @@ def letter_of(answer, labels, count):
         answer = int(answer)
     number = isinstance(answer, int) and not isinstance(answer, bool)
     return LETTERS[answer] if number and 0 <= answer < min(count, len(LETTERS)) else answer
+
+
+def race_id(article: dict, path: Path) -> str:
+    """The id of an article of RACE; where it has none, the names of its folder and its file: high/3132.txt is
+    "high3132.txt"."""
+    return str(article.get("id", path.absolute().parent.name + path.name))

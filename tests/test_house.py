@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -88,6 +89,23 @@ def test_the_network_and_the_scores_stand_almost_alone():
     network = {"model", "heads", "initial", "dropout"}
     assert {name for room in network for _, name in imports(ROOT / f"{room}.py")} <= network
     assert {name.split(".")[0] for _, name in imports(ROOT / "metrics.py")} <= {"files"}
+
+
+def test_the_network_needs_torch_alone():
+    """numpy, by which dropout.py is faster on CPUs, may be missing."""
+    code = """
+import sys
+sys.modules["numpy"] = None
+import torch, model
+x = model.MLMTask(model.BertConfig(50, 32, 1, 2))(torch.ones(2, 8, dtype=torch.int64))
+assert x.shape == (2, 8, 50)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True)
+
+
+def test_text_knows_neither_network_nor_scores():
+    rooms = {name.split(".")[0] for path in (ROOT / "text").glob("*.py") for _, name in imports(path)}
+    assert rooms <= {"text", "files", "heads"}
 
 
 def test_the_libraries_of_vocabularies_are_imported_in_one_file():

@@ -85,8 +85,23 @@ def test_neither_form_place_nor_length_tells_whether_there_is_an_answer():
         assert abs(none[clue] - share * number) < 6 * (number * share * (1 - share)) ** 0.5, clue
 
 
-@pytest.mark.parametrize("place", ["taken", "taken/within"])
-def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatch, place):
+@pytest.mark.parametrize("place, told", [
+    ("taken", "exists already"), ("taken/within", "cannot be written ("), ("full", "exists already"),
+])  # fmt: skip
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatch, place, told):
     (tmp_path / "taken").write_text("a file")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").touch()
     monkeypatch.setattr("sys.argv", ["sample.py", str(tmp_path / place)])
-    refused(sample.main, f"{tmp_path / place}: cannot be written (")
+    refused(sample.main, f"{tmp_path / place}: {told}")
+
+
+def test_the_data_set_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sample.py", str(tmp_path / "made")])
+    monkeypatch.setattr(sample, "SIZES", [("valid", "dev", 2, 2, 2)])
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(sample, "race", lambda *_: 1 / 0)
+        sample.main()
+    assert not list(tmp_path.iterdir())
+    sample.main()
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["RACE", "squad-valid.json", "valid.txt"]

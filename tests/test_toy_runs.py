@@ -108,6 +108,13 @@ def test_a_run_that_goes_on_with_a_budget_already_spent_validates_what_it_has(to
 # Losses that are not finite
 
 
+def test_what_fails_in_scoring_fails_before_the_first_step(toy, monkeypatch):
+    monkeypatch.setattr(mlm_task, "rows", lambda *_: 1 / 0)
+    monkeypatch.setattr(utils.Trainer, "step", lambda *_: pytest.fail("a step was made"))
+    with pytest.raises(ZeroDivisionError):
+        toy("--steps 5")
+
+
 def test_a_step_without_a_finite_loss_is_skipped_and_counted(toy, capsys):
     code, result = toy("--steps 9 --save-minutes 1e-9", bad=[3, 5, 6])
     assert code == 0 and result["skipped_steps"] == 3 and result["steps"] == 9

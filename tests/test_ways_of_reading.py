@@ -344,4 +344,4 @@ def test_a_score_of_the_embedded_data_set_says_that_it_is_one(call, capsys, monk
     save_model("m.pt", MLMTask(BertConfig(len(LETTERS), 32, 1, 2, max_position_embeddings=32)), LETTERS, {"bptt": 32})
     monkeypatch.setattr("sys.argv", "mlm_task.py --evaluate --bert-model m.pt --cache-dir cache".split())
     mlm_task.run(mlm_task.arguments(), Ranks())
-    assert "note: scored on Sample, the embedded data set" in capsys.readouterr().err
+    assert "note: scoring on Sample, the embedded data set" in capsys.readouterr().err

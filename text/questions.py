@@ -19,11 +19,10 @@ from operator import itemgetter
 from pathlib import Path
 
 from files.mistakes import UserError, warn
-from files.question_tables import CHOICE_COLUMNS, QUESTIONS, choice_of, question_of
+from files.question_tables import CHOICE_COLUMNS, LETTERS, QUESTIONS, choice_of, question_of, race_id
 from files.reading import files_in, read_json, texts_in
 from files.records import Records, Skip, entry, want
 from files.tables import OTHER_ROWS, check_kind, rows, tables_at
-from metrics import LETTERS, race_id
 from text.places import RACE_SETS, SPLITS, SQUAD_SETS, Places
 from text.splits import folders_by_name, hashed, of_split, set_apart, split_files, table_files, warn_of_twins
 

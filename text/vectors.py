@@ -9,6 +9,7 @@ Lines of similar length come together, as long as that keeps few of them in memo
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from files.mistakes import UserError, warn
 from files.reading import CONVERT
 from files.tables import lines
 from files.writing import atomic_write
-from model import BertModel
 from text.batches import evaluation_batches, pad_rows
 from text.tokenizer import Tokenizer
 
@@ -27,7 +27,7 @@ GROUP = 8192  # lines in memory at a time
 
 @torch.inference_mode()
 def line_vectors(
-    model: BertModel, tokenizer: Tokenizer, texts: list[str], pool: str = "mean", longest: int | None = None,
+    model: Any, tokenizer: Tokenizer, texts: list[str], pool: str = "mean", longest: int | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:  # fmt: skip
     """(len(texts), D), fp32; what is over ``longest`` tokens (default: the model's positions) is cut, and a line says so.
@@ -50,7 +50,7 @@ def line_vectors(
 
 
 def write_vectors(
-    output: str | Path, source: str | Path, model: BertModel, tokenizer: Tokenizer, pool: str = "mean",
+    output: str | Path, source: str | Path, model: Any, tokenizer: Tokenizer, pool: str = "mean",
     longest: int | None = None,
 ) -> tuple[int, int]:  # fmt: skip
     """Write a vector for each line of a UTF-8 file, also .gz or .zst, to a .npy file; gives its shape.

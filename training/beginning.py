@@ -14,7 +14,7 @@ from pathlib import Path
 from files.locks import hold
 from files.mistakes import UserError, warn
 from files.writing import check_writable, followed, unwritable
-from training.flags import uses_trained
+from training.parser import uses_trained
 from training.ranks import Ranks, precision_of, restarted
 
 Run = Callable[[Namespace, Ranks], int | None]

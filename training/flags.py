@@ -15,18 +15,18 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from files.command_line import CommandLine, Help, check_not_empty, positive, spellings
-from files.hub import is_name, is_of_others
+from files.command_line import positive
+from files.hub import is_name
 from files.mistakes import UserError, run_main, warn
-from files.pretrained import NAME as PRETRAINED
 from files.pretrained import resolved, shipped
 from text.corpus import TEXT_FLAGS
 from text.places import Places, default_cache_dir, default_data_dir
 from text.sentences import sentence_language
 from text.vocabularies import says_itself
+from training.parser import Parser, Ways, hurried, uses_trained
 
 if TYPE_CHECKING:  # not when it runs, for start-up time
     import torch
@@ -35,107 +35,12 @@ if TYPE_CHECKING:  # not when it runs, for start-up time
     from text.tokenizer import Tokenizer
 
 T = TypeVar("T", bound="torch.nn.Module")
-Ways = Mapping[str, tuple]  # name of a flag -> its values, the default first; of a number the default alone
 
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
 }  # fmt: skip
 # Of a new model, not of a trained one.
 OF_NEW = "size emsize nhid nlayers norm share_layers embedding_size tokenizer vocab vocab_size".split()
-
-
-class Parser(CommandLine):
-    """The flags of a task, each accepted with - and with _.
-
-    ``about`` is a script's docstring: its first line opens the help, the commands indented in it close it. ``ways`` are
-    the flags that a trained model's file answers, too; where there is no such model, they have their defaults, or those of
-    ``new``. ``short`` are the defaults of a training under --minutes where there is no GPU, as far as they are others;
-    ``short_for`` says for the help what of them is for some trainings only.
-    """
-
-    def __init__(
-        self, about: str, ways: Ways | None = None, new: dict | None = None, short: dict | None = None,
-        short_for: dict | None = None, **defaults: Any
-    ):  # fmt: skip
-        first, *rest = about.splitlines()
-        commands = "".join(f"{line[2:]}\n" for line in rest if line.startswith("    "))
-        super().__init__(
-            description=first, epilog=commands and f"examples:\n{commands}", formatter_class=Help
-        )
-        self.task_defaults, self.ways, self.new = defaults, ways or {}, new or {}
-        self.short, self.short_for = {"dropout": 0, **(short or {})}, short_for or {}
-        self.place: argparse._ActionsContainer = self
-
-    def group(self, title: str) -> None:
-        """The flags to come stand under this heading."""
-        self.place = self.add_argument_group(title)
-
-    def flag(self, name: str, help: str, **options: Any) -> None:
-        destination = name.replace("-", "_")
-        options.setdefault("default", None if destination in self.short else self.task_defaults.get(destination))
-        if destination in {**self.ways, **self.short} and "default" not in help:
-            way = destination in self.ways
-            help += f" (default: {self.ways[destination][0] if way else self.task_defaults[destination]}"
-            help += f", under --minutes without a GPU {self.short[destination]}" if destination in self.short else ""
-            help += self.short_for.get(destination, "")
-            help += ", or the trained model's)" if way else ")"
-        self.place.add_argument(*spellings(name), dest=destination, help=help, **options)
-
-    def parse_args(self, *arguments: Any, **more: Any) -> Any:
-        args = super().parse_args(*arguments, **more)
-        check_not_empty(args)
-        if budgets := {name: value for name in ("epochs", "steps", "minutes") if (value := getattr(args, name, None))}:
-            if len(budgets) > 1:
-                told = " and ".join(f"--{name} {value:g}" for name, value in budgets.items())
-                raise UserError(f"{told}: two budgets; leave one out")
-        elif "epochs" in args:
-            args.epochs = self.task_defaults["epochs"]
-        if isinstance(getattr(args, "dataset", None), list):
-            names = list(dict.fromkeys(args.dataset))
-            args.dataset = names[0] if len(names) == 1 else names
-        if self.ways:
-            self.fill(args)
-        return args
-
-    def fill(self, args: Any) -> None:
-        """Give the flags that are not given their values, and tell of those that --minutes decided."""
-        training = not uses_trained(args)
-        usual = {name: value for name, value in self.task_defaults.items() if name in self.short}
-        if training:
-            usual = {"dropout": 0.0 if args.dataset == "Sample" else 0.1, **usual}
-            if not args.checkpoint:
-                usual |= {name: values[0] for name, values in self.ways.items()} | self.new
-        usual = {name: value for name, value in usual.items() if getattr(args, name) is None}
-        short = {name: value for name, value in self.short.items() if name in usual and usual[name] != value}
-        if "optimizer" in self.short:  # Muon, which wants whole matrices, and another rate, and its batches
-            by_adamw = args.parallel == "FSDP" or args.lr or of_others(args)
-            if (args.optimizer or ("adamw" if by_adamw else "muon")) == "adamw":
-                short = {name: value for name, value in short.items() if name not in ("optimizer", "batch_size")}
-        if getattr(args, "attention_window", None) or getattr(args, "passage", None) not in (None, "select"):
-            short.pop("bptt", None)  # what is read of an article is not chosen
-        short = short if training and hurried(args) else {}
-        vars(args).update(usual | short)
-        if short:
-            flags = " ".join(f"--{name} {value}" for name, value in short.items())
-            warn(f"--minutes {args.minutes:g} without a GPU: taking {flags}; say otherwise by the same flags", word="note")
-
-
-def of_others(args: argparse.Namespace) -> bool:
-    """Does a training begin with a model of other software, a folder or a name of the hub? What has read as much as those
-    learns questions sooner by AdamW; what was made here in hours, by Muon (benchmarks/LOG.md)."""
-    model = args.checkpoint or args.bert_model
-    named = model if isinstance(model, list) else [model]
-    return any(is_of_others(path) for path in named if path not in (None, "none", PRETRAINED))
-
-
-def hurried(args: argparse.Namespace) -> bool:
-    """Has a training a number of minutes, and no GPU? Of sets such as SQuAD and RACE it then sees few examples twice: it
-    learns more without dropout, and from many examples of which it reads little (benchmarks/LOG.md)."""
-    if not args.minutes:
-        return False
-    import torch  # here for start-up time
-
-    return not torch.cuda.is_available()
 
 
 def answer_help(arguments: Callable[[], Any]) -> None:
@@ -175,8 +80,17 @@ def share(text: str) -> float:
 def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parser:
     """The arguments that all tasks share; ``own`` are the task's defaults, and what else a Parser takes."""
     p = Parser(about, ways, **{"log_dir": f"runs/{task}", "valid_examples": 1000, **own})
+    add_files(p, task)
+    add_new_model(p)
+    add_training(p, own["epochs"])
+    add_machine(p)
+    p.group(f"{task}_task.py")
+    return p
+
+
+def add_files(p: Parser, task: str) -> None:
     p.group("files")
-    running_text = task in ("mlm", "ns")
+    running_text, questions = task in ("mlm", "ns"), task in ("qa", "race")
     p.flag("dataset", "name of a data set, a path, or hub:owner/name" + "; several are read together" * running_text,
            nargs="+" if running_text else None, default="Sample")  # fmt: skip
     if running_text:
@@ -186,12 +100,11 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
     p.flag("cache-dir", "where tokens and unpacked archives are kept", default=default_cache_dir())
     p.flag("sentences", "where sentences end: by rules for common scripts, or as sentencex says for a language such as de",
            type=sentence_language, metavar="{rules,LANGUAGE}",
-           default=None if "sentences" in (ways or {}) else "rules")  # fmt: skip
+           default=None if "sentences" in p.ways else "rules")  # fmt: skip
     p.flag("log-dir", "logs, result.json, evaluation.json, resume state")
     p.flag("save", "where the trained model goes")
     p.flag("checkpoint", "start from this model file, Hugging Face folder or name on the hub, body and head, and read "
            "as it does")
-    questions = task in ("qa", "race")
     p.flag("bert-model", "start from the body of this model file, Hugging Face folder or name on the hub; pretrained: of "
            "the one that comes with the suite; none: random weights; without training: the model to use, head and all"
            + ", several: their ensemble" * questions,
@@ -204,6 +117,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
     p.flag("resume", "go on from the state in --log-dir", action="store_true", default=False)
     p.flag("evaluate", "no training: score the model on the test split of --dataset", action="store_true", default=False)
 
+
+def add_new_model(p: Parser) -> None:
     p.group("a new model")
     p.flag("size", "layers and width of a new model (default: 4 layers of 128 for Sample, under --minutes without a GPU "
            "mini, else base)", choices=list(SIZES))  # fmt: skip
@@ -226,8 +141,10 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
            choices=["auto", "yes", "no"], default="auto")  # fmt: skip
     p.flag("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", type=positive(int))
 
+
+def add_training(p: Parser, epochs: int) -> None:
     p.group("training")
-    p.flag("epochs", f"budget: passes over the training data (default: {own['epochs']})", type=positive(int), default=None)
+    p.flag("epochs", f"budget: passes over the training data (default: {epochs})", type=positive(int), default=None)
     p.flag("steps", "budget instead: optimizer steps", type=positive(int))
     p.flag("minutes", "budget instead: minutes of training", type=positive(float))
     p.flag("save-minutes", "minutes between saved states; validations write them, too", type=positive(float), default=10.0)
@@ -245,6 +162,8 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
     p.flag("valid-examples", "validate on at most this many examples while training; under --minutes on fewer and "
            "more seldom, where all validations would take more than a tenth of the budget", type=positive(int))
 
+
+def add_machine(p: Parser) -> None:
     p.group("this machine")
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast, on an older GPU fp16; tf32: fp32, but "
            "for a GPU's products",
@@ -257,16 +176,6 @@ def parser(task: str, about: str, ways: Ways | None = None, **own: Any) -> Parse
            choices=["None", "DDP", "ZeRO", "FSDP"], default="None")  # fmt: skip
     p.flag("world_size", "processes of --parallel on each machine (default: its GPUs)", type=positive(int))
     p.flag("timeout-minutes", "how long a process of --parallel waits for another", type=positive(float), default=30.0)
-    p.group(f"{task}_task.py")
-    return p
-
-
-def uses_trained(args: argparse.Namespace) -> bool:
-    """Is the run to use a trained model, body and head, instead of training one? Raises UserError for two uses at once."""
-    uses = [f"--{name}" for name in ("evaluate", "predict", "ask", "fill") if getattr(args, name, None)]
-    if len(uses) > 1:
-        raise UserError(f"{' and '.join(uses)}: each is a run of its own; choose one")
-    return bool(uses)
 
 
 def check_all_or_none(args: argparse.Namespace, **meanings: str) -> None:
