@@ -286,12 +286,14 @@ def test_the_benchmark_for_gpus_runs_on_a_cpu_and_says_where_there_is_none(monke
     (1, None, True), (2, None, True), (4, None, False),  # torchrun shows all of them to each of four ranks
     (1, "SLURM_STEP_ID", False), (2, "SLURM_STEP_ID", True), (2, "SLURM_GPUS_PER_TASK", False),
     (1, "CUDA_VISIBLE_DEVICES", False), (2, "CUDA_VISIBLE_DEVICES", True),
+    (1, "SLURM_STEP_ID TORCHELASTIC_RUN_ID", True),  # by a torchrun within a task of Slurm's, whose these are
+    (2, "SLURM_STEP_ID SLURM_GPUS_PER_TASK TORCHELASTIC_RUN_ID", True),
 ])  # fmt: skip
 def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch, gpus, variable, shared):
-    for name in ("SLURM_STEP_ID", "SLURM_GPUS_PER_TASK", "CUDA_VISIBLE_DEVICES"):
+    for name in ("SLURM_STEP_ID", "SLURM_GPUS_PER_TASK", "CUDA_VISIBLE_DEVICES", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    if variable:
-        monkeypatch.setenv(variable, "0")
+    for name in (variable or "").split():
+        monkeypatch.setenv(name, "0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     if shared:

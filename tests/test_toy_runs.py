@@ -181,6 +181,17 @@ def test_after_a_restart_the_state_of_another_command_of_the_job_is_not_gone_on_
     assert toy("--steps 3 --seed 9")[0] == 0
 
 
+def test_a_restart_that_another_ranks_torchrun_has_counted_resumes_as_well(toy, monkeypatch, capsys):
+    line = "--steps 9 --no-test"
+    monkeypatch.setattr("sys.argv", ["toy.py", *line.split()])
+    toy(line, stop_at=4)
+    monkeypatch.setattr("training.saving.restarted", lambda: False)
+    monkeypatch.setattr(Ranks, "sum", lambda self, *values: [value + (type(value) is int) for value in values])
+    with contextlib.suppress(Exception):  # all that is summed is wrong now
+        toy(line)
+    assert "resuming from" in capsys.readouterr().out
+
+
 def test_torchruns_restart_does_not_go_on_from_what_another_torchrun_left(toy, monkeypatch, capsys):
     for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("GROUP_WORLD_SIZE", "1")):
         monkeypatch.setenv(name, value)

@@ -36,7 +36,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from files.mistakes import UserError, out_of_memory, refused, take_any_text
+from files.mistakes import UserError, out_of_memory, refused, take_any_text, warn
 from text import cache
 from training import slurm
 from training.memory import keep_freed_memory
@@ -151,14 +151,15 @@ def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) 
     Gives the exit code. Raises UserError where the processes that were started do not go with the flags.
     """
     tasks, nodes = slurm.tasks()
-    by_torchrun = {"LOCAL_RANK", "WORLD_SIZE"} <= set(os.environ)
+    by_torchrun = told_by_torchrun()
     started = int(os.environ["WORLD_SIZE"]) if by_torchrun else tasks
     if args.parallel == "None":
         if args.world_size:
             raise UserError(f"--world_size {args.world_size}: is for --parallel; add --parallel DDP, or leave it out")
         if started > 1:
+            one = "" if by_torchrun else " (in a shell of srun --pty, or a job sent from one: srun --overlap --ntasks=1)"
             raise UserError(f"--parallel None: {started} processes were started, which would do the same; add --parallel "
-                            "DDP, or start one")  # fmt: skip
+                            f"DDP, or start one{one}")  # fmt: skip
         device = local_device(0)
         settle(args, device)
         return function(args, Ranks(device=device))
@@ -173,6 +174,15 @@ def launch(function: Callable[[Namespace, Ranks], int | None], args: Namespace) 
             raise UserError(f"--world_size {args.world_size}: srun has started a task for each of {tasks} ranks; omit it")
         return run_rank(slurm.place(), function, args)
     return start_ranks(function, args, nodes)
+
+
+def told_by_torchrun():
+    """Has torchrun, or who says what it says, started this process as one rank? In containers of NVIDIA's, enroot tells a
+    task of srun its own number in these names, but not how many are here."""
+    said = os.environ.get
+    of_slurm = "SLURM_STEP_ID" in os.environ and "LOCAL_WORLD_SIZE" not in os.environ and (
+        said("RANK"), said("WORLD_SIZE")) == (said("SLURM_PROCID"), said("SLURM_STEP_NUM_TASKS"))  # fmt: skip
+    return {"LOCAL_RANK", "WORLD_SIZE"} <= set(os.environ) and not of_slurm
 
 
 def start_ranks(function, args, nodes):
@@ -320,6 +330,7 @@ def run_rank(place, function, args, parent=None):
         dist.init_process_group(backend, store=meeting_store(rank, world, timeout_of(args)), timeout=timeout_of(args),
                                 rank=rank, world_size=world)  # fmt: skip
         check_gpus(device)
+        check_alike(Ranks(rank, world, device))
         code = function(args, Ranks(rank, world, device)) or 0
         if device.type == "cuda":
             close_nccl(device)
@@ -354,9 +365,19 @@ def check_gpus(device):
     shows to each, which is its own."""
     gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     apart = {"SLURM_GPUS_PER_TASK"} if gpus > 1 else {"SLURM_GPUS_PER_TASK", "SLURM_STEP_ID", "CUDA_VISIBLE_DEVICES"}
+    if {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} <= set(os.environ):  # then these are of torchrun's one task
+        apart = set()
     if device.type == "cuda" and gpus < here and not apart & set(os.environ):
         raise UserError(f"{here} ranks on {socket.gethostname()}, and GPUs for {gpus} of them; start one for each, by "
                         "srun's --ntasks-per-node or torchrun's --nproc-per-node")  # fmt: skip
+
+
+def check_alike(ranks):
+    """Raises UserError where only some nodes have GPUs, which could not talk to the others' CPUs, as by a broken driver."""
+    kinds = ranks.gather((ranks.device.type, socket.gethostname()))
+    without = next((name for kind, name in kinds if kind == "cpu"), None)
+    if without and any(kind != "cpu" for kind, _ in kinds):
+        raise UserError(f"{without}: no GPU there, but on other nodes of this run; leave that node out")
 
 
 def meeting_store(rank, world, timeout):
@@ -368,6 +389,10 @@ def meeting_store(rank, world, timeout):
     store, *_ = next(dist.rendezvous("env://", rank, world, timeout=timeout))
     store.set_timeout(timeout)
     alone = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    lasting = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and torch.__version__ >= "2.5"
+    if not alone and lasting and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0):
+        warn("several torchruns: after a restart the ranks would look for those that died; take --rdzv-backend c10d, and "
+             "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1")  # fmt: skip
     return dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT'] if alone else 0}", store)
 
 
@@ -401,7 +426,7 @@ def threads():
     """How many threads a rank may use on the CPU: its share of the cores that its task has."""
     own = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if "SLURM_CPUS_PER_TASK" in os.environ and slurm.tasks()[0] > slurm.tasks()[1]:
-        return int(os.environ["SLURM_CPUS_PER_TASK"])
+        return min(int(os.environ["SLURM_CPUS_PER_TASK"]), cache.cores())  # srun may give less than a job asked for
     return max(1, cache.cores() // own)
 
 

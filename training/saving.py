@@ -87,7 +87,7 @@ class Saving:
         if self.ranks.first:
             own = followed(self.args.save)
             self.states.remove_unfinished(own, own.with_name(f"{own.stem}-before-*{own.suffix}"))
-        resume = self.args.resume or restarted()
+        resume = self.args.resume or self.ranks.sum(int(restarted()))[0] > 0  # each torchrun counts its own restarts
         saved = self.ranks.told(self.of_this_run) if resume else None
         if saved is not None:
             state = self.restored(saved)
@@ -97,8 +97,12 @@ class Saving:
             self.say(f"resuming from {saved['path']} at step {state.step}")
             self.ranks.told(self.states.clear_damaged)
             before = saved["arguments"].get("save") or self.args.save
-            if Path(before).absolute() != Path(self.args.save).absolute():  # not written by this run until now
-                self.ranks.told(self.keep_start)
+
+            def keep_other():
+                if Path(before).absolute() != Path(self.args.save).absolute():  # not written by this run until now
+                    self.keep_start()
+
+            self.ranks.told(keep_other)
             self.find_best(state, before)
             self.ranks.told(lambda: self.states.remove("result.json", "examples.json"))
             self.schedule.given_more(state)
