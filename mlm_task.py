@@ -64,6 +64,7 @@ from training.ranks import launch
 
 
 def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
+    """The cross-entropy of what stood at the masks, summed."""
     return model(**utils.inputs(batch), positions=batch["places"], labels=batch["labels"])
 
 

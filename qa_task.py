@@ -111,10 +111,12 @@ def span_losses(model, batch):
 
 
 def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
+    """The mean of the cross-entropies of begin and end, summed over the windows."""
     return span_losses(model, batch)[2].sum()
 
 
 def make_rows(n_best: int, longest: int) -> Callable[..., list]:
+    """A task's ``rows`` that keeps the ``n_best`` spans of a window, of ``longest`` tokens at most."""
     def rows(model, batch, data, indices):
         """For each window: its loss, the two logits of no answer, and its best spans.
 

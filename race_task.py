@@ -119,6 +119,7 @@ def inputs(batch, *more):
 
 
 def loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
+    """The cross-entropy of the right options, summed over the questions."""
     return model(**inputs(batch, "option_places", "longest"), labels=batch["labels"])
 
 

@@ -123,6 +123,7 @@ def their_optimizer(model, rate):
 
 
 def machine():
+    """Cores, processor, threads and torch, in a line."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]

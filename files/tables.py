@@ -76,6 +76,8 @@ def read_context(path: str) -> str:
 
 
 class Row(NamedTuple):
+    """A row of a table: a line of JSON as it stands, or what Parquet has."""
+
     path: Path
     number: int
     content: bytes | dict

@@ -223,6 +223,7 @@ def read_torch(path: str | Path, remedy: str) -> Any:
 
 
 def starts_as_zip(path: Path) -> bool:
+    """Is it a file in the form of torch.save since 1.6, or another zip?"""
     if not path.is_file():
         return False
     with open(path, "rb") as stream:
@@ -230,5 +231,6 @@ def starts_as_zip(path: Path) -> bool:
 
 
 def holds_weights(part: Any) -> bool:
+    """Is it tensors by their names, and nothing else?"""
     return isinstance(part, dict) and all(
         isinstance(name, str) and isinstance(weight, torch.Tensor) for name, weight in part.items())  # fmt: skip

@@ -100,10 +100,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def unwritable(path: str | Path, error: OSError) -> UserError:
+    """The line on a path that the system will not let be written."""
     return UserError(f"{path}: cannot be written ({error.strerror or error}); choose another folder or free space")
 
 
 def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as a JSON file, whole or not at all."""
     with atomic_write(path, "w") as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False)
         stream.write("\n")

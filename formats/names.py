@@ -108,6 +108,7 @@ ARCHITECTURES = {"MLMTask": "ForMaskedLM", "NextSentenceTask": "ForNextSentenceP
 
 
 def heads_of(kind: str) -> dict[str, dict[str, str]]:
+    """For a model_type of Hugging Face's, what its heads call their tensors: {task: {our name: theirs}}."""
     others = {"albert": ALBERT_HEADS, "electra": ELECTRA_HEADS, "distilbert": DISTILBERT_HEADS,
               **dict.fromkeys(ROBERTAS, ROBERTA_HEADS)}  # fmt: skip
     return others.get(kind, HEADS)
@@ -139,4 +140,5 @@ def take(weights: Weights, table: Table, wanted: dict[str, list[int]], path: str
 
 
 def swap_rows(head: Weights) -> Weights:
+    """A classifier of two classes that counts them the other way round."""
     return {name: weight.flip(0) for name, weight in head.items()}

@@ -48,6 +48,7 @@ HEADS = {
 
 
 def is_published(weights: Weights) -> bool:
+    """Are the weights named as torchtext's BERT example names them?"""
     return any(plain_name(str(name)).startswith("bert_embed.") for name in weights)
 
 

@@ -199,6 +199,11 @@ def offered():
                 yield path, node
 
 
+@pytest.mark.parametrize("path, node", list(offered()), ids=lambda x: name_of(x) if isinstance(x, Path) else x.name)
+def test_what_a_room_offers_to_others_says_what_it_is(path, node):
+    assert ast.get_docstring(node) or node.end_lineno - node.lineno < 3
+
+
 def untyped(function):
     """Parameters without a type, "return" among them where what comes back has none; a method's first one needs none."""
     given = function.args

@@ -66,6 +66,7 @@ def candidates(data: QuestionWindows, rows: Iterable[tuple[int, Any]]) -> Candid
 
 
 def text_of(data: QuestionWindows, question: Question, span: Span) -> str:
+    """The words of a span, as they stand in the context."""
     return data.squad.contexts[question.context][span[2] : span[3]]
 
 
@@ -163,6 +164,7 @@ def shares_of(null, spans):
 
 
 def mean(values: Iterable[float]) -> float:
+    """Their mean, the same in whatever order they come."""
     values = list(values)
     return math.fsum(values) / len(values)
 

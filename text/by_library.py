@@ -38,6 +38,8 @@ def check_tables(normalizer: Any) -> None:
 
 
 class ByLibrary:
+    """A vocabulary whose cutting the library `tokenizers` does, as its tokenizer.json says."""
+
     def __init__(self, index: dict[str, int], unk_id: int, model: bytes):
         self.known, self.unk_id, self.model = set(index.values()), unk_id, model
         self.lowercase = False

@@ -62,6 +62,7 @@ Worker = Callable[[Any], dict[str, Any]]
 
 
 def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -89,6 +90,7 @@ def sample_of(path: str | Path, size: int) -> str:
 
 
 def digest(*parts: Any) -> str:
+    """A name for what is made of these plain values, by this version of the cache."""
     return hashlib.sha256(json.dumps([VERSION, *parts]).encode()).hexdigest()[:16]
 
 

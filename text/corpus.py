@@ -286,6 +286,7 @@ def plain_paragraphs(text, begins, style):
 
 
 def sentences_of(paragraph: str, style: str, language: str = "rules") -> list[str]:
+    """The sentences of a paragraph, which is one itself where the ``style`` of its file is a sentence a line."""
     return [paragraph] if style == "sentences" else sentences(paragraph, language)
 
 

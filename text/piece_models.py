@@ -50,6 +50,7 @@ def check_tables(model: bytes) -> None:
 
 
 def is_sound(table: bytes) -> bool:
+    """Is it a table of normalisations as SentencePiece writes one? Raises ValueError where its texts are no UTF-8."""
     size = int.from_bytes(table[:4], "little")
     texts = table[4 + size :]
     if not size or size % 1024 or not texts.endswith(b"\0"):
@@ -83,6 +84,7 @@ def fields_of(message: bytes) -> Iterator[tuple[int, Any, bytes]]:
 
 
 def as_varint(value: int) -> bytes:
+    """A number of 0 or more as protocol buffers have it: seven bits a byte, the lowest first."""
     parts = []
     while value >= 128:
         parts.append(value & 127 | 128)

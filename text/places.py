@@ -30,10 +30,12 @@ from text.splits import NAMES, SPLITS, folders_by_name, question_files, says_dat
 
 
 def default_data_dir() -> str:
+    """Where data sets lie if nothing is said."""
     return os.environ.get("BERT_DATA") or "data"
 
 
 def default_cache_dir() -> str:
+    """Where the cache is if nothing is said."""
     return os.environ.get("BERT_CACHE") or "cache"
 
 

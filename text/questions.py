@@ -45,6 +45,7 @@ class Question:
 
 @dataclass
 class SquadSet:
+    """Questions and the texts in which their answers stand."""
     contexts: list[str]
     questions: list[Question]
     with_impossible: bool  # laid out as version 2.0, where a question may have no answer

@@ -145,6 +145,7 @@ def split_files(path: Path) -> dict[str, list[Path]]:
 
 
 def hashed(name: str) -> str:
+    """A number for a name that is the same on every machine, to order by."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 

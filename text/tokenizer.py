@@ -378,6 +378,8 @@ class _SentencePiece:
 
 
 class BasicEnglish:
+    """torchtext's basic_english: lower case, words at blanks, some marks apart; with the places of the words."""
+
     # torchtext drops double quotes, and then takes <br /> for a space: quotes may stand within either.
     BREAK = re.compile(r'<"*[Bb]"*[Rr]"* "*/"*>')
     WORD = re.compile(r"""[^\s'".,()!?;:]+(?:"+[^\s'".,()!?;:]+)*|['.,()!?]""")

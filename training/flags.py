@@ -50,6 +50,7 @@ def answer_help(arguments: Callable[[], Any]) -> None:
 
 
 def natural(text: str) -> int:
+    """For argparse: a whole number of 0 or more."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
@@ -71,6 +72,7 @@ def fraction(text):
 
 
 def share(text: str) -> float:
+    """For argparse: a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")

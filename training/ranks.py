@@ -297,6 +297,7 @@ def free_port():
 
 
 def local_device(local_rank: int) -> torch.device:
+    """The GPU of this number, or the CPU, for which freed memory is then kept."""
     if torch.cuda.is_available():
         return torch.device("cuda", local_rank)
     keep_freed_memory()
