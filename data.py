@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files.command_line import CommandLine, Help, check_not_empty, positive, spellings
+from files.command_line import CommandLine, Help, check_not_empty, spellings
 from files.mistakes import UserError, run_main, warn
 from files.pretrained import resolved
 from metrics import LETTERS
@@ -28,7 +28,7 @@ from text.questions import load_race_splits, load_squad_splits, squad_source
 from text.sentences import sentence_language
 from text.tokenizer import Tokenizer
 from text.tokens import load_corpus, load_tokenizer, names_of
-from text.vocabularies import says_itself
+from text.vocabularies import VOCABULARY_FLAGS, says_itself
 
 
 def prepare(args, places):
@@ -48,8 +48,7 @@ def prepare(args, places):
         tokenizer = Tokenizer.from_state(content["tokenizer"])
     else:
         tokenizer = load_tokenizer(args, args.dataset, places)
-    case = {True: "uncased ", False: "cased "}[tokenizer.lowercase] if tokenizer.kind == "wordpiece" else ""
-    kind = f"{case}{tokenizer.kind} vocabulary of {len(tokenizer):,}"
+    kind = f"{tokenizer.about} vocabulary of {len(tokenizer):,}"
     print(f"{', '.join(names)}: {kind}; tokens go to {places.cache}", flush=True)
     if "text" in kinds:
         for split in SPLITS:
@@ -197,12 +196,7 @@ def main():
                   {"type": sentence_language, "metavar": "{rules,LANGUAGE}", "default": "rules"}),
                  ("level", "which part of RACE", {"choices": ["middle", "high", "all"], "default": "all"})]  # fmt: skip
         if function is prepare:
-            kinds = ["sentencepiece", "wordpiece", "basic_english"]
-            flags += [("tokenizer", "kind of a new vocabulary", {"choices": kinds}),
-                      ("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab", {}),
-                      ("lowercase", "read capitals as small letters for a vocab.txt? auto: where it has none",
-                       {"choices": ["auto", "yes", "no"], "default": "auto"}),
-                      ("vocab-size", "size of a new vocabulary", {"type": positive(int)}),
+            flags += [*VOCABULARY_FLAGS,
                       ("bert-model", "take the vocabulary of this model file, Hugging Face folder or name on the hub; "
                        "pretrained: of the models that come with the suite", {}),
                       ("save-vocab", "vocabulary of a --bert-model that torchtext's BERT example made",

@@ -29,11 +29,10 @@ def card(content: dict[str, Any], name: str, result: dict[str, Any]) -> str:
     task, config, tokenizer = content["task"], content["config"], Tokenizer.from_state(content["tokenizer"])
     use, does, command = USES[task]
     weights = sum(weight.numel() for part in (content["body"], *content["heads"].values()) for weight in part.values())
-    case = {True: "uncased ", False: "cased "}[tokenizer.lowercase] if tokenizer.kind == "wordpiece" else ""
     facts = {
         "network": f"{NETWORKS[kind_of(config)]}, {config.num_hidden_layers} layers of {config.hidden_size}, "
                    f"{config.num_attention_heads} heads, {weights:,} weights",
-        "vocabulary": f"{case}{tokenizer.kind}, {len(tokenizer):,} tokens",
+        "vocabulary": f"{tokenizer.about}, {len(tokenizer):,} tokens",
         **{f"noted in training: {what}": value for what, value in content["notes"].items()},
         **{what: result[what] for what in ("dataset", "steps", "tokens") if what in result},
         **{what.removeprefix("test_") + " on test": f"{result[what]:.3f}" for what in SCORES

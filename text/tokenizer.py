@@ -94,6 +94,12 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def about(self) -> str:
+        """What it is in words: "cased wordpiece"."""
+        case = {True: "uncased ", False: "cased "}[self.lowercase] if self.kind == "wordpiece" else ""
+        return case + self.kind
+
     def __reduce__(self):  # so that worker processes can be handed one
         return Tokenizer.from_state, (self.state(),)
 

@@ -13,7 +13,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from files.command_line import positive
 from files.mistakes import UserError
 from files.reading import read_text
 from files.writing import atomic_write
@@ -21,6 +23,14 @@ from text import subwords
 from text.cache import processes
 from text.piece_models import as_varint, fields_of, sentencepiece_pieces
 from text.tokenizer import BERT_SPECIALS, SPECIALS, BasicEnglish, Tokenizer
+
+VOCABULARY_FLAGS: list[tuple[str, str, dict[str, Any]]] = [  # of all that may make one: name, help, what argparse takes
+    ("tokenizer", "kind of a new vocabulary", {"choices": ["sentencepiece", "wordpiece", "basic_english"]}),
+    ("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab", {}),
+    ("lowercase", "read capitals as small letters for a vocab.txt? auto: where it has none (BERT's do_lower_case)",
+     {"choices": ["auto", "yes", "no"], "default": "auto"}),
+    ("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", {"type": positive(int)}),
+]  # fmt: skip
 
 # SentencePiece skips lines over 4192 bytes: 999 characters, ending at whitespace where there is any.
 TRAINING_LINE = re.compile(r"\S.{0,998}(?!\S)|\S{1,999}", re.DOTALL)

@@ -25,7 +25,7 @@ from files.pretrained import resolved, shipped
 from text.corpus import TEXT_FLAGS
 from text.places import Places, default_cache_dir, default_data_dir
 from text.sentences import sentence_language
-from text.vocabularies import says_itself
+from text.vocabularies import VOCABULARY_FLAGS, says_itself
 from training.parser import Parser, Ways, hurried, uses_trained
 
 if TYPE_CHECKING:  # not when it runs, for start-up time
@@ -137,11 +137,8 @@ def add_new_model(p: Parser) -> None:
     p.flag("dropout", "dropout (default: 0 in pretraining; in fine-tuning 0 for Sample and under --minutes without a GPU, "
            "else 0.1)",
            type=fraction)  # fmt: skip
-    p.flag("tokenizer", "vocabulary of a new model", choices=["sentencepiece", "wordpiece", "basic_english"])
-    p.flag("vocab", "a given vocabulary: vocab.txt, or a file of --save-vocab")
-    p.flag("lowercase", "read capitals as small letters for a vocab.txt? auto: where it has none (BERT's do_lower_case)",
-           choices=["auto", "yes", "no"], default="auto")  # fmt: skip
-    p.flag("vocab-size", "size of a vocabulary to train (default: 1024 for Sample, else 8192)", type=positive(int))
+    for name, help, options in VOCABULARY_FLAGS:
+        p.flag(name, help, **options)
 
 
 def add_training(p: Parser, epochs: int) -> None:
