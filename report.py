@@ -19,7 +19,7 @@ from files.writing import atomic_write
 from metrics import LETTERS
 
 HIDDEN = {"log_dir", "save", "data_dir", "cache_dir", "save_vocab", "resume", "log_interval", "save_minutes"}
-CURVES = ("loss", "accuracy", "f1", "tokens_per_second", "lr", "gradient_norm", "utilisation")
+CURVES = ("loss", "accuracy", "f1", "tokens_per_second", "lr", "gradient_norm", "busy")
 COLOURS = ("#1f6f8b", "#c8553d", "#588157", "#7b5ea7", "#b08900", "#4c5c68")  # of the runs, in turn
 PASSAGE = 1500  # characters shown of a passage without a mark
 NOT_OURS = (LookupError, TypeError, ValueError, AttributeError, OverflowError)  # what a file provokes that no run wrote

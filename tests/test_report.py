@@ -32,7 +32,7 @@ def runs(tmp_path):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         history = [[step, "train", {"loss": 2 / step, "lr": rate, "gradient_norm": 1.0, "tokens_per_second": 900.0,
-                                    "utilisation": 0.9}] for step in range(1, 30)]  # fmt: skip
+                                    "busy": 0.9}] for step in range(1, 30)]  # fmt: skip
         history += [[15, "valid", {"loss": 0.5, "f1": 40.0}], [29, "valid", {"loss": float("nan"), "f1": 60.0}]]
         (folder / "history.json").write_text(json.dumps(history))
         (folder / "settings.json").write_text(json.dumps({"task": "qa", "dataset": HOSTILE, "lr": rate, "seed": 1,
@@ -129,9 +129,9 @@ def test_a_run_leaves_what_the_page_shows(run_script, tmp_path):
     run_script("race_task.py", "--bert-model", "none", "--steps", "3", "--nlayers", "1", "--emsize", "16", "--nhead", "1",
                "--valid-examples", "8", "--log-interval", "1")  # fmt: skip
     folder = tmp_path / "runs/race"
-    names = {"loss", "lr", "gradient_norm", "tokens_per_second", "utilisation", "memory_bytes"}
+    names = {"loss", "lr", "gradient_norm", "tokens_per_second", "busy", "memory_bytes"}
     logged = [figures for _, kind, figures in json.loads((folder / "history.json").read_text()) if kind == "train"]
-    assert len(logged) == 3 and set(logged[0]) == names and 0 <= logged[0]["utilisation"] <= 1
+    assert len(logged) == 3 and set(logged[0]) == names and 0 <= logged[0]["busy"] <= 1
     assert json.loads((folder / "settings.json").read_text())["batch_size"] == 16
     examples = json.loads((folder / "examples.json").read_text())
     assert {example["right"] for example in examples} == {True, False} and len(examples) == 16

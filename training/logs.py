@@ -99,7 +99,7 @@ class Logs:
         state.recent = []
         self.restart(state)
         figures = {"loss": loss, "lr": rate, "gradient_norm": norm, "tokens_per_second": tokens / since,
-                   "utilisation": busy, "memory_bytes": peak_memory(self.ranks.device)}  # fmt: skip
+                   "busy": busy, "memory_bytes": peak_memory(self.ranks.device)}  # fmt: skip
         self.record(state, "train", figures)
         if self.bar.disable:
             batches = self.schedule.batches_per_epoch
