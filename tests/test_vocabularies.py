@@ -113,6 +113,16 @@ def test_a_tiny_text_gets_the_vocabulary_it_can_fill(capfd):
     assert capfd.readouterr() == ("", "")  # the trainer itself writes pages
 
 
+def test_what_is_buffered_as_a_vocabulary_is_trained_is_written_once(tmp_path, monkeypatch):
+    """A process of its own trains it, in which no file of this one is open."""
+    with open(tmp_path / "out.txt", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        print("a line")
+        train_tokenizer("sentencepiece", LINES, VOCAB_SIZE)
+        monkeypatch.undo()
+    assert (tmp_path / "out.txt").read_text() == "a line\n"
+
+
 def test_special_tokens_in_the_training_text_stay_ordinary():
     tokenizer = train_tokenizer("sentencepiece", ["<s> <mask> <unk> <pad> </s>"] * 50, 60)
     ids = tokenizer.encode_ids("<mask> <pad> <s>")

@@ -162,6 +162,7 @@ def _call(sender, function, arguments):
         function(*arguments)
     except RuntimeError as error:
         sender.send(" ".join(str(error).split()))
+    os._exit(0)  # what is buffered, for files that are closed here, is the parent's to write
 
 
 # -- given vocabularies ------------------------------------------------------------------------------------------------
