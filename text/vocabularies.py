@@ -153,16 +153,16 @@ def _in_a_process(function, *arguments):
 
 
 def _call(sender, function, arguments):
-    os.closerange(3, sender.fileno())  # a lock among them would outlive a run that is killed
-    os.closerange(sender.fileno() + 1, 1 << 12)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    # Nothing that was open stays so, for a lock among it would outlive a run that is killed. Nor are their numbers free:
+    # whoever had one might close it, when it is the vocabulary's.
+    inherited = {int(number) for number in os.listdir("/proc/self/fd")} if os.path.exists("/proc/self/fd") else {1, 2}
+    for number in inherited - {0, nowhere, sender.fileno()}:
+        os.dup2(nowhere, number)
     try:
         function(*arguments)
     except RuntimeError as error:
         sender.send(" ".join(str(error).split()))
-    os._exit(0)  # what is buffered, for files that are closed here, is the parent's to write
 
 
 # -- given vocabularies ------------------------------------------------------------------------------------------------
