@@ -30,6 +30,12 @@ def test_a_novel_among_notes_is_divided_by_length(write, places):
     assert shares(corpus_sizes(name, places)) == pytest.approx([0.85, 0.05, 0.10], abs=0.001)
 
 
+def test_files_here_and_in_a_cache_elsewhere_are_divided_together():
+    names = [f"{number}.txt" for number in range(20)]
+    found = whole_files(dict.fromkeys([*(Path("texts", name) for name in names), *(Path("/cache", name) for name in names)], 9))
+    assert found and sum(map(len, found.values())) == 40
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whole_files_of_any_sizes_make_about_the_wanted_shares_or_none_are_chosen(seed):
     rng = random.Random(seed)

@@ -204,8 +204,10 @@ def whole_files(sizes: dict[Path, int], percent: dict[str, float] | None = None)
 
     By their number, as long as that gives about the wanted bytes.
     """
-    common = os.path.commonpath([path.parent for path in sizes]) if sizes else ""  # a folder may be moved
-    rest = sorted(sizes, key=lambda path: (hashed(path.name), hashed(path.relative_to(common).as_posix()), str(path)))
+    whole = {path: path.absolute() for path in sizes}
+    common = os.path.commonpath([path.parent for path in whole.values()]) if sizes else ""  # a folder may be moved
+    inner = {path: hashed(absolute.relative_to(common).as_posix()) for path, absolute in whole.items()}
+    rest = sorted(sizes, key=lambda path: (hashed(path.name), inner[path]))
     count = len(rest)
     total = sum(sizes.values())
     percent = held_out(total) if percent is None else percent
