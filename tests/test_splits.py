@@ -32,7 +32,8 @@ def test_a_novel_among_notes_is_divided_by_length(write, places):
 
 def test_files_here_and_in_a_cache_elsewhere_are_divided_together():
     names = [f"{number}.txt" for number in range(20)]
-    found = whole_files(dict.fromkeys([*(Path("texts", name) for name in names), *(Path("/cache", name) for name in names)], 9))
+    paths = [Path(folder, name) for folder in ("texts", "/cache") for name in names]
+    found = whole_files(dict.fromkeys(paths, 9))
     assert found and sum(map(len, found.values())) == 40
 
 
