@@ -46,7 +46,8 @@ from metrics import LETTERS
 from model import MLMTask, QuestionAnswerTask, RaceTask
 from text import sample
 from text.tokens import unknown_to
-from training import flags, parser
+from training import flags
+from training.parser import Parser
 from training.ranks import Ranks, local_device, precision_of, settle
 
 BODY = 1 << 19  # bytes of a request at most
@@ -60,7 +61,7 @@ MODELS = ("mlm_bert.pt", "qa_model.pt", "race_model.pt")  # where none is named
 
 
 def arguments():
-    p = parser.Parser(__doc__)
+    p = Parser(__doc__)
     p.flag("bert-model", "model files, Hugging Face folders, names on the hub; pretrained: those that come with the suite "
            f"(default: {', '.join(MODELS)}, where they exist, else pretrained)", nargs="+")  # fmt: skip
     p.flag("host", "the address to listen at; 0.0.0.0 lets other machines in", default="127.0.0.1")
@@ -68,7 +69,7 @@ def arguments():
     p.flag("save-vocab", "the vocabulary of a file of torchtext's BERT example", default="bert_vocab.pt")
     p.flag("nhead", "its number of attention heads, where they are not 64 wide", type=flags.positive(int))
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast", default="auto",
-           choices=["auto", "fp32", "tf32", "bf16", "fp16"])  # fmt: skip
+           choices=flags.PRECISIONS)
     args = p.parse_args()
     args.named = bool(args.bert_model)
     if args.bert_model:

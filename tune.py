@@ -39,7 +39,8 @@ import utils
 from files.locks import hold
 from files.mistakes import UserError, run_main
 from text import cache
-from training import beginning, flags, parser, stopping
+from training import beginning, flags, stopping
+from training.parser import Parser, hurried
 
 TASKS = {"mlm": mlm_task, "ns": ns_task, "qa": qa_task, "race": race_task}
 SCORES = {"mlm": "loss", "ns": "loss", "qa": "f1", "race": "accuracy"}  # the figures by which the tasks choose a model
@@ -62,7 +63,7 @@ def optuna():
 def arguments(words):
     """The flags before -- and the list of those behind it."""
     cut = words.index("--") if "--" in words else len(words)
-    p = parser.Parser(__doc__)
+    p = Parser(__doc__)
     p.usage = "%(prog)s {mlm,ns,qa,race} [--trials N] [--storage URL] [--study NAME] [--log-dir DIR] [-- flags of the task]"
     p.add_argument("task", choices=list(TASKS), help="the task to search for")
     p.flag("trials", "finished trials that the study is to have in all: good, stopped or failed, of this and other "
@@ -97,7 +98,7 @@ def decided(task, args, words):
     """The flags of a trial, with what --minutes decided: by its --lr alone a trial would take another optimizer."""
     name = {"qa": "optimizer", "race": "bptt"}.get(task, "")
     value = getattr(args, name, None)  # None where a trained model says it
-    said = value is None or name in given_flags(words) or not parser.hurried(args)
+    said = value is None or name in given_flags(words) or not hurried(args)
     return words if said else [*words, f"--{name}", str(value)]
 
 

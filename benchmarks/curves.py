@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import needs
 from files.mistakes import UserError, run_main
 from files.reading import read_json
-from files.writing import atomic_write, check_writable
+from files.writing import check_writable, write_picture
 
 
 def points(folder: Path, figure: str) -> list[tuple[int, float]]:
@@ -46,8 +46,7 @@ def main():
     axes.set(xlabel="examples read", ylabel=f"{args.figure}, examples set aside")
     axes.grid(alpha=0.3)
     axes.legend()
-    with atomic_write(args.picture) as stream:
-        figure.savefig(stream, format="png", dpi=110)
+    write_picture(args.picture, figure)
 
 
 if __name__ == "__main__":

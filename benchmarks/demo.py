@@ -90,8 +90,8 @@ def main():
     table += [(name, *("-" if value is None else f"{value:.1f}" for value in values)) for name, *values in rows]
     lines = ["{:26}{:>12}{:>14}{:>18}{:>10}".format(*cells) for cells in table]
     lines.append(f"in {(time.monotonic() - begun) / 60:.1f} minutes on {os.cpu_count()} cores")
-    with atomic_write(folder / "table.txt") as stream:
-        stream.write(("\n".join(lines) + "\n").encode())
+    with atomic_write(folder / "table.txt", "w") as stream:
+        stream.write("\n".join(lines) + "\n")
     print("\n".join(lines))
     models = [os.path.relpath(folder / name) for name in ("mlm_bert.pt", "qa.pt", "race.pt")]
     print("ask them:", os.path.relpath(sys.executable), os.path.relpath(ROOT / "demo.py"), "--bert-model", *models)

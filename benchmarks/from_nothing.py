@@ -24,7 +24,7 @@ from benchmarks.common import machine, needs
 from files.command_line import positive
 from files.mistakes import UserError, run_main
 from files.reading import read_json
-from files.writing import atomic_write, write_json
+from files.writing import write_json, write_picture
 from text.places import default_data_dir
 from training.stopping import leave_with_parent
 
@@ -88,8 +88,7 @@ def draw(folder: Path, times: dict[str, tuple[float, float]]) -> None:
         axes[name].grid(alpha=0.3)
     axes["mlm"].set(ylabel="perplexity, text set aside", yscale="log")
     axes["qa"].set(ylabel="F1, questions on articles set aside")
-    with atomic_write(folder / "curve.png") as stream:
-        figure.savefig(stream, format="png", dpi=110)
+    write_picture(folder / "curve.png", figure)
 
 
 def main():

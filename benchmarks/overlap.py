@@ -9,7 +9,6 @@ everybody uses or quotes, a fifth is a common source.
 """
 
 import argparse
-import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from files.mistakes import run_main
 from text.corpus import corpus_parts, paragraphs, pieces
-from text.passages import ALIKE, RUNS, passages_of, runs
+from text.passages import ALIKE, passages_of, runs, runs_of, words_of
 from text.places import Places, default_cache_dir, default_data_dir, kinds_of
 
 COPIED = 0.2  # share of a passage's runs from which on it is called copied
@@ -30,13 +29,11 @@ def found_runs(dataset: list[str], places: Places, wanted: set) -> dict:
     for name in dataset:
         parts, style = corpus_parts(name, "train", places, None, tuple(dataset))
         for _, piece in pieces(parts, style):
-            before = ""  # the end of the paragraph before it, for a run may begin there
+            words: list[str] = []
             for begins, text in paragraphs(piece, style):
-                text = text if begins else f"{before} {text}"
-                for run in runs(text) & wanted:
+                words = ([] if begins else words[1 - ALIKE :]) + words_of(text)  # a run may begin a paragraph earlier
+                for run in runs_of(words) & wanted:
                     found.setdefault(run, Path(piece[0]).name)
-                words = [word.start() for word in re.finditer(RUNS, text)]
-                before = text[words[1 - ALIKE] :] if len(words) >= ALIKE else text
     return found
 
 

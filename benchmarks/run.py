@@ -53,8 +53,8 @@ def main():
         print(part, flush=True)
         text += part
         if args.save:  # now, for the next may take the machine with it
-            with atomic_write(args.save) as stream:
-                stream.write(text.encode())
+            with atomic_write(args.save, "w") as stream:
+                stream.write(text)
     return int(any(failed))
 
 

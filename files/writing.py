@@ -73,6 +73,7 @@ def atomic_write(path: str | Path, mode: str = "wb", follow: bool = True) -> Ite
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder beside ``path``; on success its files are synced and it becomes ``path``, else it is removed.
+    (Those in folders within it are to be synced by who writes them: of thousands, once for all.)
 
     Within an empty folder, which may be a link or a mount, or all that one may write to, the files change place instead.
     Raises UserError where ``path`` exists and is not an empty folder, or cannot be written.
@@ -86,7 +87,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
         temporary.mkdir(parents=True)
         yield temporary
-        for file in temporary.iterdir():
+        for file in filter(Path.is_file, temporary.iterdir()):
             with open(file, "r+b") as stream:
                 os.fsync(stream.fileno())
         for file in list(temporary.iterdir()) if there else ():
@@ -109,3 +110,9 @@ def write_json(path: str | Path, value: Any) -> None:
     with atomic_write(path, "w") as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
+
+
+def write_picture(path: str | Path, figure: Any) -> None:
+    """Write a figure of matplotlib's as a .png, whole or not at all."""
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)

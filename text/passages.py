@@ -66,5 +66,14 @@ def race_passages(name, places):
 
 def runs(text: str) -> set[tuple[str, ...]]:
     """All runs of ALIKE words; of a shorter text the whole."""
-    words = re.findall(RUNS, text.lower())
+    return runs_of(words_of(text))
+
+
+def words_of(text: str) -> list[str]:
+    """The words in small letters, as they are compared."""
+    return re.findall(RUNS, text.lower())
+
+
+def runs_of(words: list[str]) -> set[tuple[str, ...]]:
+    """`runs` of a text whose words these are."""
     return {tuple(words[at : at + ALIKE]) for at in range(max(1, len(words) - ALIKE + 1))}

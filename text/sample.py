@@ -26,16 +26,15 @@ import json
 import os
 import random
 import re
-import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from files.command_line import CommandLine
-from files.mistakes import UserError, run_main
+from files.mistakes import run_main
 from files.question_tables import LETTERS
-from files.writing import unwritable
+from files.writing import atomic_folder
 
 # 64 names each: more than a run could learn by heart what each of them does.
 WOMEN = [a + b for a in "Mi Le Til Oo Pe Sal Na Ine Fre Do El Mar Ya Li Gre Ha".split() for b in "ra na da lia".split()]
@@ -263,17 +262,8 @@ def write(folder: str | Path) -> None:
 def main() -> None:
     parser = CommandLine(prog="python -m text.sample", description=write.__doc__)
     parser.add_argument("folder", help="where it goes")
-    folder = Path(os.path.realpath(parser.parse_args().folder))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: exists already; remove it, or name a new folder")
-    temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
-    try:
+    with atomic_folder(parser.parse_args().folder) as temporary:
         write(temporary)
-        temporary.replace(folder)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -54,15 +54,15 @@ def by_name(files: Iterable[Path], folder: Path) -> dict[str | None, list[Path]]
     for path in files:
         found[NAMES.get(word_of(path, top))].append(path)
     if len(found[None]) == len(files):  # all/train.parquet beside middle/train.parquet, all/test.parquet and so on
-        divided: dict[Path | None, dict[str, Path]] = {None: {}}  # by the folder that is; None: by all of them together
+        divided: dict[Path, dict[str, Path]] = {}  # for a folder, which file in it is of which split
         for path in files:
             for inner in path.relative_to(top).parents:
                 if split := NAMES.get(word_of(path, top / inner)):
                     divided.setdefault(inner, {}).setdefault(split, path)
-                    divided[None].setdefault(split, path)
-        several = [named for place, named in divided.items() if len(named) > 1 and (place or "train" in named)]
-        if several:
-            such = min(several[-1].values())
+        together = {split: path for named in divided.values() for split, path in named.items()}
+        several = [named for named in (*divided.values(), together) if len(named) > 1]
+        if several and (several[0] is not together or "train" in together):
+            such = min(several[0].values())
             raise UserError(f"{folder}: several sets, each divided, such as {such}; name the folder of one")
     return found
 

@@ -16,6 +16,7 @@ from files.mistakes import UserError, warn
 from files.writing import check_writable, followed, unwritable
 from training.parser import uses_trained
 from training.ranks import Ranks, precision_of, restarted
+from training.states import start
 
 Run = Callable[[Namespace, Ranks], int | None]
 HANDED_ON = "BERT_LOCKED"  # environment variable: the folder whose lock the process that started this one holds for it
@@ -33,7 +34,7 @@ def in_its_place(run: Run) -> Run:
         if not ranks.first:
             return run(args, ranks)
         training = not uses_trained(args)
-        if training and args.dataset == "Sample" and os.path.exists(args.checkpoint or args.bert_model or "none"):
+        if training and args.dataset == "Sample" and os.path.exists(start(args)):
             warn("training on Sample, the embedded data set, as where --dataset names no other", word="note")
         with alone(Path(args.log_dir)) if training else contextlib.nullcontext():
             for path in outputs(args):

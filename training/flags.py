@@ -39,6 +39,7 @@ T = TypeVar("T", bound="torch.nn.Module")
 SIZES = {  # Turc et al. 2019, arXiv 1908.08962: layers, width; heads are 64 wide
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024),
 }  # fmt: skip
+PRECISIONS = ["auto", "fp32", "tf32", "bf16", "fp16"]
 # Of a new model, not of a trained one.
 OF_NEW = "size emsize nhid nlayers norm share_layers embedding_size tokenizer vocab vocab_size".split()
 
@@ -166,7 +167,7 @@ def add_machine(p: Parser) -> None:
     p.group("this machine")
     p.flag("precision", "auto: bf16 where the hardware multiplies it fast, on an older GPU fp16; tf32: fp32, but "
            "for a GPU's products",
-           choices=["auto", "fp32", "tf32", "bf16", "fp16"], default="auto")  # fmt: skip
+           choices=PRECISIONS, default="auto")  # fmt: skip
     p.flag("compile", "torch.compile of each layer; auto: on a GPU, unless --minutes is under 10",
            choices=["auto", "on", "off"], default="auto")  # fmt: skip
     p.flag("deterministic", "the same bits each time on a GPU too, for some of its speed", action="store_true",

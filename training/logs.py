@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from files.mistakes import UserError, warn
-from files.writing import atomic_write, write_json
+from files.writing import write_json, write_picture
 from text.tokens import names_of
 from training.memory import peak_memory
 from training.ranks import Ranks
@@ -190,5 +190,4 @@ def draw_losses(history, path):
             axes.plot(*zip(*points, strict=True), label=kind, marker="o" if kind == "valid" else None)
     axes.set(xlabel="step", ylabel="loss")
     axes.legend()
-    with atomic_write(path) as stream:
-        figure.savefig(stream, format="png", dpi=110)
+    write_picture(path, figure)

@@ -234,9 +234,7 @@ def counts_of_nodes(here, gpus, node, nodes, address, timeout):
         reason = str(error).split("\n")[0]
         raise UserError(f"{socket.gethostname()}: the {nodes} nodes of this step did not meet at {where[0]}, port "
                         f"{where[1]} ({reason}); see that all have started, or set MASTER_ADDR and MASTER_PORT") from None
-    without = next((name for _, count, name in told if count == "0"), None)
-    if without and any(count != "0" for _, count, _ in told):
-        raise UserError(f"{without}: no GPU there, but on other nodes of this step; leave that node out")
+    refuse_mixed([(count != "0", name) for _, count, name in told], "step")
     return [int(count) for count, _, _ in told], store
 
 
@@ -374,11 +372,16 @@ def check_gpus(device):
 
 
 def check_alike(ranks):
-    """Raises UserError where only some nodes have GPUs, which could not talk to the others' CPUs, as by a broken driver."""
+    """Raises UserError where only some nodes have GPUs, however the ranks were started: a driver may be broken."""
     kinds = ranks.gather((ranks.device.type, socket.gethostname()))
-    without = next((name for kind, name in kinds if kind == "cpu"), None)
-    if without and any(kind != "cpu" for kind, _ in kinds):
-        raise UserError(f"{without}: no GPU there, but on other nodes of this run; leave that node out")
+    refuse_mixed([(kind != "cpu", name) for kind, name in kinds], "run")
+
+
+def refuse_mixed(nodes, whole):
+    """Raises UserError where of ``nodes``, (has GPUs, name), only some have GPUs, which could not talk to others' CPUs."""
+    without = next((name for gpus, name in nodes if not gpus), None)
+    if without and any(gpus for gpus, _ in nodes):
+        raise UserError(f"{without}: no GPU there, but on other nodes of this {whole}; leave that node out")
 
 
 def meeting_store(rank, world, timeout):

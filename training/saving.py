@@ -20,7 +20,7 @@ from files.writing import atomic_write, followed
 from training.ranks import Ranks, restarted
 from training.schedule import Schedule
 from training.sharding import Engine
-from training.states import State, States, check_layout, check_same_run, free, kept_arguments
+from training.states import State, States, check_layout, check_same_run, free, kept_arguments, start
 
 PATIENCE = 5  # steps in a row without a finite loss, before the run goes back
 LOWER = 0.3  # factor of the learning rate from then on
@@ -121,15 +121,19 @@ class Saving:
         ``unfinished`` run, by its digest, or a file that none of these scripts has written, as the torchtext example's of
         the same name."""
         own = Path(self.args.save)
-        start = getattr(self.args, "checkpoint", None) or getattr(self.args, "bert_model", None)
-        is_start = start and own.is_file() and os.path.exists(start) and own.samefile(start)
-        is_best_of = own.is_file() and unfinished is not None and digest_of(own) == unfinished
-        if is_start or is_best_of or (own.is_file() and not checkpoint.is_ours(own)):
-            kept = free(lambda number: own.with_name(f"{own.stem}-before-{number}{own.suffix}"))
-            copy(own, kept)
-            what = ("this run starts from it and" if is_start else "the best model of the unfinished run, and this one"
-                    if is_best_of else "no model of these scripts, and this run")  # fmt: skip
-            self.say(f"{own}: {what} writes it; kept as {kept}")
+        if not own.is_file():
+            return
+        if os.path.exists(start(self.args)) and own.samefile(start(self.args)):
+            what = "this run starts from it and"
+        elif unfinished is not None and digest_of(own) == unfinished:
+            what = "the best model of the unfinished run, and this one"
+        elif not checkpoint.is_ours(own):
+            what = "no model of these scripts, and this run"
+        else:
+            return
+        kept = free(lambda number: own.with_name(f"{own.stem}-before-{number}{own.suffix}"))
+        copy(own, kept)
+        self.say(f"{own}: {what} writes it; kept as {kept}")
 
     def find_best(self, state: State, before: str) -> None:
         """See to it that ``--save`` has the best model so far, which lies where ``--save`` was ``before``.

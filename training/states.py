@@ -274,8 +274,8 @@ def kept_arguments(args: Namespace) -> dict:
     return {**kept, "began": began(args), "began_at": str(Path(start(args)).absolute())}
 
 
-def start(args):
-    """The model that a run starts from."""
+def start(args: Namespace) -> str:
+    """The model that a run starts from, "none" where that is noise."""
     return getattr(args, "checkpoint", None) or getattr(args, "bert_model", None) or "none"
 
 
